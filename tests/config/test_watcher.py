@@ -179,6 +179,21 @@ async def test_a_file_that_is_empty_or_gone_keeps_the_old_configuration(path: Pa
         assert reloads.empty()
 
 
+async def test_a_file_that_cannot_be_read_keeps_the_old_configuration(
+    path: Path, logged: asyncio.Queue[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(self: Path) -> bytes:
+        raise OSError(24, "Too many open files")
+
+    async with watched(ConfigWatcher(path, env={})) as reloads:
+        with monkeypatch.context() as exhausted:
+            exhausted.setattr(Path, "read_bytes", none_left)
+            path.write_text(text("b"))
+            said = await asyncio.wait_for(logged.get(), WAIT_S)
+        assert "it cannot be read (Too many open files), the old configuration stays" in said
+        assert reloads.empty()
+
+
 async def test_hangup_reloads_whether_or_not_the_file_changed(path: Path) -> None:
     async with watched(ConfigWatcher(path, env={})) as reloads:
         for _ in range(2):

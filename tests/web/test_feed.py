@@ -150,8 +150,8 @@ async def test_a_status_of_very_many_robots_is_made_once_for_all_who_ask_meanwhi
     feed = Feed(fleet)  # type: ignore[arg-type]
     first, second = await asyncio.gather(feed.now(), feed.now())
     assert (first, fleet.asked) == (second, 100)
-    monkeypatch.setattr(feeds, "_WORTH_KEEPING_S", 0.0)
     monkeypatch.setattr(feeds, "SHARE", 1e-9)
+    feed = Feed(fleet)  # type: ignore[arg-type]
     await feed.now()
     assert fleet.asked == 200
     assert await feed.now() == first

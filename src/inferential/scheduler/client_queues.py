@@ -16,6 +16,7 @@ Requests that end here are returned by `ended` as refused; the caller sends the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -193,23 +194,22 @@ class ClientQueues(OrderedWaiting):
                 self._move_up(queue, key, now)
 
     def show_floods(self, now: float) -> bool:
-        """Shows the strategy requests that flood where no other client will wait for them; call it after `take`.
-
-        Returns whether there are any.
-        """
-        keys = self.floods.due(
-            now,
-            lambda key: self._has_next(self._client_queues.get(key)),
-            lambda slot: self._order.ready_on(slot) is None,
-        )
+        """Shows the strategy requests that flood and no other will wait for; returns whether there are any."""
+        keys = self.floods.due(now, self._has_next_of, self._keeps_nothing_for) if self.floods else ()
         for key in keys:
             self._show_next(self._client_queues[key], now)
         return bool(keys)
 
+    def _has_next_of(self, key: Key) -> bool:
+        queue = self._client_queues.get(key)
+        return queue is not None and bool(queue.behind) and self._has_room(queue)
+
     def held_until(self) -> float | None:
         """Returns when `release` or `show_floods` next has something to do; None: nothing is held back."""
-        times = [at for at in (self.held[0][0] if self.held else None, self.floods.due_at()) if at is not None]
-        return min(times, default=None)
+        at = self.held[0][0] if self.held else math.inf
+        if self.floods:
+            at = min(at, self.floods.due_at())
+        return at if at < math.inf else None
 
     def dispatched(self, request: InferenceRequest, now: float) -> None:
         """Notes a call of a request whose client's next one is held back, until its end or for a while."""
@@ -379,16 +379,13 @@ class ClientQueues(OrderedWaiting):
             self._client_queues.pop(key, None)
 
     def _move_up(self, queue: ClientQueue, key: Key, now: float) -> None:
-        while self._has_next(queue) and not self._is_stopped(next(iter(queue.behind)), key, now):
+        while queue.behind and self._has_room(queue) and not self._is_stopped(next(iter(queue.behind)), key, now):
             self._show_next(queue, now)
 
     def _show_next(self, queue: ClientQueue, now: float) -> None:
         following, _ = queue.behind.popitem(last=False)
         following.waiting_since = max(following.waiting_since, now)
         self._show(following, queue, now)
-
-    def _has_next(self, queue: ClientQueue | None) -> bool:
-        return queue is not None and bool(queue.behind) and self._has_room(queue)
 
     def _is_stopped(self, request: InferenceRequest, key: Key, now: float) -> bool:
         if self._not_before and self._holds.stops(key, now):

@@ -39,6 +39,9 @@ class Floods(Generic[Key]):
         self._since: dict[str, float] = {}  # when one of them was last let run, or the first came
         self._look_at: dict[str, float] = {}
 
+    def __len__(self) -> int:
+        return len(self._waiting)
+
     def expect(self, request: InferenceRequest) -> None:
         """Notes a request of a client that does not flood, which asks again by its cadence."""
         if (expected := self._expected.get(request.pool)) is None:
@@ -97,9 +100,9 @@ class Floods(Generic[Key]):
                 self._forget(pool)
         return found
 
-    def due_at(self) -> float | None:
-        """Returns when `due` next has something to return if nothing happens before; None: it has not."""
-        return min(self._look_at.values(), default=None)
+    def due_at(self) -> float:
+        """Returns when `due` next has something to return if nothing happens before."""
+        return min(self._look_at.values(), default=math.inf)
 
     def clear(self) -> None:
         """Forgets the queues that wait."""

@@ -33,6 +33,10 @@ class OrderedWaiting(Waiting):
         self._refuses = type(self._order).take_infeasible is not ModelAwareScheduler.take_infeasible
         self._order.bind(self._availability)
 
+    def _keeps_nothing_for(self, slot: ReplicaSlot) -> bool:
+        """Returns whether the strategy waits for nothing before it uses a free replica."""
+        return self._order.ready_on(slot) is None
+
     def in_turn(self, model_ids: Sequence[str]) -> Sequence[str]:
         """Returns models that share a device, in the order in which they may use it next."""
         return self._order.in_turn(model_ids)

@@ -26,7 +26,6 @@ SHARE = 0.1
 """Of the event loop's time, the part that whole statuses, and events, may take: one that takes long is given again."""
 CLIENTS_AT_ONCE = 10
 _WITH_LATENESS_AT_ONCE = 4
-_WORTH_KEEPING_S = 0.02
 _NO_CLIENTS = '"clients":[]'
 _MISSED = ""  # in place of an event: the viewer is to get all robots, as it missed some
 
@@ -52,7 +51,7 @@ class Feed:
     async def now(self) -> str:
         """Returns the whole status as JSON, with the lateness of every robot.
 
-        A caller that asks while one is made gets that one; one that took long is given again for ten times as long.
+        A caller that asks while one is made gets that one; it is given again for ten times as long as it took.
         """
         if self._making is None:
             if time.monotonic() < self._whole_until:
@@ -68,8 +67,7 @@ class Feed:
         finally:
             self._making = None
         # Robots that are served between its parts count too, so that it is rather too long than too short.
-        took_s = time.thread_time() - began
-        self._whole_until = time.monotonic() + (took_s / SHARE if took_s > _WORTH_KEEPING_S else 0.0)
+        self._whole_until = time.monotonic() + (time.thread_time() - began) / SHARE
         return self._whole
 
     def robot(self, client_id: str) -> str | None:
