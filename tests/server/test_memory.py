@@ -168,7 +168,7 @@ MOST_MIB: dict[Load, int] = {
     packed_bodies: 5 * 2 * PAYLOAD_BYTES // MIB,
     heads_without_an_end: 0,
     requests_at_once: 0,
-    grpc_requests: 4 * PAYLOAD_BYTES // MIB,
+    grpc_requests: 4 * 2 * PAYLOAD_BYTES // MIB + 40 // 16,  # as pieces and as a whole; 64 KiB of each that waits
     streams_that_are_not_read: 0,
 }
 
