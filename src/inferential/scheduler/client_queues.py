@@ -195,7 +195,7 @@ class ClientQueues(OrderedWaiting):
 
     def show_floods(self, now: float) -> bool:
         """Shows the strategy requests that flood and no other will wait for; returns whether there are any."""
-        keys = self.floods.due(now, self._has_next_of, self._keeps_nothing_for) if self.floods else ()
+        keys = self.floods.due(now, self._has_next_of, self._keeps_nothing_for)
         for key in keys:
             self._show_next(self._client_queues[key], now)
         return bool(keys)
