@@ -46,7 +46,7 @@ def test_no_more_fail_than_a_burst_and_the_rate_allow(times: int, seconds: float
     assert let_in <= MAX_FAILURES + FAILURES_PER_S * seconds + 1
 
 
-def test_where_there_are_no_keys_ten_times_as_many_may_fail_and_what_follows_is_told(caplog: Any) -> None:
+def test_where_there_are_no_keys_ten_times_as_many_may_fail_and_what_follows_is_logged(caplog: Any) -> None:
     guard = HandshakeGuard()
     with caplog.at_level(logging.WARNING):
         assert fail(guard, "10.0.0.7", 5000) == MAX_FAILURES * KEYLESS_FACTOR
