@@ -120,6 +120,15 @@ def test_top_says_where_nothing_answers(run: Any, url: str) -> None:
     assert f"nothing answers at {url}" in ran.err
 
 
+@pytest.mark.parametrize("command", ["top", "advise"])
+def test_a_name_that_is_no_host_is_said_to_be_unknown(run: Any, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*args: Any, **options: Any) -> Any:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr("socket.getaddrinfo", fails)
+    assert run(command, "flet").err.startswith("error: nothing answers at flet: Name or service not known (")
+
+
 def test_top_needs_the_token_where_there_is_one(run: Any, start: Start, place: Path) -> None:
     (place / "fleet.yaml").write_text(
         "transport: {bind: 'tcp://127.0.0.1:0'}\n"

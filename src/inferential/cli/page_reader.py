@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import ssl
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -16,6 +15,7 @@ from urllib.parse import quote, urlsplit
 import typer
 
 from inferential.cli.errors import CliError
+from inferential.errors import system_reason
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 Url = Annotated[str, typer.Argument(help="Where the server's page is (inferential serve --http).")]
@@ -170,11 +170,11 @@ def _open(
         response = connection.getresponse()
     except (OSError, http.client.HTTPException) as error:
         connection.close()
-        why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
         if isinstance(error, ssl.SSLCertVerificationError):
             raise CliError(
-                f"{url} has a certificate that is not trusted ({why}): give it with --certificate FILE"
+                f"{url} has a certificate that is not trusted ({error.verify_message}): give it with --certificate FILE"
             ) from error
+        why = system_reason(error) if isinstance(error, OSError) and not isinstance(error, ssl.SSLError) else str(error)
         raise CliError(f"nothing answers at {url}: {why} (a server shows its page with --http PORT)") from error
     if response.status == 200:
         return connection, response
