@@ -21,21 +21,19 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from inferential.cli import page_reader
 from inferential.cli.logs import JsonFormatter, TextFormatter
+from inferential.cli.page_reader import put_together
 from inferential.cli.top import view
 
 Start = Callable[..., "subprocess.Popen[str]"]
 
 
-def test_a_stream_that_has_some_robots_of_many_at_once_is_put_together(monkeypatch: Any) -> None:
-    def event(*client_ids: str, **more: Any) -> bytes:
-        return b"data: " + json.dumps({"clients": [{"client_id": one} for one in client_ids]} | more).encode()
+def test_a_stream_that_has_some_robots_of_many_at_once_is_put_together() -> None:
+    def event(*client_ids: str, **more: Any) -> dict[str, Any]:
+        return {"clients": [{"client_id": one} for one in client_ids]} | more
 
-    events = [event("a", "b", "c"), b"", event("b", left=[]), event("d", left=["a"]), event("a")]
-    monkeypatch.setattr(page_reader, "_get", lambda page, path: (io.BytesIO(), iter(events)))
-    statuses = page_reader.stream_status(page_reader.Page("", None, None))
-    shown = ["".join(client["client_id"] for client in status["clients"]) for status in statuses]
+    events = [event("a", "b", "c"), event("b", left=[]), event("d", left=["a"]), event("a")]
+    shown = ["".join(client["client_id"] for client in status["clients"]) for status in put_together(events)]
     assert shown == ["abc", "abc", "bcd", "a"]
 
 
