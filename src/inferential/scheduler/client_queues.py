@@ -16,7 +16,6 @@ Requests that end here are returned by `ended` as refused; the caller sends the 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -69,6 +68,7 @@ class ClientQueues(OrderedWaiting):
         self.held: list[tuple[float, Key]] = self._holds.queue  # queues whose next request is not shown yet
         self.running_in_order: dict[Key, object] = self._holds.running
         self.floods: Floods[Key] = Floods(availability)
+        self._floods_waiting = self.floods.waiting
         self.perishes: bool = False  # whether any request of lately may become stale
         self._ended: list[InferenceRequest] = []
         self._outdated: list[InferenceRequest] = []
@@ -170,7 +170,11 @@ class ClientQueues(OrderedWaiting):
         queue.episode, queue.serial = request.episode, request.in_order is not None
         if retried and request.in_order and (queue.shown or key in self.running_in_order):
             self._return(request, queue, key, now)
-        elif retried or (not queue.behind and self._has_room(queue) and not self._is_stopped(request, key, now)):
+        elif retried or (
+            not queue.behind
+            and self._has_room(queue)
+            and not ((self._not_before or request.pace_s) and self._is_stopped(request, key, now))
+        ):
             self._show(request, queue, now, retried=retried)
         else:
             queue.hold_back(request)
@@ -206,10 +210,10 @@ class ClientQueues(OrderedWaiting):
 
     def held_until(self) -> float | None:
         """Returns when `release` or `show_floods` next has something to do; None: nothing is held back."""
-        at = self.held[0][0] if self.held else math.inf
-        if self.floods:
-            at = min(at, self.floods.due_at())
-        return at if at < math.inf else None
+        at = self.held[0][0] if self.held else None
+        if self._floods_waiting and (look_at := self.floods.due_at()) is not None:
+            return look_at if at is None else min(at, look_at)
+        return at
 
     def dispatched(self, request: InferenceRequest, now: float) -> None:
         """Notes a call of a request whose client's next one is held back, until its end or for a while."""

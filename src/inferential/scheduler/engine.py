@@ -187,7 +187,7 @@ class Engine:
             queues.expire(now)  # the timer may be late
         queues.refuse_infeasible(now)
         self._dispatch_all(queues, batches, now)
-        if queues.floods and queues.show_floods(now):
+        if queues.floods.waiting and queues.show_floods(now):
             self._dispatch_all(queues, batches, now)
         if batches:
             queues.refuse_infeasible_due(now)  # requests that became infeasible while calls were chosen

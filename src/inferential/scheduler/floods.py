@@ -35,12 +35,10 @@ class Floods(Generic[Key]):
     def __init__(self, availability: Availability) -> None:
         self._availability = availability
         self._expected: dict[str, Expected] = {}
-        self._waiting: dict[str, dict[Key, None]] = {}  # the first of them is the next
+        self.waiting: dict[str, dict[Key, None]] = {}
+        """By pool, of which the first is the next; always the same object."""
         self._since: dict[str, float] = {}  # when one of them was last let run, or the first came
         self._look_at: dict[str, float] = {}
-
-    def __len__(self) -> int:
-        return len(self._waiting)
 
     def expect(self, request: InferenceRequest) -> None:
         """Notes a request of a client that does not flood, which asks again by its cadence."""
@@ -56,11 +54,11 @@ class Floods(Generic[Key]):
 
     def enter(self, key: Key, pool: str, now: float) -> None:
         """Has a queue wait whose next request was stopped."""
-        if pool not in self._waiting:
-            self._waiting[pool] = {}
+        if pool not in self.waiting:
+            self.waiting[pool] = {}
             self._since[pool] = now
-        if key not in self._waiting[pool]:
-            self._waiting[pool][key] = None
+        if key not in self.waiting[pool]:
+            self.waiting[pool][key] = None
             self._look_at[pool] = -math.inf
 
     def due(self, now: float, waits: Callable[[Key], bool], is_idle: Callable[[ReplicaSlot], bool]) -> list[Key]:
@@ -75,8 +73,8 @@ class Floods(Generic[Key]):
         """
         found: list[Key] = []
         taken: set[str] = set()
-        for pool in list(self._waiting):
-            waiting = self._waiting[pool] = {key: None for key in self._waiting[pool] if waits(key)}
+        for pool in list(self.waiting):
+            waiting = self.waiting[pool] = {key: None for key in self.waiting[pool] if waits(key)}
             if not waiting:
                 self._forget(pool)
                 continue
@@ -100,17 +98,18 @@ class Floods(Generic[Key]):
                 self._forget(pool)
         return found
 
-    def due_at(self) -> float:
-        """Returns when `due` next has something to return if nothing happens before."""
-        return min(self._look_at.values(), default=math.inf)
+    def due_at(self) -> float | None:
+        """Returns when `due` next has something to return if nothing happens before; None: it has not."""
+        at = min(self._look_at.values(), default=math.inf)
+        return at if at < math.inf else None
 
     def clear(self) -> None:
         """Forgets the queues that wait."""
-        for pool in list(self._waiting):
+        for pool in list(self.waiting):
             self._forget(pool)
 
     def _forget(self, pool: str) -> None:
-        del self._waiting[pool], self._since[pool], self._look_at[pool]
+        del self.waiting[pool], self._since[pool], self._look_at[pool]
 
     def _foreseen(self, pool: str) -> Iterator[Expected]:
         """Yields what is expected of the pools that share a pool's replicas, as far as it tells when clients come."""
