@@ -52,6 +52,15 @@ def send(opened: socket.socket, data: bytes, times: int = 1) -> None:
             opened.sendall(data)
 
 
+def numbers(most: int) -> Iterator[int]:
+    """1, 2, ... as long as two seconds have not passed: a connection that floods is read less."""
+    until = time.monotonic() + 2.0
+    for number in range(1, most):
+        yield number
+        if time.monotonic() > until:
+            return
+
+
 def robots(serving: Serving, stack: ExitStack, count: int) -> Iterator[tuple[str, socket.socket]]:
     for number in range(count):
         name = f"robot-{time.monotonic_ns()}-{number}"
@@ -82,20 +91,20 @@ def unread_answers(serving: Serving, stack: ExitStack) -> None:
     for name, opened in robots(serving, stack, 4):
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         observations = Observations(name, "coroutine", "all")
-        for number in range(1, 40):
+        for number in numbers(40):
             send(opened, observations.message(number, time.time_ns()) * 200)
 
 
 def made_up_names(serving: Serving, stack: ExitStack) -> None:
     for name, opened in robots(serving, stack, 1):
-        for number in range(1, 20_000):
+        for number in numbers(20_000):
             observations = Observations(name, f"made up {number} {'x' * 200}")
             send(opened, observations.message(number, time.time_ns()))
 
 
 def answers_of_ever_new_clients(serving: Serving, stack: ExitStack) -> None:
     opened = stack.enter_context(connect(serving.address, b"")[0])
-    for number in range(1, 5_000):
+    for number in numbers(5_000):
         send(opened, Observations(f"new {number}", "coroutine").message(number, time.time_ns()))
 
 
