@@ -59,7 +59,8 @@ class Room:
                     self._arriving[scope] = now
                     scope.reschedule(now + RECEIVE_S)
                 data = await read()
-                scope.reschedule(None)
+                if not scope.expired():
+                    scope.reschedule(None)
         except TimeoutError:
             text = "the request did not arrive in time, or others needed the room that it takes"
             raise RequestRefused(HTTPStatus.SERVICE_UNAVAILABLE, text) from None
@@ -112,7 +113,8 @@ class Room:
                 wait_s = since + PATIENCE_S - loop.time()
                 if wait_s <= 0:
                     del self._arriving[longest]
-                    longest.reschedule(loop.time())
+                    if not longest.expired():
+                        longest.reschedule(loop.time())
                     continue
             self._changed.clear()
             with contextlib.suppress(TimeoutError):
