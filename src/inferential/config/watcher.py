@@ -25,6 +25,8 @@ from inferential.config.schema import InferentialConfig
 logger: logging.Logger = logging.getLogger("inferential.config")
 
 ReloadCallback = Callable[[InferentialConfig], object]
+MAX_BYTES = 16 * 1024 * 1024
+"""Of a file that is read while robots are served, which wait meanwhile; tens of thousands of clients have room."""
 Directories = dict[Path, tuple[int, int] | None]
 _Callback = TypeVar("_Callback", bound=ReloadCallback)
 
@@ -146,7 +148,11 @@ class ConfigWatcher:
             return None
         self._why_none = "is empty or gone"
         try:
-            if not stat.S_ISREG(self._path.stat().st_mode):
+            status = self._path.stat()
+            if not stat.S_ISREG(status.st_mode):
+                return None
+            if status.st_size > MAX_BYTES:
+                self._why_none = f"has {status.st_size} bytes, at most {MAX_BYTES} are read"
                 return None
             content = self._path.read_bytes()
         except FileNotFoundError:

@@ -147,9 +147,7 @@ class ObservationAssembler:
     def _too_large(self, envelope: Buffer) -> ObservationError:
         """Returns the error of an envelope above the limits; of one that is not far above, to whom it belongs."""
         most = self._max_envelope_bytes
-        reason = (
-            f"Failed to decode the envelope: {len(envelope)} bytes, the limits on tensors and metadata allow {most}"
-        )
+        reason = f"Failed to decode the envelope: {len(envelope)} bytes, the limits allow {most} of tensors and strings"
         sender = SenderMessage()
         if len(envelope) <= _ANSWERED_TIMES * most:
             try:
