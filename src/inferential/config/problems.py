@@ -50,7 +50,7 @@ class Problem:
 
 
 MOST_PROBLEMS = 50
-"""Of one configuration that are told."""
+"""Of one configuration, those that are reported."""
 
 
 class ConfigError(InferentialError, ValueError):
@@ -79,7 +79,7 @@ def from_validation(error: ValidationError, origin: Callable[[Key], Layer | None
     for found in error.errors(include_url=False):
         key = found["loc"]
         path = format_path(key)
-        if len(problems) >= MOST_PROBLEMS:  # of a file that is something else: to tell all takes minutes
+        if len(problems) >= MOST_PROBLEMS:  # of a file that is something else: to report all takes minutes
             layer = origin(key) or Layer("defaults", {})
             problems[""] = Problem("", f"and others; {error.error_count()} values are wrong", layer.source(key))
             break
