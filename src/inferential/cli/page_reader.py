@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,13 +88,24 @@ def stream_status(page: Page) -> Iterator[dict[str, Any]]:
         CliError: there is no page, or it asks for something else.
     """
     connection, response = _get(page, "/api/stream")
-    with closing(connection):
-        try:
-            for line in response:
-                if line.startswith(b"data: "):
-                    yield _read(page.url, line[len(b"data: ") :])
-        except (OSError, http.client.HTTPException):
-            return
+    with closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
+        yield from put_together(
+            _read(page.url, line[len(b"data: ") :]) for line in response if line.startswith(b"data: ")
+        )
+
+
+def put_together(events: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yields for each event of a stream the status with all robots: the first event has them, of many robots the others
+    have some, and the ids of those that have `left`.
+    """
+    clients: dict[str, Any] = {}
+    for status in events:
+        if "left" not in status:
+            clients.clear()
+        for client_id in status.get("left", ()):
+            clients.pop(client_id, None)
+        clients |= {client["client_id"]: client for client in status["clients"]}
+        yield status | {"clients": list(clients.values())}
 
 
 def read_requests(page: Page, seconds: float, advance: Callable[[], None]) -> list[dict[str, Any]]:
