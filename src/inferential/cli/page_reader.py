@@ -181,7 +181,7 @@ def _open(
     except (OSError, http.client.HTTPException) as error:
         connection.close()
         if isinstance(error, http.client.BadStatusLine) and not isinstance(error, http.client.RemoteDisconnected):
-            is_robots = error.line.startswith(_ZMTP_SIGNATURE)
+            is_robots = str(error.args[0]).startswith(_ZMTP_SIGNATURE)
             what = "is where robots connect" if is_robots else "answers with something else than HTTP"
             raise CliError(f"{url} {what}; {_WHERE}") from error
         if isinstance(error, ssl.SSLCertVerificationError):
