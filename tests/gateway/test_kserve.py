@@ -152,12 +152,6 @@ async def test_json_is_answered_in_json_and_gzip_is_read(served: Served) -> None
     assert answer["outputs"] == [{"name": "action", "datatype": "FP32", "shape": [1, 3], "data": [2.0, 4.0, 6.0]}]
 
 
-async def test_a_packed_body_that_is_cut_off_is_400(served: Served) -> None:
-    packed = gzip.compress(b'{"inputs": [{"name": "state", "datatype": "FP32", "shape": [1, 3], "data": [1, 2, 3]}]}')
-    status, answer = await served.post("/v2/models/arm/infer", packed[:-4], **{"Content-Encoding": "gzip"})
-    assert (status, answer["error"]) == (400, "Content-Encoding: the packed body is cut off")
-
-
 async def test_only_the_outputs_asked_for_come_each_in_its_form(served: Served) -> None:
     state = np.ones((1, 3), np.float32)
     asked = [{"name": "action", "parameters": {"binary_data": False}}]

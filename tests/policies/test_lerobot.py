@@ -59,24 +59,25 @@ for config in configs:
 print(json.dumps([config.type for config in configs]))
 """
 
-COMPARE = """
-import copy, json, numpy as np, torch
+BOTH = (
+    peers.LEROBOTS_OWN
+    + """
 from inferential.policies.lerobot import open_lerobot
-from lerobot.configs.policies import PreTrainedConfig
-from lerobot.policies.factory import get_policy_class, make_pre_post_processors
-
-path, kind = sys.argv[1], sys.argv[2]
-config = PreTrainedConfig.from_pretrained(path)
-config.device, config.pretrained_backbone_weights = "cpu", None
-theirs = get_policy_class(config.type).from_pretrained(path, config=config).eval()
-before, after = make_pre_post_processors(config, pretrained_path=path)
-ours = open_lerobot(path, device="cpu")
 
 class Session:
     def __init__(self):
         self.state = None
 
+theirs, before, after = lerobots_own(sys.argv[1])
+ours = open_lerobot(sys.argv[1], device="cpu")
 chance = np.random.default_rng(1)
+"""
+)
+
+COMPARE = (
+    BOTH
+    + """
+kind = sys.argv[2]
 robots, steps = 3, 3
 sessions = [Session() for _ in range(robots)]
 seen = [
@@ -98,11 +99,7 @@ for robot in range(robots):
     theirs.reset()
     for step, observations in enumerate(seen):
         one = observations[robot]
-        batch = {
-            "observation.state": torch.from_numpy(one["observation.state"])[None],
-            "observation.images.top": torch.from_numpy(one["observation.images.top"]).permute(2, 0, 1)[None] / 255.0,
-            "task": ["pick"],
-        }
+        batch = lerobots_batch([one["observation.state"]], [one["observation.images.top"]], ["pick"])
         ready = before(batch)
         if kind == "diffusion":
             # As its select_action fills the queues, which it does even where it has actions left.
@@ -113,7 +110,7 @@ for robot in range(robots):
     noise = {}
     if kind == "diffusion":
         torch.manual_seed(5)
-        drawn = torch.randn(robots, config.horizon, 6)
+        drawn = torch.randn(robots, theirs.config.horizon, 6)
         noise = {"noise": drawn[robot : robot + 1]}
     with torch.inference_mode():
         chunk = after(theirs.predict_action_chunk(ready, **noise)).numpy()[0]
@@ -131,26 +128,13 @@ of_reset = alone(older, seen[1][0]) - alone(Session(), seen[1][0])
 differences = [float(np.abs(one).max()) for one in (of_history, of_reset)]
 print(json.dumps([widest, list(answers[0]["actions"].shape), differences]))
 """
+)
 
-COMPARE_QUEUED = """
-import json, numpy as np, torch
-from inferential.policies.lerobot import open_lerobot
-from lerobot.configs.policies import PreTrainedConfig
-from lerobot.policies.factory import get_policy_class, make_pre_post_processors
+COMPARE_QUEUED = (
+    BOTH
+    + """
 from lerobot.policies.utils import populate_queues
 
-path = sys.argv[1]
-config = PreTrainedConfig.from_pretrained(path)
-config.device, config.pretrained_backbone_weights = "cpu", None
-theirs = get_policy_class(config.type).from_pretrained(path, config=config).eval()
-before, after = make_pre_post_processors(config, pretrained_path=path)
-ours = open_lerobot(path, device="cpu")
-
-class Session:
-    def __init__(self):
-        self.state = None
-
-chance = np.random.default_rng(1)
 seen = [
     [
         {"state": chance.uniform(-1, 3, 6).astype(np.float32), "top": chance.integers(0, 256, (64, 96, 3), np.uint8)}
@@ -162,12 +146,8 @@ sessions = [Session() for _ in range(3)]
 for observations in seen:
     torch.manual_seed(5)
     answers = ours.infer_batch(observations, sessions)
-    images = np.stack([one["top"] for one in observations])
-    ready = before({
-        "observation.state": torch.from_numpy(np.stack([one["state"] for one in observations])),
-        "observation.images.top": torch.from_numpy(images).permute(0, 3, 1, 2) / 255.0,
-        "task": [""] * 3,
-    })
+    states, images = ([one[key] for one in observations] for key in ("state", "top"))
+    ready = before(lerobots_batch(states, images, [""] * 3))
     ready["observation.images"] = torch.stack([ready["observation.images.top"]], dim=-4)
     ready = {key: value for key, value in ready.items() if key in theirs._queues and key != "action"}
     theirs._queues = populate_queues(theirs._queues, ready)
@@ -181,6 +161,7 @@ print(json.dumps([
     list(answers[0]["actions"].shape),
 ]))
 """
+)
 
 REFUSED = """
 import json

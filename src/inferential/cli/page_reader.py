@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
-import os
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from urllib.parse import quote, urlsplit
 import typer
 
 from inferential.cli.errors import CliError
+from inferential.errors import system_reason
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 Url = Annotated[str, typer.Argument(help="Where the server's page is (inferential serve --http).")]
@@ -90,13 +91,24 @@ def stream_status(page: Page) -> Iterator[dict[str, Any]]:
         CliError: there is no page, or it asks for something else.
     """
     connection, response = _get(page, "/api/stream")
-    with closing(connection):
-        try:
-            for line in response:
-                if line.startswith(b"data: "):
-                    yield _read(page.url, line[len(b"data: ") :])
-        except (OSError, http.client.HTTPException):
-            return
+    with closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
+        yield from put_together(
+            _read(page.url, line[len(b"data: ") :]) for line in response if line.startswith(b"data: ")
+        )
+
+
+def put_together(events: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yields for each event of a stream the status with all robots: the first event has them, of many robots the others
+    have some, and the ids of those that have `left`.
+    """
+    clients: dict[str, Any] = {}
+    for status in events:
+        if "left" not in status:
+            clients.clear()
+        for client_id in status.get("left", ()):
+            clients.pop(client_id, None)
+        clients |= {client["client_id"]: client for client in status["clients"]}
+        yield status | {"clients": list(clients.values())}
 
 
 def read_requests(page: Page, seconds: float, advance: Callable[[], None]) -> list[dict[str, Any]]:
@@ -169,14 +181,14 @@ def _open(
     except (OSError, http.client.HTTPException) as error:
         connection.close()
         if isinstance(error, http.client.BadStatusLine) and not isinstance(error, http.client.RemoteDisconnected):
-            is_robots = error.line.startswith(_ZMTP_SIGNATURE)
+            is_robots = str(error.args[0]).startswith(_ZMTP_SIGNATURE)
             what = "is where robots connect" if is_robots else "answers with something else than HTTP"
             raise CliError(f"{url} {what}; {_WHERE}") from error
-        why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
         if isinstance(error, ssl.SSLCertVerificationError):
             raise CliError(
-                f"{url} has a certificate that is not trusted ({why}): give it with --certificate FILE"
+                f"{url} has a certificate that is not trusted ({error.verify_message}): give it with --certificate FILE"
             ) from error
+        why = system_reason(error) if isinstance(error, OSError) and not isinstance(error, ssl.SSLError) else str(error)
         raise CliError(f"nothing answers at {url}: {why} (a server shows its page with --http PORT)") from error
     if response.status == 200:
         return connection, response

@@ -30,6 +30,7 @@ logger: logging.Logger = logging.getLogger("inferential.gateway")
 
 RETRY_PAUSES_S = (0.05, 0.2, 1.0)
 """Pauses before a request that the server refused is sent again; the last one is repeated."""
+_MAX_REASON = 2048
 _LASTING = frozenset({NOT_ACCEPTED, DRAINING})
 """Causes of refusals that hold for every request; any other (no room, expired, evicted) may pass."""
 _FINAL = frozenset({MODEL_NOT_ALLOWED, PAYLOAD_NOT_ALLOWED})
@@ -212,6 +213,8 @@ def _plain(value: Any) -> Any:
 
 
 def describe_error(error: BaseException) -> str:
-    """Returns what a robot is sent of an error: its type, and its text."""
+    """Returns what a robot is sent of an error: its type, and its text, 2,048 characters of it."""
     reason = error.reason if isinstance(error, InferenceError) else str(error)
-    return f"{type(error).__name__}: {reason}"
+    if isinstance(error, MemoryError):
+        reason = reason or "the server has no memory left for this"
+    return f"{type(error).__name__}: {reason if len(reason) <= _MAX_REASON else f'{reason[:_MAX_REASON]}...'}"

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import os
 import secrets
 import time
 from collections.abc import Mapping
@@ -26,7 +25,7 @@ from websockets.http11 import Request, Response
 from inferential.config.gateways import OpenPiConfig
 from inferential.config.services import GatewayConfig
 from inferential.config.tokens import KnownTokens
-from inferential.errors import InferenceError
+from inferential.errors import InferenceError, system_reason
 from inferential.gateway.base import Gateway, GatewayClient, describe_error
 from inferential.gateway.receiving import Receiving
 from inferential.gateway.websocket import BoundedConnection
@@ -99,9 +98,7 @@ class OpenPiGateway(Gateway):
                     listening.listen(BACKLOG)
         except OSError as error:
             where = f"{config.host}:{config.port}"
-            # asyncio's own text repeats the address.
-            why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
-            raise OSError(error.errno, f"gateways.openpi: cannot listen on {where}: {why}") from error
+            raise OSError(error.errno, f"gateways.openpi: cannot listen on {where}: {system_reason(error)}") from error
 
     async def stop(self) -> None:
         """Ends all connections. Idempotent."""

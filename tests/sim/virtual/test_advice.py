@@ -43,6 +43,17 @@ def test_beyond_capacity_the_busiest_model_is_named_and_a_replica_tried() -> Non
     assert "out of reach for 4 robots: pi0 is busy" in found.sentence()
 
 
+def test_a_model_that_takes_longer_than_robots_wait_is_the_reason_however_idle_it_is() -> None:
+    robots = [replace(one, budget_ms=5.0 if one.client_id == "arm-0" else 100.0) for one in clients(3, 0.2)]
+    found = advise(robots, STRATEGIES, "deadline_aware")
+    assert found.busiest[1] < 0.3
+    assert found.too_slow is not None
+    assert (found.too_slow[0], round(found.too_slow[2], 2)) == ("pi0", 0.33)
+    assert "out of reach for 3 robots: a call of pi0 takes 9" in found.sentence()
+    assert found.sentence().endswith(" ms, and 33% are due before that")
+    assert advice_for(SLOW, 4).too_slow is None
+
+
 def test_robots_carried_are_as_many_as_a_simulation_of_them_says() -> None:
     found = advice_for(ModelSpec("pi0", (0.02,)), 6)
     assert 6 <= found.carried <= 10

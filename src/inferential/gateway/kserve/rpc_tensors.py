@@ -13,7 +13,7 @@ from inferential.gateway.kserve.inference import Asked, check_tensor_parameters
 from inferential.gateway.kserve.messages import message_class
 from inferential.gateway.kserve.models import ServedModel
 from inferential.policies.tensors import TEXT, Array
-from inferential.proto.open_inference import array_from_bytes, bytes_of, dtype_of
+from inferential.proto.open_inference import array_from_bytes, bytes_of, dtype_of, shape_of
 
 _LISTS = {
     "bool": "bool_contents",
@@ -72,9 +72,7 @@ def response_of(request_id: str, model: ServedModel, outputs: Mapping[str, Array
 
 def _array(described: Any, raw: bytes | None) -> Array:
     dtype = dtype_of(described.datatype)
-    shape = list(described.shape)
-    if any(size < 0 for size in shape):
-        raise ValueError(f"shape: expected sizes, got {shape}")
+    shape = shape_of(list(described.shape))
     given = [field.name for field, _ in described.contents.ListFields()]
     if raw is not None:
         if given:

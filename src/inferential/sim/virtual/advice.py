@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
@@ -9,7 +10,7 @@ from typing import Any, Final
 from inferential.sim.virtual.happened import Happened, asking_at_once, models_of, multiplied, robots_at, run_of
 from inferential.sim.virtual.measures import Measures, measure
 from inferential.sim.virtual.simulation import simulate
-from inferential.sim.virtual.world import ModelSpec
+from inferential.sim.virtual.world import Arrival, ModelSpec
 
 LOADS: Final = (1.0, 1.5, 2.0)
 """How many times as many robots are simulated, for the table."""
@@ -34,6 +35,8 @@ class Advice:
         busiest: the model whose replicas are busy most, and which share of the time.
         with_more: the share in time of `best` at load 1 if that model ran one more call at once; None: not needed.
         left_out: clients that ask again as soon as they are answered, which are no load of a size.
+        too_slow: where more observations than GOOD allows are due before a call of their model alone has ended: the
+            model with most of them, the median milliseconds of its calls, and which share of all observations that is.
     """
 
     robots: int
@@ -48,6 +51,7 @@ class Advice:
     busiest: tuple[str, float]
     with_more: float | None
     left_out: tuple[str, ...] = ()
+    too_slow: tuple[str, float, float] | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Returns plain values, for JSON; `advice` is the sentence."""
@@ -81,7 +85,11 @@ class Advice:
         if self.carried:
             more = self.carried - self.robots
             return f"{GOOD:.0%} hold up to about {_robots(self.carried)}, {more or 'no'} more than now"
-        fewer = f"{GOOD:.0%} are out of reach for {_robots(self.robots)}: {model} is busy {busy:.0%} of the time"
+        out_of_reach = f"{GOOD:.0%} are out of reach for {_robots(self.robots)}"
+        if self.too_slow is not None:
+            slow, takes_ms, share = self.too_slow
+            return f"{out_of_reach}: a call of {slow} takes {takes_ms:.3g} ms, and {share:.0%} are due before that"
+        fewer = f"{out_of_reach}: {model} is busy {busy:.0%} of the time"
         if self.with_more is None:
             return fewer
         return f"{fewer}, and with one more replica {self.with_more:.1%} would be in time"
@@ -160,6 +168,7 @@ def advise(
         busiest,
         with_more,
         tuple(sorted(left_out)),
+        _too_slow(models, arrivals),
     )
 
 
@@ -169,6 +178,15 @@ def simulations(strategies: int) -> int:
 
 
 _HALVINGS = 3
+
+
+def _too_slow(models: Sequence[ModelSpec], arrivals: Sequence[Arrival]) -> tuple[str, float, float] | None:
+    alone_s = {model.model_id: model.latency_s[0] for model in models}
+    hopeless = Counter(one.model_id for one in arrivals if one.deadline - one.at < alone_s[one.model_id])
+    if hopeless.total() <= (1 - GOOD) * len(arrivals):
+        return None
+    ((model_id, count),) = hopeless.most_common(1)
+    return model_id, alone_s[model_id] * 1e3, count / len(arrivals)
 
 
 def in_time(measures: Measures) -> float:
