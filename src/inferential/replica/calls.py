@@ -10,6 +10,12 @@ from inferential.replica.outcomes import Died
 from inferential.replica.pending import Pending
 from inferential.replica.shared import ALL_ROWS
 
+OnEnding = Callable[[], None]
+
+
+def ignore() -> None:
+    """Does nothing as a call ends."""
+
 
 @dataclass(slots=True)
 class Call:
@@ -17,7 +23,7 @@ class Call:
 
     rows: int
     future: Pending[list[Any]]
-    on_ending: Callable[[], None]
+    on_ending: OnEnding
 
 
 def note_ending(calls: Mapping[int, Call], number: bytes | memoryview) -> None:

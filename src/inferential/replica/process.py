@@ -18,7 +18,7 @@ from typing import Any
 from inferential.proto import inferential_pb2 as pb
 from inferential.proto.tensors import Buffer
 from inferential.replica.busy_polling import BusyPolling
-from inferential.replica.calls import Call, end_lost, note_ending
+from inferential.replica.calls import Call, OnEnding, end_lost, ignore, note_ending
 from inferential.replica.channel import Stream
 from inferential.replica.inbox import Inbox
 from inferential.replica.lending import Lending
@@ -174,7 +174,7 @@ class WorkerProcess(WorkerView):
     # Calls
 
     def call(
-        self, rows: Sequence[Row], sessions: Sequence[Sequence[Any]] = (), on_ending: Callable[[], None] = lambda: None
+        self, rows: Sequence[Row], sessions: Sequence[Any] = (), on_ending: OnEnding = ignore
     ) -> Pending[list[Any]]:
         """Runs rows as one call, of `sessions` where the model keeps state; `on_ending` may be called before it ends.
 
@@ -231,9 +231,8 @@ class WorkerProcess(WorkerView):
         elif kind == ENDING:
             note_ending(self._calls, frames[0])
         elif kind == FAILED:
-            number = int.from_bytes(frames[0], "little")
             text = bytes(frames[2]).decode(errors="replace")
-            if number:
+            if number := int.from_bytes(frames[0], "little"):
                 call = self._answered(number)
                 if call is not None and not call.future.done():
                     call.future.set_exception(CallFailed(text))
