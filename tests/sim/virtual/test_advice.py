@@ -54,6 +54,13 @@ def test_a_model_that_takes_longer_than_robots_wait_is_the_reason_however_idle_i
     assert advice_for(SLOW, 4).too_slow is None
 
 
+def test_requests_that_failed_are_held_against_no_strategy() -> None:
+    asked = [replace(one, end="model_failed") if number % 2 else one for number, one in enumerate(clients(3, 0.2))]
+    found = advise(asked, STRATEGIES, None)
+    assert (found.was, found.failed) == (1.0, 150)
+    assert found.sentence().endswith("; 150 requests failed, which no strategy changes")
+
+
 def test_robots_carried_are_as_many_as_a_simulation_of_them_says() -> None:
     found = advice_for(ModelSpec("pi0", (0.02,)), 6)
     assert 6 <= found.carried <= 10
