@@ -7,7 +7,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
-from inferential.sim.virtual.happened import Happened, asking_at_once, models_of, multiplied, robots_at, run_of
+from inferential.sim.virtual.happened import (
+    BEFORE,
+    Happened,
+    asking_at_once,
+    models_of,
+    multiplied,
+    robots_at,
+    run_of,
+    waiting_before,
+)
 from inferential.sim.virtual.measures import Measures, measure
 from inferential.sim.virtual.simulation import simulate
 from inferential.sim.virtual.world import Arrival, ModelSpec
@@ -135,13 +144,15 @@ def advise(
         raise ValueError("nothing to advise on: every client asks again as soon as it is answered, as a benchmark does")
     served = {model.model_id for model in models}
     arrivals = [outcome.arrival for outcome in run.outcomes if outcome.arrival.model_id in served]
-    robots = len({arrival.client_id for arrival in arrivals})
+    robots, before = len({arrival.client_id for arrival in arrivals}), waiting_before(run, models)
 
     def tried(strategy: str, load: float, specs: Sequence[ModelSpec] = models) -> Measures:
         asked = arrivals if load == 1 else multiplied(arrivals, load, run.seconds)
-        found = simulate(specs, asked, strategy, seconds=run.seconds, seed=seed, profiled=True)
+        everything = sorted([*before, *asked], key=lambda one: one.at)
+        found = simulate(specs, everything, strategy, seconds=run.seconds, seed=seed, profiled=True)
         advance()
-        return measure(found, {model.model_id: model.max_inflight for model in specs})
+        counted = [one for one in found.outcomes if one.arrival.client_id != BEFORE]
+        return measure(replace(found, outcomes=counted), {model.model_id: model.max_inflight for model in specs})
 
     measured = {strategy: [tried(strategy, load) for load in LOADS] for strategy in strategies}
     shares = {name: tuple(in_time(one) for one in found) for name, found in measured.items()}
