@@ -14,6 +14,7 @@ import pytest
 from tests.dispatch.conftest import Serving, ask_robot, robot
 
 from inferential import LocalDispatcher, ModelInline, ModelThread
+from inferential.dispatch import inprocess
 from inferential.dispatch.runner import read
 from inferential.proto import PNG, ModelResponse
 from inferential.proto.images import encode
@@ -276,38 +277,32 @@ def states(*numbers: float) -> list[dict[str, Any]]:
     return [{"state": np.array([number])} for number in numbers]
 
 
-async def quick(serve: Serve, request_of: MakeRequest, finish: Any, model: Any) -> LocalDispatcher:
-    """A dispatcher of a model that has shown to be quick."""
-    dispatcher = serve(m=model)
-    shown = asyncio.Event()
-    dispatcher.watch(shown.set, lambda model_id: 0)
-    while not shown.is_set():
+async def test_a_call_in_a_thread_whose_predecessor_was_short_is_over_within_the_turn_that_begins_it(
+    serve: Serve, request_of: MakeRequest, finish: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inprocess, "WORTH_S", 10.0)  # on a busy machine a thread may have to wait
+    monkeypatch.setattr(inprocess, "STANDS_S", 10.0)
+    for model in (lambda observation: observation["state"], Batch()):
+        dispatcher = serve(m=model)
         await finish(dispatcher.dispatch([request_of()]))
-    return dispatcher
-
-
-async def test_a_short_call_in_a_thread_is_over_within_the_turn_that_begins_it(
-    serve: Serve, request_of: MakeRequest, finish: Any
-) -> None:
-    dispatcher = await quick(serve, request_of, finish, lambda observation: observation["state"])
-    ended = 0
-    for _ in range(200):  # the system may keep the thread waiting now and then
         call = dispatcher.dispatch([request_of()])
-        try:
+        with pytest.raises(StopIteration) as over:
             call.send(None)
-        except StopIteration as over:
-            ended += all(result.success for result in over.value)
-        else:
-            call.close()
-            await asyncio.sleep(0.001)
-    assert ended > 0
+        assert all(result.success for result in over.value.value)
 
 
-async def test_a_call_that_is_not_short_any_more_is_awaited_as_any_other(
-    serve: Serve, request_of: MakeRequest, finish: Any
+class Batch:
+    def infer_batch(self, observations: list[dict[str, Any]]) -> Any:
+        return [observation["state"] for observation in observations]
+
+
+async def test_a_call_that_takes_longer_than_the_one_before_is_awaited_as_any_other(
+    serve: Serve, request_of: MakeRequest, finish: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(inprocess, "WORTH_S", 10.0)
     model = Hangs()
-    dispatcher = await quick(serve, request_of, finish, model)
+    dispatcher = serve(m=model)
+    await finish(dispatcher.dispatch([request_of()]))
     calls = [asyncio.create_task(dispatcher.dispatch([request_of(values=one)])) for one in states(-1, -2, -3)]
     await asyncio.sleep(0.01)
     assert not any(call.done() for call in calls)

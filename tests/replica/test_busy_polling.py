@@ -159,6 +159,15 @@ def test_the_end_of_the_process_ends_it(loop: Any) -> None:
     assert not loop.scheduled
 
 
+def test_it_looks_on_another_loop_after_its_process_has_ended_with_the_former_one(loop: Any) -> None:
+    polling = BusyPolling()
+    polling.call_sent(loop)
+    polling.stop()
+    loop.scheduled.clear()  # it was closed
+    polling.call_sent(loop)
+    assert loop.scheduled
+
+
 def test_with_one_processor_it_never_looks(loop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(busy_polling.os, "cpu_count", lambda: 1)
     polling = BusyPolling()

@@ -31,9 +31,9 @@ from inferential.replica.values import Observation, own
 
 logger: logging.Logger = logging.getLogger("inferential.dispatch")
 
-_WORTH_S = 50e-6
+WORTH_S = 50e-6
 """The event loop stands still for a call in a thread if the one before took less: no other call could begin sooner."""
-_STANDS_S = 200e-6
+STANDS_S = 200e-6
 """For how long at most."""
 
 
@@ -204,8 +204,8 @@ class InProcessReplica:
                 self.sessions.abandon(row)
 
     async def _in_thread(self, function: Callable[[Any], Any], argument: Any) -> Any:
-        waits = self._took_s < _WORTH_S and self._waiting.begins()
-        future = self._threads.call(function, argument, _STANDS_S if waits else 0.0)
+        waits = self._took_s < WORTH_S and self._waiting.begins()
+        future = self._threads.call(function, argument, STANDS_S if waits else 0.0)
         if waits:
             self._waiting.ended(0.0, 0.0, came=future.done())
         if self._timeout_s is None or future.done():

@@ -65,50 +65,47 @@ class BusyPolling:
         self._for: Usefulness | None = None  # what it looks for now
         self._scheduled = False
         self._has_room = (os.cpu_count() or 1) > 1  # else the process could not answer meanwhile
-        self._began = self._until = self._ran_s = 0.0
+        self._until = 0.0  # 0: it has not begun; what comes within the same turn of the loop needs no clock
+        self._began = self._ran_s = 0.0
 
     def call_sent(self, loop: asyncio.AbstractEventLoop) -> None:
         """Looks for the answer of a call that was just sent, where that pays."""
         if self._for is self._answers:
-            self._until = time.perf_counter() + LOOK_S
+            if self._until:
+                self._until = time.perf_counter() + LOOK_S
             return
-        self._came()
-        self._begin(loop, self._answers)
+        self._look_for(self._answers, loop)
 
     def all_answered(self, loop: asyncio.AbstractEventLoop) -> None:
         """Looks for the next call, as robots that ask again at once send it, where that pays."""
-        self._came()
-        self._begin(loop, self._calls)
+        self._look_for(self._calls, loop)
 
     def stop(self) -> None:
-        """Looks no more."""
-        self._for = None
+        """Looks no more; what follows may be on another event loop."""
+        self._for, self._scheduled = None, False
 
-    def _begin(self, loop: asyncio.AbstractEventLoop, useful: Usefulness) -> None:
-        if not self._has_room or not useful.begins():
-            return
-        self._for = useful
-        self._began, self._ran_s = time.perf_counter(), time.thread_time()
-        self._until = self._began + LOOK_S
-        if not self._scheduled:
+    def _look_for(self, useful: Usefulness, loop: asyncio.AbstractEventLoop) -> None:
+        """Looks for something else: what it has looked for is there."""
+        if self._for is not None and self._until:
+            self._end(time.perf_counter(), came=True)
+        self._until = 0.0
+        self._for = useful if self._has_room and useful.begins() else None
+        if self._for is not None and not self._scheduled:
             self._scheduled = True
             loop.call_soon(self._look, loop)
-
-    def _came(self) -> None:
-        """Notes that what it looked for is there."""
-        if self._for is not None:
-            self._end(time.perf_counter(), came=True)
 
     def _look(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._for is not None:
             now = time.perf_counter()
+            if not self._until:
+                self._began, self._until, self._ran_s = now, now + LOOK_S, time.thread_time()
             if now < self._until:
                 loop.call_soon(self._look, loop)
                 return
             self._end(now, came=False)
+            self._for = None
         self._scheduled = False
 
     def _end(self, now: float, *, came: bool) -> None:
         assert self._for is not None
         self._for.ended(now - self._began, time.thread_time() - self._ran_s, came=came)
-        self._for = None

@@ -185,8 +185,7 @@ class WorkerProcess(WorkerView):
         if self.greeting is None or process is None or stream is None:
             future.set_result([Died(f"{self._label}: {self._problem}", ran=False)] * len(rows))
             return future
-        self._numbers += 1
-        number = self._numbers
+        self._numbers = number = self._numbers + 1
         places = [self._lending.lend(payload) for _, payload in rows]
         frames: list[Buffer] = [number.to_bytes(8, "little"), CALL, write_head(0, places)]
         for (description, payload), place in zip(rows, places, strict=True):
