@@ -93,6 +93,12 @@ def state(shape: list[int], raw: bytes | None = None, **fields: Any) -> Any:
     return Request(model_name="arm", inputs=[Tensor(name="state", datatype="FP32", shape=shape)], **contents, **fields)
 
 
+def listed(contents: dict[str, list[float]], **fields: Any) -> Any:
+    made = message_class("InferTensorContents")(**contents)
+    tensor = Tensor(name="state", datatype="FP32", shape=[1, 3], contents=made)
+    return Request(model_name="arm", inputs=[tensor], **fields)
+
+
 ONES = np.ones((1, 3), "<f4").tobytes()
 
 
@@ -102,7 +108,19 @@ ONES = np.ones((1, 3), "<f4").tobytes()
         (state([1, 3], ONES[:-1]), "'state': expected 12 bytes for shape [1, 3], got 11"),
         (state([-1, 3], ONES), "'state': shape: expected sizes, got [-1, 3]"),
         (state([2**40, 3], ONES), "'state': expected 13194139533312 bytes"),
-        (state([1, 3]), "'state': cannot reshape array of size 0 into shape (1,3)"),
+        (state([1, 3]), "'state': fp32_contents: expected 3 values for shape [1, 3], got 0"),
+        (
+            listed({"fp64_contents": [1, 2, 3]}),
+            "'state': fp64_contents: FP32 travels in fp32_contents",
+        ),
+        (
+            listed({"fp32_contents": [1, 2, 3], "int_contents": [1]}),
+            "'state': int_contents: FP32 travels in fp32_contents",
+        ),
+        (
+            listed({"fp32_contents": [1, 2, 3]}, raw_input_contents=[ONES]),
+            "'state': fp32_contents: expected none beside raw_input_contents",
+        ),
         (
             Request(model_name="arm", raw_input_contents=[ONES]),
             "raw_input_contents: expected 0, one for each input, got 1",
