@@ -1,4 +1,4 @@
-"""When a server is told that a call ends."""
+"""When the end of a call is announced to the server."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def lengths_of(*took_ns: int) -> CallLengths:
     return lengths
 
 
-def test_calls_that_took_alike_are_told_of_before_their_end() -> None:
+def test_calls_that_took_alike_are_announced_before_their_end() -> None:
     assert lengths_of(*[10 * MS] * 7, 11 * MS).notice_after_ns(4) == 10 * MS - LEAD_NS
 
 
@@ -61,7 +61,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Clock]:
     made.now_ns = 1 << 62  # the thread waits for nothing
 
 
-class Told:
+class Announced:
     def __init__(self) -> None:
         self.calls: list[int] = []
         self.came = threading.Event()
@@ -77,45 +77,45 @@ def run(notice: EndNotice, clock: Clock, call: int, took_ns: int, *, is_sound: b
     assert notice.end(is_sound=is_sound) == took_ns
 
 
-def test_the_first_calls_are_told_of_at_their_end(clock: Clock) -> None:
-    told = Told()
-    notice = EndNotice(told)
+def test_the_first_calls_are_announced_at_their_end(clock: Clock) -> None:
+    sent = Announced()
+    notice = EndNotice(sent)
     run(notice, clock, 1, 10 * MS)
     run(notice, clock, 2, 10 * MS, is_sound=False)
     run(notice, clock, 3, SHORT_NS)
     run(notice, clock, 0, 10 * MS)
     notice.begin(5, 4)
     assert notice.cancel() == 5
-    assert told.calls == [1]
+    assert sent.calls == [1]
 
 
-def test_later_ones_are_told_of_once_while_they_run(clock: Clock) -> None:
-    told = Told()
-    notice = EndNotice(told)
+def test_later_ones_are_announced_once_while_they_run(clock: Clock) -> None:
+    sent = Announced()
+    notice = EndNotice(sent)
     for call in range(1, 9):
         run(notice, clock, call, 10 * MS)
-    told.calls.clear()
-    told.came.clear()
+    sent.calls.clear()
+    sent.came.clear()
     notice.begin(9, 4)
     clock.now_ns += 10 * MS - LEAD_NS
-    assert told.came.wait(WAIT_S)
+    assert sent.came.wait(WAIT_S)
     clock.now_ns += LEAD_NS
     notice.end(is_sound=True)
-    assert told.calls == [9]
+    assert sent.calls == [9]
 
 
-def test_a_call_that_is_over_is_not_told_of_later(clock: Clock) -> None:
-    told = Told()
-    notice = EndNotice(told)
+def test_a_call_that_is_over_is_not_announced_later(clock: Clock) -> None:
+    sent = Announced()
+    notice = EndNotice(sent)
     for call in range(1, 9):
         run(notice, clock, call, 10 * MS)
     notice.begin(9, 4)
     notice.cancel()
     clock.now_ns += 10 * MS
-    told.calls.clear()
-    told.came.clear()
+    sent.calls.clear()
+    sent.came.clear()
     notice.begin(10, 4)
     clock.now_ns += 10 * MS
-    assert told.came.wait(WAIT_S)
-    assert told.calls == [10]
+    assert sent.came.wait(WAIT_S)
+    assert sent.calls == [10]
     notice.end(is_sound=True)

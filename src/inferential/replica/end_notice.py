@@ -1,7 +1,7 @@
-"""Tells the server when a call of the model ends, so that the next one is there by then.
+"""Announces to the server that a call of the model ends, so that the next one is there by then.
 
-A server takes some tenths of a millisecond from there to the next call, in which the model stands idle. So it is told
-before the end where the latest calls took alike, which a second thread does, and else before the results are written.
+A server takes some tenths of a millisecond from there to the next call, in which the model stands idle. So the end is
+announced before it comes where the latest calls took alike, by a second thread, and else before the results are written.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from collections import deque
 from collections.abc import Callable
 
 LEAD_NS = 400_000
-"""How long before a call's expected end the server is told: about what it takes to send the next one."""
+"""How long before its expected end a call is announced: about what the server takes to send the next one."""
 SHORT_NS = 1_000_000
-"""Of calls up to this long the results alone tell."""
+"""Calls up to this long are not announced."""
 _AHEAD_FROM_NS = 5 * LEAD_NS
 _ALIKE = 1.15  # the longest of the latest calls by the shortest
 _LATEST = 8
@@ -35,7 +35,7 @@ class CallLengths:
         self._latest.setdefault(rows, deque(maxlen=_LATEST)).append(took_ns)
 
     def notice_after_ns(self, rows: int) -> int | None:
-        """Returns when in a call of so many rows the server is told; None: not before its end."""
+        """Returns when in a call of so many rows its end is announced; None: not before it comes."""
         latest = self._latest.get(rows, ())
         if len(latest) < _LATEST:
             return None
@@ -44,25 +44,25 @@ class CallLengths:
 
 
 class EndNotice:
-    """Tells of the calls of one model, one after another.
+    """Announces the ends of the calls of one model, one after another.
 
     Args:
-        tell: tells the server that the call of this number ends. A second thread may call it between `begin` and `end`
+        send: sends the server that the call of this number ends. A second thread may call it between `begin` and `end`
             or `cancel`, and at no other time.
     """
 
-    def __init__(self, tell: Callable[[int], None]) -> None:
-        self._tell = tell
+    def __init__(self, send: Callable[[int], None]) -> None:
+        self._send = send
         self._lengths = CallLengths()
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
-        self._call = 0  # that the server is still to be told of
-        self._due_ns = 0  # when the thread is to tell it; 0: never
+        self._call = 0  # that is still to be announced
+        self._due_ns = 0  # when the thread is to do so; 0: never
         self._rows = 0
         self._began_ns = 0
 
     def begin(self, call: int, rows: int) -> None:
-        """Notes that a call begins; 0: one that is not told of."""
+        """Notes that a call begins; 0: one that is not to be announced."""
         after_ns = self._lengths.notice_after_ns(rows) if call else None
         self._call, self._rows, self._began_ns = call, rows, time.perf_counter_ns()
         if after_ns is None:
@@ -81,11 +81,11 @@ class EndNotice:
         if took_ns > SHORT_NS:
             self._lengths.note(self._rows, took_ns)
             if call and is_sound:
-                self._tell(call)
+                self._send(call)
         return took_ns
 
     def cancel(self) -> int:
-        """Tells no more of the call; returns its number where the server was not told of it, else 0."""
+        """Announces the call no more; returns its number where it was not announced, else 0."""
         if self._thread is None:
             call, self._call = self._call, 0
             return call
@@ -102,4 +102,4 @@ class EndNotice:
                     continue
                 call, self._call, self._due_ns = self._call, 0, 0
                 with contextlib.suppress(OSError):  # the server has gone, which reading will tell
-                    self._tell(call)
+                    self._send(call)

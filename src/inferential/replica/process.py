@@ -173,10 +173,8 @@ class WorkerProcess(WorkerView):
 
     # Calls
 
-    def call(
-        self, rows: Sequence[Row], sessions: Sequence[Any] = (), on_ending: OnEnding = ignore
-    ) -> Pending[list[Any]]:
-        """Runs rows as one call, of `sessions` where the model keeps state; `on_ending` may be called before it ends.
+    def call(self, rows: Sequence[Row], sessions: Sequence[Any] = (), ends: OnEnding = ignore) -> Pending[list[Any]]:
+        """Runs rows as one call, of `sessions` where the model keeps state; `ends` may be called before its end.
 
         Returns:
             What to await for one `Values`, `Refused` or `Died` for each row; it raises CallFailed where the model
@@ -193,7 +191,7 @@ class WorkerProcess(WorkerView):
         frames: list[Buffer] = [number.to_bytes(8, "little"), CALL, write_head(0, places)]
         for (description, payload), place in zip(rows, places, strict=True):
             frames += (description, payload if place is None else b"")
-        self._calls[number] = Call(len(rows), future, on_ending)
+        self._calls[number] = Call(len(rows), future, ends)
         self._life.call_sent(time.monotonic())
         if sessions:
             stream.send([NO_CALL, SESSIONS, json.dumps(sessions).encode()])

@@ -110,7 +110,7 @@ class Worker:
         self._model: Any = None
         self._model_id = ""
         self._ran_ns = self._ran_rows = 0
-        self._notice = EndNotice(self._tell_end)
+        self._notice = EndNotice(self._send_ending)
         self._failures = FailureLog("")
 
     def load(self) -> bool:
@@ -384,5 +384,5 @@ class Worker:
             self._ran_rows += rows
             self._memory.note_run(self._ran_ns, self._ran_rows)
 
-    def _tell_end(self, call: int) -> None:
+    def _send_ending(self, call: int) -> None:
         self._send([call.to_bytes(8, "little"), ENDING, b""])
