@@ -1,7 +1,8 @@
 """Announces to the server that a call of the model ends, so that the next one is there by then.
 
-A server takes some tenths of a millisecond from there to the next call, in which the model stands idle. So the end is
-announced before it comes where the latest calls took alike, by a second thread, and else before the results are written.
+A server takes some tenths of a millisecond from there to the next call, in which the model stands idle. So a second
+thread announces the end before it comes, where the latest calls took alike; else it is announced before the results are
+written.
 """
 
 from __future__ import annotations
