@@ -16,6 +16,7 @@ from tests.policies import onnx_files
 
 from inferential import LocalDispatcher, ModelInline, Server
 from inferential.config.gateways import KServeGrpcConfig
+from inferential.gateway import grpc_listening
 from inferential.gateway.kserve import rpc_limits
 from inferential.gateway.kserve.messages import SERVICE, message_class
 from inferential.gateway.kserve.rpc import KServeGrpcGateway
@@ -92,6 +93,12 @@ def state(shape: list[int], raw: bytes | None = None, **fields: Any) -> Any:
     return Request(model_name="arm", inputs=[Tensor(name="state", datatype="FP32", shape=shape)], **contents, **fields)
 
 
+def listed(contents: dict[str, list[float]], **fields: Any) -> Any:
+    made = message_class("InferTensorContents")(**contents)
+    tensor = Tensor(name="state", datatype="FP32", shape=[1, 3], contents=made)
+    return Request(model_name="arm", inputs=[tensor], **fields)
+
+
 ONES = np.ones((1, 3), "<f4").tobytes()
 
 
@@ -101,7 +108,19 @@ ONES = np.ones((1, 3), "<f4").tobytes()
         (state([1, 3], ONES[:-1]), "'state': expected 12 bytes for shape [1, 3], got 11"),
         (state([-1, 3], ONES), "'state': shape: expected sizes, got [-1, 3]"),
         (state([2**40, 3], ONES), "'state': expected 13194139533312 bytes"),
-        (state([1, 3]), "'state': cannot reshape array of size 0 into shape (1,3)"),
+        (state([1, 3]), "'state': fp32_contents: expected 3 values for shape [1, 3], got 0"),
+        (
+            listed({"fp64_contents": [1, 2, 3]}),
+            "'state': fp64_contents: FP32 travels in fp32_contents",
+        ),
+        (
+            listed({"fp32_contents": [1, 2, 3], "int_contents": [1]}),
+            "'state': int_contents: FP32 travels in fp32_contents",
+        ),
+        (
+            listed({"fp32_contents": [1, 2, 3]}, raw_input_contents=[ONES]),
+            "'state': fp32_contents: expected none beside raw_input_contents",
+        ),
         (
             Request(model_name="arm", raw_input_contents=[ONES]),
             "raw_input_contents: expected 0, one for each input, got 1",
@@ -256,3 +275,17 @@ async def test_a_request_of_very_many_values_or_axes_is_refused(served: tuple[Se
     axes = Request(model_name="free", inputs=[Tensor(name="x", datatype="FP32", shape=[1] * 100_000)])
     code, text = await served[1].call("ModelInfer", axes)
     assert (code, text) == ("INVALID_ARGUMENT", "InvalidObservation: 'x': shape: expected 64 sizes at most, got 100000")
+
+
+async def test_a_connection_that_says_nothing_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grpc_listening, "HANDSHAKE_MS", 200)
+    async with (
+        Server("tcp://127.0.0.1:0", dispatcher=LocalDispatcher({"m": lambda observation: 1})) as server,
+        KServeGrpcGateway(server, KServeGrpcConfig(port=0)) as gateway,
+    ):
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(gateway.address.rpartition(":")[2]))
+        async with asyncio.timeout(10):
+            with contextlib.suppress(ConnectionResetError):
+                while await reader.read(1000):  # what gRPC says first
+                    pass
+        writer.close()

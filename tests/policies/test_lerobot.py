@@ -190,6 +190,33 @@ found.append(refused())
 print(json.dumps(found))
 """
 
+ODD = """
+import json, logging, numpy as np
+from inferential.errors import InvalidObservation
+from inferential.policies.lerobot import open_lerobot
+from lerobot.configs.policies import PreTrainedConfig
+from lerobot.policies.factory import make_pre_post_processors
+
+path = sys.argv[1]
+said = []
+class Said(logging.Handler):
+    def emit(self, record):
+        said.append(record.getMessage())
+logging.getLogger("inferential.policies").addHandler(Said())
+policy = open_lerobot(path, device="cpu")
+found = [len(said)]
+for image in (np.full((64, 96, 3), 255.0, np.float32), np.zeros((64, 96, 3), np.uint16)):
+    try:
+        policy.infer({"state": np.zeros(6), "top": image})
+    except InvalidObservation as error:
+        found.append(error.reason)
+config = PreTrainedConfig.from_pretrained(path)
+for one in make_pre_post_processors(config, dataset_stats=None):
+    one.save_pretrained(path)
+open_lerobot(path, device="cpu")
+print(json.dumps([*found, said]))
+"""
+
 
 pytestmark = pytest.mark.timeout(600)  # importing lerobot alone takes half a minute on a slow machine
 
@@ -234,6 +261,17 @@ def test_what_cannot_be_loaded_is_named(python: str, saved: Path, tmp_path: Path
     assert "levitation" in found[4]
     assert found[-1].startswith(f"{folder}/model.safetensors lacks ")
     assert "model.decoder.layers.1." in found[-1]
+
+
+def test_what_would_mislead_the_policy_is_refused_or_said(python: str, saved: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(saved / "act", tmp_path / "act")
+    before, floats, integers, said = peers.run(python, ODD, str(folder))
+    assert before == 0
+    assert floats == "'observation.images.top': expected an image of floats from 0 to 1, got the value 255"
+    assert integers == "'observation.images.top': expected an image, uint8 [64, 96, 3], got uint16 [64, 96, 3]"
+    assert said == [
+        f"{folder} has no statistics of observation.state, observation.images.top, action, which are not normalized"
+    ]
 
 
 async def test_it_is_served_from_its_own_environment(python: str, saved: Path) -> None:

@@ -26,6 +26,9 @@ Certificate = Annotated[
     typer.Option(metavar="FILE", help="Certificate to trust (PEM), where the page has one of its own (https://)."),
 ]
 _TIMEOUT_S = 10.0
+_ZMTP_SIGNATURE = "\xff\0\0\0"
+"""How a ZeroMQ socket greets, as http.client reads it."""
+_WHERE = "the page is at the port of `inferential serve --http PORT`, or `http.port` of the configuration"
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +163,8 @@ def _open(
         parts = urlsplit(url if "://" in url else f"http://{url}")
         if not parts.hostname:
             raise ValueError("no host")
+        if parts.scheme in ("tcp", "ipc"):
+            raise CliError(f"{url} is where robots connect; {_WHERE}")
         if parts.scheme not in ("http", "https"):
             raise ValueError("another scheme")
         connection = (
@@ -175,6 +180,10 @@ def _open(
         response = connection.getresponse()
     except (OSError, http.client.HTTPException) as error:
         connection.close()
+        if isinstance(error, http.client.BadStatusLine) and not isinstance(error, http.client.RemoteDisconnected):
+            is_robots = str(error.args[0]).startswith(_ZMTP_SIGNATURE)
+            what = "is where robots connect" if is_robots else "answers with something else than HTTP"
+            raise CliError(f"{url} {what}; {_WHERE}") from error
         if isinstance(error, ssl.SSLCertVerificationError):
             raise CliError(
                 f"{url} has a certificate that is not trusted ({error.verify_message}): give it with --certificate FILE"
@@ -189,5 +198,6 @@ def _open(
         return None
     if response.status == 401:
         raise CliError(f"{url} asks for a token: --token TOKEN, or INFERENTIAL_TOKEN")
-    kind = _NotFound if response.status == 404 else CliError
-    raise kind(f"{url}: HTTP {response.status} {body}")
+    if response.status == 404:
+        raise _NotFound(f"{url} has no {path.partition('?')[0]}: HTTP 404 {body}; {_WHERE}")
+    raise CliError(f"{url}: HTTP {response.status} {body}")

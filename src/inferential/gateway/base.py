@@ -67,14 +67,19 @@ class GatewayAnswer:
     """A result in the form that other protocols have.
 
     Attributes:
-        values: what the model returned, nested as it was; arrays without axes are numbers.
+        arrays: what the model returned, nested as it was.
         timing: where the time went on the server.
         made_by: which model and version made it, as a name to compare; "" of the only one that there is.
     """
 
-    values: dict[str, Any]
+    arrays: dict[str, Any]
     timing: ResponseTiming
     made_by: str = ""
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The same, arrays without axes as numbers."""
+        return {key: _plain(value) for key, value in self.arrays.items()}
 
 
 class GatewayClient:
@@ -195,8 +200,7 @@ def _answer(result: Result) -> GatewayAnswer:
     values = {key: value for key, value in result.items() if key not in RESULT_FIELDS}
     timing = result.timing
     assert timing is not None  # the server is of this version
-    plain = {key: _plain(value) for key, value in restore(values).items()}
-    return GatewayAnswer(plain, timing, result.made_by)
+    return GatewayAnswer(restore(values), timing, result.made_by)
 
 
 def _plain(value: Any) -> Any:

@@ -77,7 +77,8 @@ class HttpGateway(Gateway):
 
     async def start(self) -> None:
         """Begins to listen; OSError if the address cannot be bound, or a file of TLS cannot be read."""
-        await self._listener.start(Starlette(routes=self.routes()))
+        refused = {HTTPStatus.METHOD_NOT_ALLOWED: self._refuse_method}
+        await self._listener.start(Starlette(routes=self.routes(), exception_handlers=refused))
 
     async def stop(self) -> None:
         """Ends all connections. Idempotent."""
@@ -101,6 +102,9 @@ class HttpGateway(Gateway):
             return self.refusal(status, text if len(text) <= _MAX_TEXT else f"{text[:_MAX_TEXT]}...")
 
         return endpoint
+
+    async def _refuse_method(self, request: Request, _: Exception) -> Response:
+        return self.refusal(HTTPStatus.METHOD_NOT_ALLOWED, f"{request.url.path} is not asked by {request.method}")
 
     async def body(self, request: Request) -> bytearray:
         """Returns the body of a request, of twice `observations.max_payload_bytes` at most, also once it is unpacked.

@@ -172,6 +172,8 @@ def _from_json(described: Mapping[str, Any], dtype: str, shape: Sequence[int]) -
             array = given.astype(object if dtype == "string" else dtype)
             if given.size and array.dtype.kind in "iu" and not np.array_equal(array, given):
                 raise ValueError(f"data: a value out of the range of {described['datatype']}")
+        if array.size != math.prod(shape):
+            raise ValueError(f"data: expected {math.prod(shape)} values for shape {list(shape)}, got {array.size}")
         return array.reshape(shape)
     except (TypeError, OverflowError, FloatingPointError) as error:
         raise ValueError(f"data: {error}") from None
