@@ -311,7 +311,7 @@ class Dispatcher(ABC):
         return False
 
     def begins_elsewhere(self, requests: Sequence[InferenceRequest]) -> bool:
-        """Returns whether the first step of `dispatch` sends these requests to another process, and then waits."""
+        """Returns whether the first step of `dispatch` hands these requests to a process or thread, and then waits."""
         return False
 
     def dispatch(

@@ -95,7 +95,7 @@ class WorkerProcess(WorkerView):
         self._calls: dict[int, Call] = {}
         self._numbers = 0
         self._pace = Pace()
-        self._polling = BusyPolling(lambda: bool(self._calls))
+        self._polling = BusyPolling()
         self._reader = RowReader(pb.ModelResponse)
         self._process: Spawned | None = None
         self._lending = Lending(None, None)
@@ -185,8 +185,7 @@ class WorkerProcess(WorkerView):
         if self.greeting is None or process is None or stream is None:
             future.set_result([Died(f"{self._label}: {self._problem}", ran=False)] * len(rows))
             return future
-        self._numbers += 1
-        number = self._numbers
+        self._numbers = number = self._numbers + 1
         places = [self._lending.lend(payload) for _, payload in rows]
         frames: list[Buffer] = [number.to_bytes(8, "little"), CALL, write_head(0, places)]
         for (description, payload), place in zip(rows, places, strict=True):
@@ -200,7 +199,7 @@ class WorkerProcess(WorkerView):
             self._set_timer(loop)
         self._memory_limit.watch()
         if self._pace.quick:
-            self._polling.begin(loop)
+            self._polling.call_sent(loop)
         return future
 
     def end_session(self, client_id: str) -> None:
@@ -256,6 +255,8 @@ class WorkerProcess(WorkerView):
             return
         call.future.set_result(outcomes)  # first: a robot waits for it
         self._note_pace()
+        if not self._calls and self._pace.quick:
+            self._polling.all_answered(asyncio.get_running_loop())
 
     def _answered(self, number: int) -> Call | None:
         call = self._calls.pop(number, None)
@@ -269,6 +270,7 @@ class WorkerProcess(WorkerView):
         if process is None or process.memory is None:
             return
         if self._pace.note_total(*process.memory.run_noted()):
+            process.set_quick(self._pace.quick)
             self._on_change()
         if self._pace.heavy:
             process.give_way()
@@ -348,6 +350,7 @@ class WorkerProcess(WorkerView):
         if stream is not None:
             stream.close()
         self._process = self._stream = None
+        self._polling.stop()
         self._lending = Lending(None, None)
         self._gone.set()
         self._idle.set()

@@ -46,6 +46,7 @@ HELLO, CALL, RESULT, FAILED, FREE, GOODBYE = b"H", b"C", b"R", b"X", b"F", b"G"
 WARMING, SESSIONS, GONE, PREPARE = b"W", b"S", b"E", b"I"
 NO_CALL = bytes(8)
 _WAITING = struct.Struct("<I")
+_NONE_WAIT = bytes(4)
 
 
 class InvalidRow(InferentialError):
@@ -91,7 +92,7 @@ class Greeting:
 
 def write_head(waiting: int, places: Sequence[Place | None]) -> bytes:
     """The head of a call; `places` of its rows' payloads, None where it is a frame."""
-    head = _WAITING.pack(min(waiting, 2**32 - 1))
+    head = _WAITING.pack(min(waiting, 2**32 - 1)) if waiting else _NONE_WAIT
     if not any(places):
         return head
     return head + b"".join(struct.pack("<qq", place.offset, place.length) if place else bytes(16) for place in places)
