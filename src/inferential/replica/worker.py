@@ -304,7 +304,7 @@ class Worker:
             answered = self._run_batch(call, rows, refused)
         else:
             answered = self._run_each(call, rows, refused)
-        fresh = "".join(str(int(getattr(row, "fresh", False))) for row in known)
+        fresh = "".join(str(int(getattr(row, "fresh", False))) for row in known) if known else ""
         rows.clear()  # and with them the views on shared memory
         if isinstance(answered, str):
             return [number, FAILED, answered.encode(errors="replace")]
