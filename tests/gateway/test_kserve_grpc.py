@@ -16,6 +16,7 @@ from tests.policies import onnx_files
 
 from inferential import LocalDispatcher, ModelInline, Server
 from inferential.config.gateways import KServeGrpcConfig
+from inferential.gateway import grpc_listening
 from inferential.gateway.kserve import rpc_limits
 from inferential.gateway.kserve.messages import SERVICE, message_class
 from inferential.gateway.kserve.rpc import KServeGrpcGateway
@@ -274,3 +275,17 @@ async def test_a_request_of_very_many_values_or_axes_is_refused(served: tuple[Se
     axes = Request(model_name="free", inputs=[Tensor(name="x", datatype="FP32", shape=[1] * 100_000)])
     code, text = await served[1].call("ModelInfer", axes)
     assert (code, text) == ("INVALID_ARGUMENT", "InvalidObservation: 'x': shape: expected 64 sizes at most, got 100000")
+
+
+async def test_a_connection_that_says_nothing_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grpc_listening, "HANDSHAKE_MS", 200)
+    async with (
+        Server("tcp://127.0.0.1:0", dispatcher=LocalDispatcher({"m": lambda observation: 1})) as server,
+        KServeGrpcGateway(server, KServeGrpcConfig(port=0)) as gateway,
+    ):
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(gateway.address.rpartition(":")[2]))
+        async with asyncio.timeout(10):
+            with contextlib.suppress(ConnectionResetError):
+                while await reader.read(1000):  # what gRPC says first
+                    pass
+        writer.close()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import gzip
+import io
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -18,15 +19,17 @@ import psutil
 import pytest
 from bench.overload.serving import Serving
 from bench.overload.wire import MORE, Observations, address_of, connect, frame, message
+from PIL import Image
 
 from inferential.gateway.kserve.messages import SERVICE
+from inferential.proto import PNG, PROTOCOL_VERSION, UINT8, Observation
 
 MIB = 2**20
 PAYLOAD_BYTES = 2 * MIB
 SLACK_MIB = 40
 """What a server may take besides: code that runs for the first time, and memory that is freed and kept."""
 CONFIG = {
-    "observations": {"max_payload_bytes": PAYLOAD_BYTES},
+    "observations": {"max_payload_bytes": PAYLOAD_BYTES, "max_decoded_bytes": PAYLOAD_BYTES},
     "scheduling": {"max_queue_size": 50},
     "http": {"port": 0},
     "gateways": {
@@ -114,6 +117,20 @@ def large_envelopes(serving: Serving, stack: ExitStack) -> None:
         send(opened, message(b"", envelope + b"\x22\x00" * MIB, b""), 20)  # empty tensors
 
 
+def images_of_one_colour(serving: Serving, stack: ExitStack) -> None:
+    """A small file, that becomes 300 MB."""
+    output = io.BytesIO()
+    Image.new("RGB", (10_000, 10_000)).save(output, "PNG")
+    payload = output.getvalue()
+    for name, opened in robots(serving, stack, 3):
+        seen = Observation(model_id="coroutine", protocol_version=PROTOCOL_VERSION, timestamp_ns=time.time_ns())
+        seen.client.id, seen.request_id = name, 1
+        shape = [10_000, 10_000, 3]
+        seen.tensors.add(key="state", dtype=UINT8, shape=shape, byte_length=len(payload), encoding=PNG)
+        send(opened, message(b"", seen.SerializeToString(), payload), 3)
+        assert opened.recv(1)
+
+
 def lists_in_msgpack(serving: Serving, stack: ExitStack) -> None:
     opened = stack.enter_context(http(serving, "openpi"))
     send(opened, _UPGRADE + b"\x82\xff" + (4 * MIB).to_bytes(8) + bytes(4) + b"\xdd\x00\x3f\xff\x00")
@@ -173,6 +190,7 @@ MOST_MIB: dict[Load, int] = {
     made_up_names: 0,
     answers_of_ever_new_clients: 0,
     large_envelopes: 0,
+    images_of_one_colour: 0,
     lists_in_msgpack: 4 + 8,
     packed_bodies: 5 * 2 * PAYLOAD_BYTES // MIB,
     heads_without_an_end: 0,

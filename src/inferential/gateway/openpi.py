@@ -31,7 +31,7 @@ from inferential.gateway.receiving import Receiving
 from inferential.gateway.websocket import BoundedConnection
 from inferential.notices import Notices
 from inferential.proto.msgpack_numpy import pack, unpack
-from inferential.server import Server
+from inferential.server import Server, http_listener
 from inferential.server.http_listener import ACCEPT_AT_ONCE, BACKLOG
 from inferential.server.tls import check_tls
 from inferential.transport.keepalive import enable_keepalive
@@ -92,6 +92,7 @@ class OpenPiGateway(Gateway):
                 create_connection=partial(BoundedConnection, Receiving(largest)),  # type: ignore[arg-type]
                 logger=_websockets_logger,
                 backlog=ACCEPT_AT_ONCE,
+                ssl_handshake_timeout=None if tls is None else http_listener.HEAD_S,
             )
             for one in self._listening.sockets:
                 with one.dup() as listening:

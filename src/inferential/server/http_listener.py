@@ -7,6 +7,7 @@ import contextlib
 import logging
 import socket
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import uvicorn
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 logger: logging.Logger = logging.getLogger("inferential.server.http")
 
 HEAD_S = 10.0
-"""How long the head of a request may take, from the connection or from its first byte on."""
+"""How long the head of a request may take, from the connection or from its first byte on, and TLS before it."""
 HEAD_BYTES = 64 * 1024
 """Of the head of a request, and of what else is not its body: sizes of chunks, and fields behind them."""
 _CHUNK_BYTES = 16  # beside each byte of a body, however small its chunks are
@@ -96,7 +97,6 @@ class HttpListener:
             uvicorn.Config(
                 app,
                 http=_TimedProtocol,
-                backlog=ACCEPT_AT_ONCE,
                 lifespan="off",
                 log_config=None,
                 access_log=False,
@@ -222,9 +222,19 @@ class _Uvicorn(uvicorn.Server):
         self._ending = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        """Does what uvicorn's does for sockets, which would let TLS take a minute."""
+        config, loop = self.config, asyncio.get_running_loop()
+        state: dict[str, Any] = {"server_state": self.server_state, "app_state": self.lifespan.state}
+        make = partial(_TimedProtocol, config=config, **state)
+        tls_s = None if config.ssl is None else HEAD_S
+        self.servers = []
         for one in sockets or ():
-            one.listen(BACKLOG)  # uvicorn has set it to what is accepted at once
+            listening = loop.create_server(
+                make, sock=one, ssl=config.ssl, ssl_handshake_timeout=tls_s, backlog=ACCEPT_AT_ONCE
+            )
+            self.servers.append(await listening)
+            one.listen(BACKLOG)
+        self.started = True
 
     def end(self) -> None:
         """Makes `serve` close all connections and return."""

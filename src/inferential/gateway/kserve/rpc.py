@@ -25,7 +25,7 @@ from inferential.config.gateways import KServeGrpcConfig
 from inferential.config.services import GatewayConfig
 from inferential.gateway.base import Gateway
 from inferential.gateway.clients import CLIENT_ID_HEADER, Clients
-from inferential.gateway.grpc_listening import listen
+from inferential.gateway.grpc_listening import listen, listening_options
 from inferential.gateway.kserve.inference import UNSERVED, Inference
 from inferential.gateway.kserve.messages import SERVICE, message_class
 from inferential.gateway.kserve.rpc_limits import Room
@@ -98,7 +98,7 @@ class KServeGrpcGateway(Gateway):
         """Begins to listen; OSError if the address cannot be bound, or a file of TLS cannot be read."""
         listening = grpc.aio.server(
             options=(
-                ("grpc.so_reuseport", 0),  # else a second server shares the port, and clients reach either
+                *listening_options(),
                 ("grpc.max_receive_message_length", self._settings.max_request_bytes),
                 ("grpc.max_send_message_length", -1),
                 ("grpc.http2.bdp_probe", 0),  # else megabytes are read of a call whose turn has not come
