@@ -47,13 +47,21 @@ def test_every_placement_holds_each_model_once_on_the_devices_there_are(
         Fleet.model_validate({"models": dict(zip(names, described, strict=True)), "robots": robots}), devices, load
     )
     assert found
-    assert [one.estimate for one in found] == sorted((one.estimate for one in found), reverse=True)
+    estimates = [one.estimate for one in found]
+    assert estimates == pytest.approx(sorted(estimates, reverse=True))
     for one in found:
         assert sorted(model for group in one.groups for model in group.models) == names
         assert sum(group.devices for group in one.groups) <= devices
         assert all(
             1 <= one.batch_size(name) <= model["max_batch_size"] for name, model in zip(names, described, strict=True)
         )
+
+
+@pytest.mark.parametrize("watchers", [0, 1])
+def test_devices_that_are_left_over_are_used(watchers: int) -> None:
+    others = {"watcher": {**WATCHER, "count": 1}} if watchers else {}
+    (placed, *_) = placements(fleet(arm={**ARM, "count": 4}, **others), 6)
+    assert sum(group.devices for group in placed.groups) == 6
 
 
 def test_models_share_the_only_device_and_get_their_own_where_there_are_two() -> None:
