@@ -195,6 +195,26 @@ def test_a_robot_is_not_asked_for_an_observation_that_cannot_come_before_the_cal
     assert names(lane.take_outdated(NOW + 0.075, busy)) == ["fast"]
 
 
+def test_each_robot_is_asked_shortly_before_the_step_from_which_its_observation_comes_in_time(
+    lane: ChunkLane, ask: Callable[..., InferenceRequest], profile: LatencyProfile
+) -> None:
+    """An answer and an observation take 10 ms together; one robot once heard late, which is no matter to the others."""
+    busy = [ReplicaSlot("m", "0", 4, profile, NOW + 0.1)]
+    for client, age_s, lead_s in (("a", 0.07, 0.06), ("b", 0.04, 0.06), ("late", 0.05, 0.5)):
+        request = renewing(ask, client, lead_s, age_s=age_s)
+        steps_at = request.received_at - 0.01
+        request.chunk = replace(request.chunk, steps_at=steps_at, step_s=0.05)  # type: ignore[type-var]
+        lane.push(request, NOW)
+    asked, now = dict[str, float](), NOW - 0.05
+    while (at := lane.due_at(busy)) < math.inf:
+        now = max(at, now + 1e-6)
+        for request in lane.take_outdated(now, busy):
+            assert request.turn_at == NOW + 0.1
+            asked[request.client_id] = now
+    # They come at NOW + 0.08, 0.06 and 0.05, leave 10 ms before, and are asked 5 ms before that, or half a step.
+    assert asked == pytest.approx({"a": NOW + 0.065, "b": NOW + 0.045, "late": NOW + 0.015}, abs=1e-5)
+
+
 def test_an_answer_that_comes_just_before_a_control_step_goes_first(
     lane: ChunkLane, ask: Callable[..., InferenceRequest], profile: LatencyProfile
 ) -> None:
