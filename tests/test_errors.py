@@ -34,16 +34,17 @@ def test_an_error_carries_and_names_the_request_the_model_and_the_reason(kind: t
 
 def test_what_is_not_known_is_left_out_of_the_text() -> None:
     error = InferenceError("lost")
-    assert (error.request_id, error.model_id) == (0, "")
+    assert (error.request_id, error.model_id, error.cause) == (0, "", "")
     assert str(error) == "request: lost"
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_error_survives_a_copy_and_a_trip_between_processes(kind: type[InferenceError]) -> None:
-    error = kind("why", request_id=7, model_id="policy")
+    error = kind("why", request_id=7, model_id="policy", cause="draining")
     for other in (copy.copy(error), pickle.loads(pickle.dumps(error))):
         assert type(other) is kind
         assert (other.request_id, other.model_id, other.reason, str(other)) == (7, "policy", "why", str(error))
+        assert other.cause == "draining"
 
 
 def test_a_text_of_an_error_that_was_completed_later_is_complete() -> None:

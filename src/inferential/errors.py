@@ -21,12 +21,15 @@ class InferenceError(InferentialError):
         request_id: what `observe` returned for the request; 0 where it is not known.
         model_id: the model that was asked.
         reason: why, in words: the server's, or those of this end where the request was never sent.
+        cause: why, in one word, for programs, as "draining": the server's; empty where this end gave up, and from a
+            server that does not say it.
     """
 
-    def __init__(self, reason: str, *, request_id: int = 0, model_id: str = "") -> None:
+    def __init__(self, reason: str, *, request_id: int = 0, model_id: str = "", cause: str = "") -> None:
         self.request_id = request_id
         self.model_id = model_id
         self.reason = reason
+        self.cause = cause
         super().__init__(reason)
 
     def __str__(self) -> str:
@@ -34,7 +37,7 @@ class InferenceError(InferentialError):
         return f"{self.model_id or 'request'}: {self.reason}{request}"
 
     def __reduce__(self) -> tuple[object, ...]:
-        return (_rebuild, (type(self), self.reason, self.request_id, self.model_id))
+        return (_rebuild, (type(self), self.reason, self.request_id, self.model_id, self.cause))
 
 
 class RequestRejected(InferenceError):
@@ -96,5 +99,5 @@ class InvalidChunk(InferenceError):
     """
 
 
-def _rebuild(kind: type[InferenceError], reason: str, request_id: int, model_id: str) -> InferenceError:
-    return kind(reason, request_id=request_id, model_id=model_id)
+def _rebuild(kind: type[InferenceError], reason: str, request_id: int, model_id: str, cause: str) -> InferenceError:
+    return kind(reason, request_id=request_id, model_id=model_id, cause=cause)

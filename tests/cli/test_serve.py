@@ -360,8 +360,9 @@ def test_a_model_behind_another_server_is_not_said_to_fail_while_the_server_star
     ],
 )
 def test_what_cannot_be_served_is_one_line_and_exit_code_2(
-    run: Any, place: Path, args: tuple[str, ...], error: str
+    run: Any, place: Path, monkeypatch: pytest.MonkeyPatch, args: tuple[str, ...], error: str
 ) -> None:
+    monkeypatch.setenv("INFERENTIAL_SERVER__READY_WAIT_S", "60")  # for a process that finds no model
     (place / "f.yaml").write_text("metrics: {enabled: true}")
     free = () if "--bind" in args else ("--bind", "tcp://127.0.0.1:0")  # another test may listen at the default address
     ran = run("serve", *args, *free)

@@ -460,9 +460,10 @@ def test_a_server_that_gives_no_sign_of_life_after_a_heartbeat_is_lost(server: S
     assert robot.link.next_poll_at == 1.0
     assert not robot.poll(1.0)
     assert pinged(end)
-    assert not robot.poll(2.0)
-    assert robot.link.next_poll_at == 2.05  # to see whether the network is away
-    assert not robot.poll(5.96)
+    assert robot.link.next_poll_at == 1.5  # to see whether the network is away
+    assert not robot.poll(1.5)
+    assert robot.link.next_poll_at == 1.52
+    assert not robot.poll(5.99)
     assert robot.link.next_poll_at == 6.0
     assert robot.poll(6.0)
     assert robot.is_away
@@ -493,7 +494,7 @@ def test_a_heartbeat_of_an_idle_robot_does_not_end_the_measuring_of_its_link(ser
     assert robot.link.delivery.outstanding_bytes == 150_001
 
 
-def test_a_nudge_is_a_heartbeat_out_of_turn_and_the_next_one_comes_at_its_time(server: Server, robot: Robot) -> None:
+def test_a_nudge_is_the_next_heartbeat_where_the_last_one_was_answered(server: Server, robot: Robot) -> None:
     robot.link.nudge(0.0)  # while it is away, nothing
     end = robot.connect(server)
     robot.poll(1.0)
@@ -502,9 +503,36 @@ def test_a_nudge_is_a_heartbeat_out_of_turn_and_the_next_one_comes_at_its_time(s
     assert robot.next() is None
     robot.link.nudge(1.9)
     assert pinged(end)
-    assert not robot.poll(robot.link.next_poll_at)
-    assert (robot.now, robot.link.next_poll_at) == (2.0, 3.0)  # the server was heard of since the last heartbeat
+    assert robot.link.next_poll_at == 2.4  # whether there is an answer
+    end.sendall(p.command(p.PONG))
+    assert robot.next() is None
+    robot.poll(2.4)
+    assert robot.link.next_poll_at == 2.9
+    robot.poll(2.9)
     assert pinged(end)
+
+
+def test_nudges_give_the_server_no_longer_to_answer_a_heartbeat(server: Server, robot: Robot) -> None:
+    end = robot.connect(server)
+    robot.poll(1.0)
+    assert pinged(end)
+    for tenth in range(11, 60):
+        robot.link.nudge(tenth / 10)
+    assert pinged(end)
+    assert not robot.poll(5.99)
+    assert robot.poll(6.0)
+
+
+def test_the_answer_to_a_marked_heartbeat_saves_the_wakeup_that_would_look_for_it(server: Server, robot: Robot) -> None:
+    end = robot.connect(server)
+    assert robot.link.try_send((b"", b"e", b"small"))
+    read_exactly(end, len(message(b"small")))
+    robot.poll(1.0)
+    ping = end.recv(100)
+    assert robot.link.next_poll_at == 1.5
+    end.sendall(p.command(p.pong_body(ping[2:])))
+    assert robot.next() is None
+    assert robot.link.next_poll_at == 2.0
 
 
 def test_nothing_is_nudged_while_data_is_unsent(server: Server, robot: Robot) -> None:
@@ -538,7 +566,7 @@ def test_a_robot_that_slept_and_was_answered_meanwhile_is_still_connected(server
     assert robot.next() is None  # all that came is read, then comes the look
     assert not robot.poll(60.0)
     assert pinged(end)
-    assert robot.link.next_poll_at == 61.0
+    assert robot.link.next_poll_at == 60.5
 
 
 def test_a_robot_that_slept_and_was_not_answered_connects_anew(server: Server, robot: Robot) -> None:

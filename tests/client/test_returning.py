@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from inferential.client.returning import AWAITED_S, Returning
+from inferential.zmtp.stream import WITH_NEXT
 
 
 class Link(SimpleNamespace):
@@ -15,10 +16,11 @@ class Link(SimpleNamespace):
 
     def __init__(self, **given: Any) -> None:
         state = {"silent": True, "keeps_answers": True, "connected": False, "address": "tcp://a:1", "life": b""}
-        super().__init__(**{**state, **given}, sent=[])
+        super().__init__(**{**state, **given}, sent=[], flags=0)
 
-    def try_send(self, frames: Any) -> bool:
+    def try_send(self, frames: Any, flags: int = 0) -> bool:
         self.sent.append(frames)
+        self.flags = flags
         return bool(self.connected)
 
 
@@ -27,6 +29,10 @@ class Session:
 
     def __init__(self) -> None:
         self.open = [1, 2, 3]
+        self.unsent = 0
+
+    def has_unsent(self) -> bool:
+        return bool(self.unsent)
 
     def sent_ids(self) -> list[int]:
         return list(self.open)
@@ -57,7 +63,7 @@ def test_after_silence_requests_stay_open_and_the_next_connection_asks_for_those
     session.open.remove(2)  # given up meanwhile
     link.connected, link.silent = True, False
     assert returning.settle(session, 2.0) == 0
-    assert (link.sent, returning.awaited, link.life) == ([[1, 3]], [], life)
+    assert (link.sent, link.flags, returning.awaited, link.life) == ([[1, 3]], 0, [], life)
     assert session.open == [1, 3]
 
 
@@ -86,3 +92,12 @@ def test_they_end_where_no_connection_gets_their_answers(session: Any, found: di
     vars(link).update(found)
     assert returning.settle(session, at) == 3
     assert (returning.awaited, link.life == life) == ([], False)
+
+
+def test_what_is_asked_for_shares_a_packet_with_the_observation_that_waits(session: Any) -> None:
+    link: Any = Link()
+    returning = Returning(link)
+    returning.lost(session, 0.0)
+    session.unsent, link.connected, link.silent = 1, True, False
+    assert returning.settle(session, 1.0) == 0
+    assert (link.sent, link.flags) == ([[1, 2, 3]], WITH_NEXT)

@@ -14,6 +14,7 @@ from tests.gateway.test_gr00t import client as gr00t_client
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
+from inferential import InferenceRequest
 from inferential.proto.msgpack_numpy import pack, unpack
 
 HASHED = "sha256:" + hashlib.sha256(b"hers").hexdigest()
@@ -63,6 +64,18 @@ async def test_no_robot_takes_the_id_of_a_key_without_it(openpi: Open) -> None:
 async def test_a_model_that_a_key_may_not_ask_is_refused_at_once(openpi: Open) -> None:
     async with openpi(api_keys=KEYS, sections=rights(models=["act"])) as (_, gateway):
         assert "may not ask model 'pi0'; it may ask: act" in await ask_openpi(gateway.address, "his")
+
+
+async def test_a_refusal_that_may_pass_is_asked_again_whatever_words_are_in_its_reason(
+    openpi: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("inferential.gateway.base.RETRY_PAUSES_S", (0.0, 0.0, 0.0))
+    async with openpi(api_keys=KEYS, sections={"clients": {"accept_unknown": False}}) as (server, gateway):
+        ended: list[InferenceRequest] = []
+        server.on_request(ended.append)
+        answer = await ask_openpi(gateway.address, "shared", "who may send it")
+    assert answer == "RequestRejected: client 'who may send it' is not accepted"
+    assert len(ended) == 4
 
 
 async def test_robots_of_gr00t_are_known_by_their_tokens(gr00t: Open) -> None:

@@ -136,15 +136,23 @@ def test_several_outputs_keep_their_names(tmp_path: Path) -> None:
     assert policy.model_version == "7"
 
 
+def summing(path: Path) -> str:
+    """A file with an output for each robot, and one for all of them."""
+    nodes = [("ReduceSum", ["x"], ["total"], {"keepdims": 0}), ("Neg", ["x"], ["action"])]
+    outputs: onnx_files.Shapes = {"action": (FLOAT, ["n", 2]), "total": (FLOAT, [])}
+    return str(onnx_files.write(path, nodes, {"x": (FLOAT, ["n", 2])}, outputs))
+
+
+def test_an_output_without_axes_is_one_for_the_call_of_a_robot(tmp_path: Path) -> None:
+    policy = open_onnx(summing(tmp_path / "sum.onnx"))
+    assert not hasattr(policy, "infer_batch")
+    result = policy.infer({"x": [1, 2]})
+    assert (result["action"].tolist(), result["total"].tolist()) == ([-1, -2], 3)
+
+
 def test_an_output_without_rows_is_an_error(tmp_path: Path) -> None:
-    path = onnx_files.write(
-        tmp_path / "sum.onnx",
-        [("ReduceSum", ["x"], ["total"], {"keepdims": 0})],
-        {"x": (FLOAT, ["n", 2])},
-        {"total": (FLOAT, [])},
-    )
-    with pytest.raises(ValueError, match="output 'actions': expected 1 rows, one for each observation"):
-        open_onnx(str(path)).infer({"x": [1, 2]})
+    with pytest.raises(ValueError, match="output 'total': expected 1 rows, one for each observation"):
+        open_onnx(summing(tmp_path / "sum.onnx"), batched=True).infer({"x": [1, 2]})
 
 
 @pytest.mark.parametrize("element", [TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.INT64, TensorProto.INT32])
@@ -194,6 +202,12 @@ def test_what_is_no_such_file_is_an_error(tmp_path: Path) -> None:
         open_onnx(str(tmp_path / "nowhere.onnx"))
     with pytest.raises(PolicyFileError, match="is a folder"):
         open_onnx(str(tmp_path))
+    (tmp_path / "empty.onnx").write_bytes(b"")
+    with pytest.raises(PolicyFileError, match=r"empty\.onnx is empty"):
+        open_onnx(str(tmp_path / "empty.onnx"))
+    (tmp_path / "pointer.onnx").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    with pytest.raises(PolicyFileError, match=r"pointer\.onnx is a pointer of Git LFS, .*: run git lfs pull"):
+        open_onnx(str(tmp_path / "pointer.onnx"))
     (tmp_path / "bad.onnx").write_bytes(b"not a graph")
     with pytest.raises(PolicyFileError, match=r"onnxruntime cannot read .*bad\.onnx"):
         open_onnx(str(tmp_path / "bad.onnx"))

@@ -101,8 +101,16 @@ async def test_a_model_of_ones_own_may_refuse_an_observation(
         ),
         ("onnx:{path}", {"threads": 0}, "threads: expected a whole number above 0"),
         ("lerobot:{path}", {}, "has no config.json: expected a folder of a policy's save_pretrained"),
+        ("lerobot:someone/act", {}, "as hf download someone/act --local-dir FOLDER makes one of a policy on the Hub"),
     ],
 )
 def test_what_cannot_be_loaded_says_why(path: Path, target: str, args: dict[str, object], text: str) -> None:
     with pytest.raises(TargetError, match=text):
         load_target(target.format(path=path), args)
+
+
+def test_a_policys_weights_that_were_not_downloaded_are_named(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(TargetError, match=r"model\.safetensors is a pointer of Git LFS"):
+        load_target(f"lerobot:{tmp_path}", {})

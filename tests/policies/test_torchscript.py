@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from tests.policies import peers
 
-from inferential import AsyncConnection, InvalidObservation, LocalDispatcher, ModelProcess, Server
+from inferential import AsyncConnection, AsyncModel, InvalidObservation, LocalDispatcher, ModelProcess, Server
 
 WRITE = """
 import json, sys, torch
@@ -55,7 +55,41 @@ class Headless(torch.nn.Module):
     def act(self, state: torch.Tensor):
         return state
 
-for module in (Named(), Summed(), Nested(), Headless()):
+class Recurrent(torch.nn.Module):  # as rsl_rl exports its own
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("hidden_state", torch.zeros(1, 1, 2))
+
+    def forward(self, x):
+        self.hidden_state[:] = self.hidden_state + x.unsqueeze(0)
+        return self.hidden_state.squeeze(0) * 1.0
+
+class Counting(torch.nn.Module):
+    calls: int
+
+    def __init__(self):
+        super().__init__()
+        self.calls = 0
+        self.inner = Recurrent()
+
+    def forward(self, x):
+        self.calls += 1
+        return self.inner(x), x * self.calls
+
+class Caching(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weights = torch.zeros(0)
+
+    def forward(self, x):
+        if self.weights.numel() == 0:
+            self.weights = torch.full((2,), 3.0)
+        return x * self.weights
+
+torch.jit.save(torch.jit.trace(torch.nn.Dropout(), torch.ones(2, 2), check_trace=False), sys.argv[1] + "/training.pt")
+net = torch.nn.Sequential(torch.nn.BatchNorm1d(2), torch.nn.Dropout())
+torch.jit.save(torch.jit.script(net), sys.argv[1] + "/net.pt")
+for module in (Named(), Summed(), Nested(), Headless(), Recurrent(), Counting(), Caching()):
     torch.jit.save(torch.jit.script(module), f"{sys.argv[1]}/{type(module).__name__.lower()}.pt")
 torch.save(torch.nn.Linear(3, 2).state_dict(), sys.argv[1] + "/weights.pt")
 torch.jit.save(torch.jit.script(Mapped()), sys.argv[1] + "/mapped.pt")
@@ -136,6 +170,10 @@ def test_what_cannot_be_a_policy_is_named(python: str, tmp_path: Path) -> None:
         ("headless.pt", {}),
         ("reach.pt", {"inputs": ["state", "goal"]}),
         ("two.pt", {"outputs": "arm"}),
+        ("two.pt", {"outputs": ["arm", "arm"]}),
+        ("two.pt", {"keeps_state": True}),
+        ("two.pt", {"keeps_state": "no"}),
+        ("training.pt", {}),
     ]
     found = peers.run(python, REFUSED, str(tmp_path), json.dumps(asked))
     assert found[0] == "/odd.pt: forward(state: Tensor, names: List[str]): names: expected tensors, or a map of them"
@@ -149,6 +187,10 @@ def test_what_cannot_be_a_policy_is_named(python: str, tmp_path: Path) -> None:
     assert found[6] == "/headless.pt: expected a module with forward(), got Headless without it"
     assert found[7] == "inputs: expected a map of names to dtype and shape, got ['state', 'goal']"
     assert found[8] == "outputs: expected a list of names, got 'arm'"
+    assert found[9] == "outputs: expected different names, got arm, arm"
+    assert found[10] == "keeps_state: /two.pt: its forward() changes no attribute"
+    assert found[11] == "keeps_state: expected true or false, got 'no'"
+    assert found[12].startswith("/training.pt: its dropout runs as in training, ")
 
 
 CALLED = """
@@ -176,3 +218,53 @@ def test_outputs_are_tensors_with_a_row_for_each_robot(python: str, tmp_path: Pa
     assert nested == "output 'output_1': expected a tensor of forward(), got tuple"
     assert unfit.startswith("The size of tensor a (2) must match the size of tensor b (3)")
     assert unfit.endswith("(forward() was given state float32 [1, 3], goal float32 [1, 2])")
+
+
+async def test_what_a_module_keeps_in_itself_is_each_robots_own(python: str, tmp_path: Path) -> None:
+    target = f"torchscript:{tmp_path}/recurrent.pt"
+    models = {"walk": ModelProcess(target, args={"inputs": {"x": {"dtype": "float32", "shape": [2]}}}, python=python)}
+    async with (
+        Server("tcp://127.0.0.1:0", dispatcher=LocalDispatcher(models)) as server,
+        AsyncConnection(server.address, "one") as first,
+        AsyncConnection(server.address, "two") as second,
+    ):
+        await server.model_ready("walk")
+        one, two = first.model("walk"), second.model("walk")
+
+        async def step(model: AsyncModel, x: float) -> object:
+            result = await model.infer(20_000, x=np.full(2, x))
+            return result and result["actions"].tolist()
+
+        assert [await step(one, 1), await step(two, 10), await step(one, 1), await step(two, 10)] == [
+            [1, 1],
+            [10, 10],
+            [2, 2],
+            [20, 20],
+        ]
+        with pytest.raises(InvalidObservation, match=r"'x': expected float32 \[2\], got float64 \[3\]"):
+            await one.infer(20_000, x=np.ones(3))
+        await one.reset()
+        assert [await step(one, 1), await step(two, 10)] == [[1, 1], [30, 30]]
+
+
+KEPT = """
+import json, numpy as np
+from types import SimpleNamespace
+from inferential.policies.torchscript import open_torchscript
+
+counting = open_torchscript(f"{sys.argv[1]}/counting.pt")
+robots = [SimpleNamespace(state=None), SimpleNamespace(state=None)]
+row = {"x": np.ones(2, np.float32)}
+answers = [counting.infer(row, robot) for robot in (robots[0], robots[0], robots[1])]
+caching = open_torchscript(f"{sys.argv[1]}/caching.pt", keeps_state=False).infer_batch([row, row])
+found = [[value.tolist() for value in answer.values()] for answer in (*answers, *caching)]
+net = open_torchscript(f"{sys.argv[1]}/net.pt")
+print(json.dumps([found, hasattr(net, "infer_batch"), counting.metadata["outputs"]]))
+"""
+
+
+def test_attributes_of_any_kind_and_depth_are_kept_unless_they_are_a_cache(python: str, tmp_path: Path) -> None:
+    found, net_batches, outputs = peers.run(python, KEPT, str(tmp_path))
+    assert found == [[[1, 1], [1, 1]], [[2, 2], [2, 2]], [[1, 1], [1, 1]], [[3, 3]], [[3, 3]]]
+    assert net_batches
+    assert [one["name"] for one in outputs] == ["output_0", "output_1"]

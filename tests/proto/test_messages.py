@@ -64,7 +64,7 @@ def test_a_result_is_a_result_to_the_1_x_line() -> None:
 
 def test_a_refusal_carries_status_reason_and_request() -> None:
     envelope = write_refusal(
-        client_id="robot", model_id="policy", request_id=7, status="EXPIRED", reason="waited 5000 ms"
+        client_id="robot", model_id="policy", request_id=7, status="EXPIRED", reason="waited 5000 ms", cause="ttl"
     )
     message = ModelResponse.FromString(envelope)
     assert message.protocol_version == PROTOCOL_VERSION
@@ -74,6 +74,7 @@ def test_a_refusal_carries_status_reason_and_request() -> None:
         "waited 5000 ms",
         7,
     )
+    assert response.message.cause == "ttl"
     assert response.timing is None
     assert response.values == {}
 

@@ -154,9 +154,10 @@ def test_other_arrays_are_no_pictures(key: str, tmp_path: Path) -> None:
 
 def test_floats_between_two_levels_are_read_back_whole_beside_their_picture(tmp_path: Path) -> None:
     sent = {"camera": RANDOM.random((3, 24, 32), np.float32), "depth": RANDOM.random((24, 32))}
-    path = record(tmp_path, **sent)
+    path = record(tmp_path, **sent, black=-0.0 * UNIT)
     for key, value in sent.items():
         assert_seen(path, key, value)
+    assert np.signbit(read(path).seen()["black"]).all()
     seen = np.moveaxis(pixels(shown(path)["camera"]), -1, 0) / 255.0
     assert np.abs(seen - sent["camera"]).max() <= 0.5 / 255 + 1e-6
 
@@ -174,6 +175,16 @@ def test_floats_and_channels_in_front_are_recorded_as_asked(images: str, tmp_pat
     assert np.abs(one.observation["camera"] - smooth).max() < 0.1
     np.testing.assert_array_equal(one.observation["clear"], clear)  # which no JPEG can hold
     np.testing.assert_array_equal(one.observation["depth"], METRES)
+
+
+def test_pictures_of_one_topic_may_be_of_two_kinds(tmp_path: Path) -> None:
+    sent: dict[str, Any] = {"wrist/left": LEVELS, "wrist_left": MILLIMETRES}
+    path = record(tmp_path, **sent)
+    found = shown(path)
+    np.testing.assert_array_equal(pixels(found["wrist/left"]), LEVELS)
+    assert found["wrist_left"].encoding == "16UC1"
+    for key, value in sent.items():
+        assert_seen(path, key, value)
 
 
 def test_a_dataset_is_given_what_a_person_sees(tmp_path: Path) -> None:

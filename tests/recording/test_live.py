@@ -86,7 +86,7 @@ async def asking(server: Server, name: str = "arm-01", **values: Any) -> AsyncIt
         async with AsyncConnection(server.address, name, "arm") as connection:
             model = connection.model("pi0", latency_budget_ms=10_000.0)
             while True:
-                await model.infer(5000, state=STATE, camera=CAMERA, prompt="pick", **values)
+                await model.infer(5000, **{"state": STATE, "camera": CAMERA, "prompt": "pick", **values})
 
     task = asyncio.create_task(ask())
     try:
@@ -123,6 +123,24 @@ async def test_depth_is_shown_as_rows_of_numbers() -> None:
     image = message_class(RAW_IMAGE).FromString(data)
     assert (image.encoding, image.width, image.height, image.step) == ("32FC1", 64, 48, 256)
     np.testing.assert_array_equal(np.frombuffer(image.data, np.float32), metres.ravel())
+
+
+async def test_a_camera_that_comes_later_is_offered_and_so_is_one_of_another_kind(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(live_module, "LOOK_S", 0.0)
+    millimetres = np.full((48, 64), 700, np.uint16)
+    async with shown() as (server, _, viewer):
+        await ask(server, times=1)
+        await viewer.wait_for(f"{ROBOT}/image/camera")
+        viewer.channels.clear()
+        await ask(server, times=1, camera=millimetres, wrist=CAMERA)
+        assert (await viewer.wait_for(f"{ROBOT}/image/wrist"))["schemaName"] == IMAGE
+        assert (await viewer.wait_for(f"{ROBOT}/image/camera"))["schemaName"] == RAW_IMAGE
+        await viewer.subscribe(f"{ROBOT}/image/camera")
+        async with asking(server, camera=millimetres):
+            _, data = await viewer.message()
+    assert message_class(RAW_IMAGE).FromString(data).encoding == "16UC1"
 
 
 async def test_only_what_is_looked_at_is_sent() -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 pytest.importorskip("mcap")
@@ -21,18 +22,23 @@ from tests.recording.test_recorder import ask, recorded, recording
 
 from inferential.recording import process, recorder
 from inferential.recording.entries import Entry
+from inferential.recording.memory import RecordersMemory, WritersMemory
 from inferential.recording.reading import read_recording
 from inferential.server import Server
+
+
+def framed(entry: Entry) -> bytes:
+    data = pickle.dumps((1, entry, KEEP, 1 << 30, 1 << 40))
+    return process.HEAD.pack(len(data)) + data
 
 
 def written(folder: Path, entries: list[Entry], capsys: pytest.CaptureFixture[str]) -> dict[str, str | int]:
     """Returns the sums, and the texts, of what the process says of these entries."""
     stream = io.BytesIO()
     for entry in entries:
-        data = pickle.dumps((entry, KEEP, 1 << 30, 1 << 40))
-        stream.write(process.HEAD.pack(len(data)) + data)
+        stream.write(framed(entry))
     stream.seek(0)
-    process.write(stream, folder)
+    process.write(stream, folder, WritersMemory(RecordersMemory(0).fd))
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     counts = {name: sum(line[name] for line in lines) for name in ("recorded", "dropped")}
     return {
@@ -69,9 +75,9 @@ def test_an_answer_that_cannot_be_read_is_dropped_alone(tmp_path: Path, capsys: 
 def test_a_stream_that_ends_within_an_entry_finishes_the_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data = pickle.dumps((Requests(10).next(), KEEP, 1 << 30, 1 << 40))
-    stream = io.BytesIO(process.HEAD.pack(len(data)) + data + process.HEAD.pack(len(data)) + data[:50])
-    process.write(stream, tmp_path)
+    data = framed(Requests(10).next())
+    stream = io.BytesIO(data + data[:50])
+    process.write(stream, tmp_path, WritersMemory(RecordersMemory(0).fd))
     (path,) = tmp_path.iterdir()
     assert len(list(read_recording(path))) == 1
 
@@ -83,6 +89,11 @@ def writer_pid() -> int:
             if b"inferential.recording.process" in Path(f"/proc/{pid}/cmdline").read_bytes():
                 return int(pid)
     raise AssertionError("none writes")
+
+
+def autogroup_of(pid: int) -> str | None:
+    path = Path(f"/proc/{pid}/autogroup")
+    return path.read_text().strip().partition(" ")[2] if path.exists() else None
 
 
 async def until(is_so: Callable[[], Any]) -> None:
@@ -120,6 +131,33 @@ async def test_a_process_that_is_killed_is_reported_and_every_request_counted(
     assert found.dropped == drops(server) > 0
     assert found.recorded == len(recorded(tmp_path)) >= 4
     assert found.recorded + found.dropped == 7
+
+
+async def test_where_the_process_is_killed_with_all_that_may_wait_recording_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recorder, "RETRY_S", 0.0)
+    noise = np.zeros(100_000, np.uint8)
+    async with recording(tmp_path, queue_mb=0.4) as (server, found):
+        await ask(server, times=1)
+        await signal_writer(tmp_path, signal.SIGSTOP)
+        await ask(server, times=10, noise=noise)
+        assert found.dropped > 5
+        os.kill(writer_pid(), signal.SIGKILL)
+        await until(lambda: found.sizes()["waiting"] == 0)
+        before = found.dropped
+        await ask(server, times=1, noise=noise)
+        assert found.dropped == before
+    assert len(recorded(tmp_path)) >= 1
+
+
+async def test_the_process_is_nice_beside_other_sessions_too(tmp_path: Path) -> None:
+    async with recording(tmp_path) as (server, _):
+        await ask(server, times=1)
+        await until(lambda: list(tmp_path.iterdir()))
+        pid = writer_pid()
+        assert os.getpriority(os.PRIO_PROCESS, pid) >= 10
+        assert autogroup_of(pid) in (None, "nice 10")
 
 
 async def test_an_end_of_all_processes_of_the_service_does_not_cut_the_file_short(tmp_path: Path) -> None:

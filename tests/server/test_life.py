@@ -115,8 +115,9 @@ async def test_while_draining_waiting_requests_are_served_and_new_ones_refused(c
     await gate.wait_entered()
     closing = asyncio.create_task(server.shutdown())
     await asyncio.sleep(0)
-    with pytest.raises(RequestRejected, match="draining"):
+    with pytest.raises(RequestRejected, match="draining") as refused:
         await connect(server).model("m").infer(WAIT_MS, state=STATE)
+    assert refused.value.cause == "draining"
     gate.let(2)
     for n in range(2):
         result = await model.get_result(WAIT_MS)

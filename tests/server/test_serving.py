@@ -147,8 +147,9 @@ async def test_a_client_that_is_not_known_is_refused_where_only_known_ones_are_a
     clients = {"accept_unknown": False, "known": [{"id": "ours", "model": "m"}]}
     async with serve({"m": lambda obs: obs}, {"clients": clients}) as server:
         assert await connect(server, "ours").model("m").infer(WAIT_MS, state=STATE) is not None
-        with pytest.raises(RequestRejected, match="'theirs' is not accepted"):
+        with pytest.raises(RequestRejected, match="'theirs' is not accepted") as refused:
             await connect(server, "theirs").model("m").infer(WAIT_MS, state=STATE)
+        assert refused.value.cause == "not_accepted"
 
 
 async def test_the_operators_settings_take_precedence_over_the_clients(serve: Any, connect: Connect) -> None:

@@ -205,3 +205,14 @@ def test_pongs_of_a_peer_that_makes_them_up_change_nothing_for_long(contexts: li
     delivery.pong(after, 1.0)
     assert delivery.outstanding_bytes == 0
     assert delivery.clear_at == 0.0
+
+
+def test_a_large_message_under_way_is_given_longer_than_small_ones() -> None:
+    delivery = Delivery()
+    assert delivery.timeouts == 1
+    delivery.unmarked = 40_000
+    delivery.send(40_000, 0.0)
+    assert delivery.timeouts == 2
+    for serial in (1, 2):
+        delivery.pong(serial.to_bytes(8, "big"), 0.1)
+    assert delivery.timeouts == 1

@@ -97,13 +97,7 @@ def bench(
     """
     if closed and rate is not None:
         raise CliError("--closed has no rate: leave out --rate, or --closed")
-    given = observation(values)
-    if payload is not None:
-        if _PAYLOAD in given:
-            raise CliError(f"--payload is the key {_PAYLOAD}, which is given: leave out one of them")
-        given[_PAYLOAD] = np.random.default_rng(0).integers(0, 256, parse_size(payload), np.uint8)
-    if not given:
-        raise CliError("nothing to send: give what the model reads as KEY=VALUE, or --payload SIZE")
+    given = _observation(values, payload)
     rate_hz = None if closed else _RATE_HZ if rate is None else rate
     keys = secret_keys(secret_key, robots)
     load = Load(server, model, given, robots, rate_hz, seconds, budget_ms, queue.value, server_key, keys)
@@ -117,6 +111,17 @@ def bench(
     else:
         show(load, found)
     return 0 if driver.tally.answered else 1
+
+
+def _observation(values: list[str] | None, payload: str | None) -> dict[str, Any]:
+    given = observation(values)
+    if payload is not None:
+        if _PAYLOAD in given:
+            raise CliError(f"--payload is the key {_PAYLOAD}, which is given: leave out one of them")
+        given[_PAYLOAD] = np.random.default_rng(0).integers(0, 256, parse_size(payload), np.uint8)
+    if not given:
+        raise CliError("nothing to send: give what the model reads as KEY=VALUE, or --payload SIZE")
+    return given
 
 
 def figures(load: Load, tally: Tally, took_s: float) -> dict[str, Any]:

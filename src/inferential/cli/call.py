@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from dataclasses import asdict, fields
 from typing import Annotated, Any
 
 import numpy as np
@@ -16,11 +17,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from inferential import Connection, InferenceError
+from inferential import Connection, InferenceError, Model, Result
 from inferential.cli.errors import CliError, no_answer
 from inferential.cli.observation import observation
 from inferential.cli.output import printable, printable_lines
 from inferential.cli.robot_keys import SecretKey, ServerKey
+from inferential.proto.messages import ResponseTiming
+from inferential.replica.structured import RESULT_FIELDS
 
 EXAMPLES = (
     "inferential call localhost:5555 arm state=[0,0.5,1]",
@@ -54,39 +57,23 @@ def call(
 
     Exit code 1: the server refused it, or gave no answer in time.
     """
-    budget: dict[str, Any] = {} if budget_ms is None else {"latency_budget_ms": budget_ms}
     sent = observation(values)
-    result: Any = None
-    taken: list[float] = []
     try:
         with Connection(
             server, client_id, "inferential call", server_key=server_key, secret_key=secret_key
         ) as connection:
-            handle = connection.model(model, queue="all", **budget)
-            for _ in range(repeat):
-                began = time.perf_counter()
-                result = handle.infer(timeout_ms, observation=sent)
-                if result is None:
-                    _fail(as_json, "Timeout", no_answer(server, f"{timeout_ms:g} ms", connection))
-                    return 1
-                taken.append((time.perf_counter() - began) * 1e3)
+            budget: dict[str, Any] = {} if budget_ms is None else {"latency_budget_ms": budget_ms}
+            result, taken = _ask(connection.model(model, queue="all", **budget), sent, timeout_ms, repeat)
+            if result is None:
+                _fail(as_json, "Timeout", no_answer(server, f"{timeout_ms:g} ms", connection))
+                return 1
     except InferenceError as error:
         _fail(as_json, type(error).__name__, error.reason)
         return 1
     except (ImportError, TypeError, ValueError) as error:
         raise CliError(str(error)) from error
-    timing = result.timing
-    report = {
-        "model_id": model,
-        "model_version": result.model_version,
-        "round_trip_ms": taken[-1],
-        "queue_ms": None if timing is None else timing.queue_ms,
-        "inference_ms": None if timing is None else timing.inference_ms,
-        "server_ms": None if timing is None else timing.server_ms,
-        "batch_size": None if timing is None else timing.batch_size,
-    }
-    answer = {key: value for key, value in result.items() if key not in ("response_id", "model_id")}
-    answer.pop("inference_latency_ms", None)
+    report = {"model_id": model, "model_version": result.model_version, "round_trip_ms": taken[-1], **_timing(result)}
+    answer = {key: value for key, value in result.items() if key not in RESULT_FIELDS}
     if as_json:
         print(json.dumps({**report, "values": {key: _plain(value) for key, value in answer.items()}}))
         return 0
@@ -94,6 +81,24 @@ def call(
     console.print(_table(answer))
     console.print(printable(_summary(report, taken)), highlight=False, markup=False, soft_wrap=True)
     return 0
+
+
+def _ask(handle: Model, values: dict[str, Any], timeout_ms: float, repeat: int) -> tuple[Result | None, list[float]]:
+    """Returns the last answer, None where one did not come in time, and the round trips in ms."""
+    result, taken = None, []
+    for _ in range(repeat):
+        began = time.perf_counter()
+        result = handle.infer(timeout_ms, observation=values)
+        if result is None:
+            break
+        taken.append((time.perf_counter() - began) * 1e3)
+    return result, taken
+
+
+def _timing(result: Result) -> dict[str, Any]:
+    """Returns the parts of a result's time, None each from a server that does not say them."""
+    names = [field.name for field in fields(ResponseTiming)]
+    return dict.fromkeys(names) if result.timing is None else asdict(result.timing)
 
 
 def _fail(as_json: bool, kind: str, reason: str) -> None:

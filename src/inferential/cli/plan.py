@@ -84,7 +84,11 @@ def plan(
     saved = [] if out is None else _save(summary, carried, found, target, out)
     if as_json:
         print_json(summary)
-        return
+    else:
+        _print(found, carried, target, saved)
+
+
+def _print(found: Plan, carried: dict[int, int], target: float, saved: list[Path]) -> None:
     screen = Console(width=None if wants_rich() else 120, highlight=False, markup=False)
     screen.print(_models(found))
     screen.print(_robots(found))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -79,32 +80,19 @@ def simulate(
     """
     names = compared_strategies(strategy, compare)
     if trace_in is not None and trace_in.suffix == ".mcap":
-        happened = read_happened([trace_in], "inferential simulate --trace-in")
-        was = run_of(happened)
-        models = models_of(happened) if fleet is None and shipped is None else generate.models(_fleet(fleet, shipped))
-        seconds = was.seconds
-        robots: list[ChunkedRobot] = []
-        arrivals = multiplied([outcome.arrival for outcome in was.outcomes], load, seconds)
-        _check_models(arrivals, models)
+        demand = _recorded(trace_in, None if fleet is None and shipped is None else _fleet(fleet, shipped), load)
     else:
-        described = _fleet(fleet, shipped)
-        was = None
-        models = generate.models(described)
-        robots = [] if trace_in is not None else generate.chunked_robots(described, seed=seed, load=load)
-        arrivals = _arrivals(described, models, trace_in, seconds, seed, load)
-    if trace_out is not None and not robots:
-        _keep(arrivals, trace_out)
+        demand = _described(_fleet(fleet, shipped), trace_in, seconds, seed, load)
+    if trace_out is not None and not demand.robots:
+        _keep(demand.arrivals, trace_out)
     if out is not None:
         make_folder(out)
-    runs = _run(models, arrivals, robots, names, seconds, seed, profiled=was is not None)
-    if trace_out is not None and robots:
-        _keep([outcome.arrival for outcome in runs[0].outcomes], trace_out)
-    # What robots in closed loop ask differs from run to run, so that there is no one bound.
-    asked = [arrival for arrival in arrivals if arrival.at < seconds]
-    bound = None if robots else upper_bound(models, asked, seconds)
-    replicas = {model.model_id: len(model.speeds) for model in models}
-    if was is not None and load == 1:
-        runs.insert(0, was)
+    simulated = _run(demand, names, seed)
+    if trace_out is not None and demand.robots:
+        _keep([outcome.arrival for outcome in simulated[0].outcomes], trace_out)
+    runs = [demand.happened, *simulated] if demand.happened is not None and load == 1 else simulated
+    bound = demand.bound()
+    replicas = {model.model_id: len(model.speeds) for model in demand.models}
     measured = [measure(run, replicas) for run in runs]
     summary = [
         {"bound": bound, "load": load, "seed": seed, **one.as_dict(), **_closed_loop(run)}
@@ -118,13 +106,56 @@ def simulate(
     console.print(_table(measured, bound))
     if bound is not None:
         console.print(f"\nbound: {bound} of {measured[0].overall.offered} can be answered in time at best")
-    for one in measured[len(measured) - len(names) :]:  # not as it was, which took no decision here
+    for one in measured[-len(simulated) :]:  # not as it was, which took no decision here
         console.print(_calls(one), soft_wrap=True)
-    if robots:
-        console.print(f"\n{len(robots)} robots in closed loop:")
+    if demand.robots:
+        console.print(f"\n{len(demand.robots)} robots in closed loop:")
         console.print(_play_table(runs))
     for path in saved:
         console.print(f"saved {path}", soft_wrap=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Demand:
+    """What every strategy is given.
+
+    Attributes:
+        models: with the times of their calls.
+        arrivals: requests of an open stream.
+        robots: robots in closed loop, whose requests depend on their answers.
+        seconds: of virtual time.
+        happened: what a recording says that became of the arrivals; None where there is none.
+    """
+
+    models: Sequence[ModelSpec]
+    arrivals: Sequence[Arrival]
+    robots: Sequence[ChunkedRobot]
+    seconds: float
+    happened: Run | None = None
+
+    def bound(self) -> int | None:
+        """Returns how many requests can be answered in time at best; None in closed loop, where runs differ in what
+        is asked."""
+        if self.robots:
+            return None
+        return upper_bound(self.models, [one for one in self.arrivals if one.at < self.seconds], self.seconds)
+
+
+def _recorded(path: Path, fleet: Fleet | None, load: float) -> _Demand:
+    """Returns a recording's arrivals, for the models of a fleet, or for those of the recording where it is None."""
+    happened = read_happened([path], "inferential simulate --trace-in")
+    run = run_of(happened)
+    models = models_of(happened) if fleet is None else generate.models(fleet)
+    arrivals = multiplied([outcome.arrival for outcome in run.outcomes], load, run.seconds)
+    _check_models(arrivals, models)
+    return _Demand(models, arrivals, (), run.seconds, run)
+
+
+def _described(fleet: Fleet, trace: Path | None, seconds: float, seed: int, load: float) -> _Demand:
+    """Returns what a fleet's robots ask, or a trace's arrivals in place of them."""
+    models = generate.models(fleet)
+    robots = [] if trace is not None else generate.chunked_robots(fleet, seed=seed, load=load)
+    return _Demand(models, _arrivals(fleet, models, trace, seconds, seed, load), robots, seconds)
 
 
 def _fleet(path: Path | None, shipped: str | None) -> Fleet:
@@ -169,32 +200,23 @@ def _closed_loop(run: Run) -> dict[str, Any]:
     return {"closed_loop": {"overall": play.as_dict(), "classes": classes}}
 
 
-def _run(
-    models: Sequence[ModelSpec],
-    arrivals: Sequence[Arrival],
-    robots: Sequence[ChunkedRobot],
-    names: Sequence[str],
-    seconds: float,
-    seed: int,
-    *,
-    profiled: bool,
-) -> list[Run]:
+def _run(demand: _Demand, names: Sequence[str], seed: int) -> list[Run]:
     console = Console(stderr=True)
     runs = []
     with Progress(console=console, transient=True) if console.is_terminal else nullcontext() as progress:
         for name in names:
             advance = None
             if progress is not None:
-                task = progress.add_task(name, total=seconds)
+                task = progress.add_task(name, total=demand.seconds)
                 advance = lambda at, task=task: progress.update(task, completed=at)  # noqa: E731
             run = run_strategy(
-                models,
-                arrivals,
+                demand.models,
+                demand.arrivals,
                 name,
-                seconds=seconds,
+                seconds=demand.seconds,
                 seed=seed,
-                robots=robots,
-                profiled=profiled,
+                robots=demand.robots,
+                profiled=demand.happened is not None,
                 progress=advance,
             )
             runs.append(run)

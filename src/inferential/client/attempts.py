@@ -1,8 +1,11 @@
 """Connections to a server that are being made, several at once: the first one that stands is used.
 
 A system asks a machine that does not answer again after 1, 2, 4, ... s. So a network that was away for long is found
-again late by one attempt, and soon by a fresh one every twentieth of a second. What a connection sends again after an
+again late by one attempt, and soon by a fresh one every fiftieth of a second. What a connection sends again after an
 outage comes as late, wherefore a fresh connection may overtake one that stands. It never sleeps.
+
+A server accepts few of them: the robot ends all others when the first one stands, and its system then answers what the
+server's says of those that are under way by a reset, before they are complete.
 """
 
 from __future__ import annotations
@@ -14,10 +17,10 @@ import socket
 
 from inferential.client.resolver import Address
 
-_MOST, _PATIENT = 16, 4
+_MOST, _PATIENT = 32, 4
 """Attempts at a time, and how many of them stay, for round trips of seconds; of the others the oldest gives way."""
-_LEAST_EVERY_S, _MOST_EVERY_S = 0.05, 1.0
-_EVERY_SHARE = 0.01  # of the outage
+_LEAST_EVERY_S, _MOST_EVERY_S = 0.02, 1.0
+_EVERY_SHARE = 0.005  # of the outage
 
 
 def every_s(outage_s: float) -> float:

@@ -28,6 +28,9 @@ class LinkTimeouts:
     """Between attempts, at most."""
     heartbeat_s: float = 1.0
     """Between heartbeats, so that a robot out of reach notices within seconds, not when TCP gives up."""
+    answer_s: float = 0.5
+    """After a heartbeat without an answer nothing more is sent until there is one, and the system is asked whether it
+    sends in vain."""
     silence_s: float = 5.0
     """After a heartbeat without an answer the connection counts as lost; while a large message is sent, its progress
     counts as an answer."""

@@ -79,13 +79,11 @@ class Link:
         self._finder = AddressFinder(address, selector)
         self._tried: list[Address] = []  # and those that were, which are tried again while none answers
         self._attempts = Attempts(selector)
-        self._next_attempt_at = 0.0
         self._heard_at = -math.inf  # when the outage began, about
         self._stream: Stream | None = None
         self.delivery: Delivery = Delivery()
         """What the connection carries, and what is under way."""
-        self._limited = False
-        self._writing = False
+        self._limited = self._writing = False
         self.more: bool = False
         """Whether there may be another message after the last one from `next`; if not, asking costs a system call."""
         self.unread: bool = False
@@ -97,7 +95,7 @@ class Link:
         self.silent: bool = False  # nothing was heard of the server, which may live and be busy
         self.keeps_answers: bool = False  # so that a robot that comes back gets what it is owed
         self._log = OutageLog(address)
-        self._give_up_at = 0.0
+        self._give_up_at = self._next_attempt_at = self._ping_at = 0.0
         self._former: Ready | None = None  # what the server said before the network was away
         self._backoff = Backoff(timeouts, jitter)
 
@@ -118,8 +116,11 @@ class Link:
             self._failed(now, error)
         return stood is not None and self._stream is not stood
 
-    def try_send(self, frames: Sequence[Frame]) -> bool:
-        """Sends a message; returns False while the server is away or an earlier message is not sent completely."""
+    def try_send(self, frames: Sequence[Frame], flags: int = 0) -> bool:
+        """Sends a message; returns False while the server is away or an earlier message is not sent completely.
+
+        With the flag `zmtp.stream.WITH_NEXT` a small one shares a packet with the next.
+        """
         if self._stream is None or not self.writable:
             return False
         delivery = self.delivery
@@ -128,7 +129,7 @@ class Link:
         delivery.unmarked += size
         try:
             if delivery.unmarked < delivery.mark_every or not self._stream.answers_pings:
-                self._stream.send(frames)
+                self._stream.send(frames, flags)
             else:
                 self._stream.send_marked(frames, *delivery.send(size, time.monotonic()))
         except ConnectionEnded:
@@ -141,6 +142,8 @@ class Link:
     def _on_pong(self, context: bytes) -> None:
         delivery = self.delivery
         delivery.pong(context, time.monotonic())
+        if not self._attempts:
+            self.next_poll_at = self._ping_at  # it has its answer
         if delivery.is_thin != self._limited and self._stream is not None:
             # What the system held would be out of date when it leaves; on a good link a low limit costs wakeups.
             self._limited = delivery.is_thin
@@ -164,15 +167,11 @@ class Link:
 
     def nudge(self, now: float) -> None:
         """Sends a heartbeat out of turn, where everything was handed to the system."""
-        stream = self._stream
-        if stream is None or not self.writable or not stream.answers_pings:
-            return
-        alive = stream.alive
-        try:
-            self._ping(stream, now)
-        except ConnectionEnded:
-            self._note_end()
-        stream.alive = alive  # the server has as long to answer as after the last one
+        if self._stream is not None and self.writable and self._stream.answers_pings:
+            try:
+                self._heartbeat(self._stream, now)
+            except ConnectionEnded:
+                self._note_end()
 
     def received_s_ago(self) -> float:
         """Returns how long ago the system received the newest data, in seconds.
@@ -240,7 +239,8 @@ class Link:
         code = error.errno if isinstance(error, OSError) else None
         self.close()
         self.silent = code in NO_WAY or str(error) == _NO_HANDSHAKE
-        self._note_failure((error.strerror if isinstance(error, OSError) else str(error)) or type(error).__name__)
+        self.last_error = (error.strerror if isinstance(error, OSError) else str(error)) or type(error).__name__
+        self._log.failed(self.last_error)
         if stood:
             self._begin_outage(now)
         if self._addresses:
@@ -254,10 +254,6 @@ class Link:
         self._backoff.reset()
         self._addresses.clear()  # its address may have changed
         self._heard_at = now
-
-    def _note_failure(self, reason: str) -> None:
-        self.last_error = reason
-        self._log.failed(reason)
 
     # Connecting and handshake
 
@@ -308,7 +304,7 @@ class Link:
             self.keeps_answers = stream.peer is not None and stream.peer.keeps_answers
             self._log.over()
             self._backoff.reset()
-            self.next_poll_at = now + self._timeouts.heartbeat_s
+            self.next_poll_at = self._ping_at = now + self._timeouts.heartbeat_s
             return
         if self.ended:
             raise ConnectionEnded("connection closed")
@@ -328,22 +324,27 @@ class Link:
                 return
             self.delivery.stall()
             self._race(stream, now)
+        elif now < self._ping_at:
+            self.next_poll_at = self._ping_at
         else:
-            self._ping(stream, now)
-            self._give_up_at = now + self._timeouts.silence_s
-            self.next_poll_at = now + self._timeouts.heartbeat_s
+            self._heartbeat(stream, now)
 
-    def _ping(self, stream: Stream, now: float) -> None:
+    def _heartbeat(self, stream: Stream, now: float) -> None:
+        """Sends a heartbeat; of several without an answer the first counts."""
+        if stream.alive:
+            timeouts = self._timeouts
+            self._give_up_at, self._ping_at = now + timeouts.silence_s, now + timeouts.heartbeat_s
+            self.next_poll_at = now + min(timeouts.answer_s, timeouts.heartbeat_s)
         stream.ping(b"" if stream.unsent else self.delivery.heartbeat(now))  # with data unsent it sends nothing
         self._watch_writability(stream)
 
     def _race(self, stream: Stream, now: float) -> None:
-        """Begins a fresh connection beside one whose data the system sends again and again, in vain.
+        """Begins a fresh connection beside one whose data the system sends again, in vain.
 
         It would go on with that only after as long as the network was away, once more. Nothing is sent meanwhile.
         """
         self.next_poll_at = min(self._give_up_at, now + every_s(0.0))
-        address = stream.stuck_at()
+        address = stream.stuck_at(self.delivery.timeouts)
         if address is None:
             return
         self._tried = [address]
@@ -352,7 +353,7 @@ class Link:
         self.writable = self.writable and not self._attempts
 
     def _continue_race(self, stream: Stream, now: float) -> None:
-        """Goes on with whichever connection comes through first."""
+        """Goes on with the connection that comes through first."""
         fresh, _ = self._attempts.advance()
         if stream.alive:
             self._attempts.close()
@@ -374,7 +375,8 @@ class Link:
         self._leave(stream, now)
         if not self._attempts:
             raise OSError(errno.ETIMEDOUT, _SILENCE)
-        self._note_failure(_SILENCE)
+        self.last_error = _SILENCE
+        self._log.failed(_SILENCE)
         self._give_up_at = now + CONNECT_S
         self._continue_connecting(now)
 

@@ -12,6 +12,7 @@ import os
 from inferential.client.link import Link
 from inferential.client.session import Session
 from inferential.zmtp.protocol import LIFE_BYTES
+from inferential.zmtp.stream import WITH_NEXT
 
 AWAITED_S = 60.0
 """How long requests stay open at most while the server stays silent."""
@@ -49,7 +50,8 @@ class Returning:
         if link.connected and link.keeps_answers:
             still_open = set(session.sent_ids())
             awaited = [request_id for request_id in awaited if request_id in still_open]
-            if not awaited or link.try_send(session.cancellation((), awaited)):
+            flags = WITH_NEXT if session.has_unsent() else 0
+            if not awaited or link.try_send(session.cancellation((), awaited), flags):
                 return 0  # the server answers each of them
         link.life = os.urandom(LIFE_BYTES)
         return session.lost(awaited, self._reason)

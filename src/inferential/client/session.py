@@ -202,7 +202,8 @@ class Session:
         mailbox.serve_interval_ms = message.serve_interval_ms
         if message.status != _OK:
             kind = _ERRORS.get(message.status, InferenceError)
-            mailbox.deliver(request_id, kind(message.reason, request_id=request_id, model_id=response.model_id))
+            error = kind(message.reason, request_id=request_id, model_id=response.model_id, cause=message.cause)
+            mailbox.deliver(request_id, error)
             return
         observed_at = mailbox.open.get(request_id)
         age_ms = math.nan if observed_at is None else (now - observed_at) * 1e3

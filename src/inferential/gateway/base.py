@@ -21,6 +21,7 @@ from inferential.metrics import names
 from inferential.proto.messages import ResponseTiming
 from inferential.proto.structure import STRUCTURE_KEY, flatten, restore
 from inferential.replica.structured import RESULT_FIELDS
+from inferential.scheduler.request import DRAINING, MODEL_NOT_ALLOWED, NOT_ACCEPTED, PAYLOAD_NOT_ALLOWED
 from inferential.server import Server
 from inferential.server.inprocess import InProcessConnection
 from inferential.server.service import Service
@@ -29,10 +30,10 @@ logger: logging.Logger = logging.getLogger("inferential.gateway")
 
 RETRY_PAUSES_S = (0.05, 0.2, 1.0)
 """Pauses before a request that the server refused is sent again; the last one is repeated."""
-_LASTING = ("is not accepted", "is draining")
-"""Ends of the reasons of refusals that hold for every request; any other (no room, expired, evicted) may pass."""
-_FINAL = (" may not ask model ", " may send ")
-"""In the reasons of refusals by a client's rights, which the same request meets again."""
+_LASTING = frozenset({NOT_ACCEPTED, DRAINING})
+"""Causes of refusals that hold for every request; any other (no room, expired, evicted) may pass."""
+_FINAL = frozenset({MODEL_NOT_ALLOWED, PAYLOAD_NOT_ALLOWED})
+"""Causes of refusals that the same request meets again."""
 
 
 class Gateway(Service):
@@ -115,9 +116,9 @@ class GatewayClient:
             try:
                 return _answer(await self._ask(values, give_up_at - loop.time()))
             except (RequestExpired, RequestSuperseded, RequestRejected) as error:
-                if any(text in error.reason for text in _FINAL):
+                if error.cause in _FINAL:
                     raise
-                refused += error.reason.endswith(_LASTING)
+                refused += error.cause in _LASTING
                 pause_s = RETRY_PAUSES_S[min(attempts, len(RETRY_PAUSES_S) - 1)]
                 if episode != self._episode or refused > len(RETRY_PAUSES_S) or loop.time() + pause_s >= give_up_at:
                     raise

@@ -8,6 +8,8 @@ from typing import Any
 
 from inferential.errors import InferentialError
 
+_LFS_POINTER = b"version https://git-lfs."
+
 
 class PolicyFileError(InferentialError, ValueError):
     """A policy's file cannot be used; the text names it and says why."""
@@ -17,13 +19,33 @@ def policy_file(path: str) -> str:
     """Returns the path, `~` resolved.
 
     Raises:
-        PolicyFileError: there is no such file.
+        PolicyFileError: there is no such file, or it is none yet.
     """
     found = Path(path).expanduser()
     if not found.is_file():
         what = "is a folder" if found.is_dir() else "does not exist"
         raise PolicyFileError(f"{path} {what}: expected a file, from {Path.cwd()} or by its whole path")
+    check_fetched(found)
     return str(found)
+
+
+def check_fetched(file: Path) -> None:
+    """Checks that a file is not what stands for one that was not downloaded.
+
+    Raises:
+        PolicyFileError: it is empty, or a pointer of Git LFS.
+    """
+    try:
+        with file.open("rb") as opened:
+            begin = opened.read(len(_LFS_POINTER))
+    except OSError as error:
+        raise PolicyFileError(f"{file} cannot be read: {error.strerror}") from error
+    if not begin:
+        raise PolicyFileError(f"{file} is empty")
+    if begin == _LFS_POINTER:
+        raise PolicyFileError(
+            f"{file} is a pointer of Git LFS, not the file itself: run git lfs pull, or download it with hf download"
+        )
 
 
 def check_count(name: str, value: Any) -> None:

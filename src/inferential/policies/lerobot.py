@@ -20,7 +20,7 @@ import numpy as np
 
 from inferential.errors import InvalidObservation
 from inferential.policies.batching import result_of
-from inferential.policies.files import PolicyFileError, check_count, missing_package
+from inferential.policies.files import PolicyFileError, check_count, check_fetched, missing_package
 from inferential.policies.lerobot_rtc import LeftOver, rtc_of
 from inferential.policies.lerobot_weights import load_policy
 from inferential.policies.tensors import Array, TensorSpec, pick
@@ -67,7 +67,16 @@ def open_lerobot(
     check_count("max_batch_size", max_batch_size)
     folder = Path(path).expanduser()
     if not (folder / "config.json").is_file():
-        raise PolicyFileError(f"{path} has no config.json: expected a folder of a policy's save_pretrained()")
+        raise PolicyFileError(
+            f"{path} has no config.json: expected a folder of a policy's save_pretrained()"
+            + (
+                ""
+                if folder.exists()
+                else f", as hf download {path} --local-dir FOLDER makes one of a policy on the Hub"
+            )
+        )
+    for file in folder.glob("*.safetensors"):
+        check_fetched(file)
     try:
         from lerobot.configs.policies import PreTrainedConfig
         from lerobot.policies.factory import get_policy_class, make_pre_post_processors

@@ -67,8 +67,9 @@ def open_onnx(
             + (", ".join(f"{one.name} {one.shape}" for one in inputs) or "none")
         )
     has_batch_axis = counts_robots if batched is None else batched
-    # An input without axes, as a guidance weight, is one for all robots of a call.
-    if has_batch_axis and all(map(_varies, first)) and len(first_of_inputs) == len(inputs):
+    # An input without axes, as a guidance weight, is one for all robots of a call, and an output, as a sum, of all.
+    has_rows = [bool(one.shape) for one in (inputs if batched else [*inputs, *session.get_outputs()])]
+    if has_batch_axis and all(map(_varies, first)) and all(has_rows):
         return BatchedOnnxPolicy(path, session, has_batch_axis=True, max_batch_size=max_batch_size)
     return OnnxPolicy(path, session, has_batch_axis=has_batch_axis)
 
@@ -96,6 +97,7 @@ class OnnxPolicy:
         """What it takes of an observation."""
         self._shared = {one.name for one in session.get_inputs() if has_batch_axis and not one.shape}
         outputs = [_spec(path, one, has_batch_axis) for one in session.get_outputs()]
+        self._has_totals = has_batch_axis and not all(one.shape for one in session.get_outputs())
         self._names = [one.name for one in outputs]
         self._keys = ["actions"] if len(outputs) == 1 else self._names
         self.outputs: list[TensorSpec] = [
@@ -131,7 +133,10 @@ class OnnxPolicy:
     def _run(self, arrays: dict[str, Array]) -> dict[str, Array]:
         if self._shared:  # one row's, and without the axis
             arrays = {name: array.reshape(()) if name in self._shared else array for name, array in arrays.items()}
-        return dict(zip(self._keys, self._session.run(self._names, arrays), strict=True))
+        outputs = self._session.run(self._names, arrays)
+        if self._has_totals and not isinstance(self, BatchedOnnxPolicy):  # of one row, and without the axis
+            outputs = [array[None] if array.ndim == 0 else array for array in outputs]
+        return dict(zip(self._keys, outputs, strict=True))
 
 
 class BatchedOnnxPolicy(OnnxPolicy):

@@ -1,12 +1,16 @@
 """A TorchScript file as a model: `target: torchscript:FILE`.
 
-Such a file tells the names of its inputs, not their dtypes and shapes: those can be declared.
+Such a file tells the names of its inputs, not their dtypes and shapes: those can be declared. A module that keeps
+state in itself has each robot's in place for its call.
 """
 
 from __future__ import annotations
 
+import copy
+import functools
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +19,7 @@ from inferential.policies.batching import run_row, run_rows
 from inferential.policies.files import PolicyFileError, check_count, missing_package, policy_file
 from inferential.policies.tensors import Array, TensorSpec, specs_of
 from inferential.policies.torch_device import torch_device
+from inferential.policies.torchscript_graph import kept_in, trains
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +37,8 @@ def open_torchscript(
     device: str | None = None,
     max_batch_size: int = DEFAULT_MAX_BATCH_SIZE,
     threads: int | None = None,
-) -> TorchScriptPolicy:
+    keeps_state: bool | None = None,
+) -> TorchScriptPolicy | StatefulTorchScriptPolicy:
     """Returns the policy of a TorchScript file; inputs and outputs have an axis for the robots in front.
 
     Args:
@@ -44,14 +50,20 @@ def open_torchscript(
         device: as torch names it; "cuda" where there is one, else "cpu", by default.
         max_batch_size: rows in one call.
         threads: that one operation may use on the CPU.
+        keeps_state: whether attributes that its forward() changes are a robot's, and not a cache that all may share;
+            by default they are.
 
     Raises:
-        PolicyFileError: there is no such file, or torch cannot read it.
+        PolicyFileError: there is no such file, torch cannot read it, or it was traced in training mode.
         ValueError: naming the argument.
     """
     check_count("max_batch_size", max_batch_size)
     if isinstance(outputs, str):
         raise ValueError(f"outputs: expected a list of names, got {outputs!r}")
+    if outputs is not None and len(set(outputs)) < len(outputs):
+        raise ValueError(f"outputs: expected different names, got {', '.join(outputs)}")
+    if keeps_state is not None and type(keeps_state) is not bool:
+        raise ValueError(f"keeps_state: expected true or false, got {keeps_state!r}")
     try:
         import torch
     except ModuleNotFoundError as error:
@@ -74,8 +86,17 @@ def open_torchscript(
         if not hasattr(module, "forward"):
             raise PolicyFileError(f"{path}: expected a module with forward(), got {module.original_name} without it")
         arguments = module.forward.schema.arguments[1:]  # of the first, self
+    if (operation := trains(module)) != "":
+        raise PolicyFileError(
+            f"{path}: its {operation} runs as in training, so that answers are by chance or depend on other robots:"
+            " call eval() on the module before torch.jit.trace"
+        )
     specs, takes_map = _inputs(path, arguments, inputs)
-    return TorchScriptPolicy(module, chosen, specs, outputs, max_batch_size, takes_map=takes_map)
+    form = _Form(module, chosen, specs, None if outputs is None else list(outputs), takes_map)
+    kept = kept_in(module) if keeps_state is not False else []
+    if keeps_state and not kept:
+        raise ValueError(f"keeps_state: {path}: its forward() changes no attribute")
+    return StatefulTorchScriptPolicy(form, kept) if kept else TorchScriptPolicy(form, max_batch_size)
 
 
 def _inputs(path: str, arguments: Sequence[Any], declared: Mapping[str, Any] | None) -> tuple[list[TensorSpec], bool]:
@@ -104,65 +125,57 @@ def _inputs(path: str, arguments: Sequence[Any], declared: Mapping[str, Any] | N
     return specs, takes_map
 
 
-class TorchScriptPolicy:
-    """Runs a TorchScript module, observations of several robots in one call; `open_torchscript` makes it.
+@dataclass(frozen=True, slots=True)
+class _Form:
+    """A module, and how it is called.
 
-    Args:
+    Attributes:
         module: what is called with the inputs in order.
         device: where it is.
         inputs: what it takes of an observation.
-        outputs: names of what it returns in a tuple.
-        max_batch_size: rows in one call.
+        names: of what it returns in a tuple; None: what `_named` makes of it.
         takes_map: whether it takes its inputs as one map by name.
     """
 
-    def __init__(
-        self,
-        module: torch.jit.ScriptModule,
-        device: torch.device,
-        inputs: Sequence[TensorSpec],
-        outputs: Sequence[str] | None,
-        max_batch_size: int,
-        *,
-        takes_map: bool = False,
-    ) -> None:
-        self._module = module
-        self._takes_map = takes_map
-        self._device = device
-        self._names = None if outputs is None else list(outputs)
-        self.inputs: list[TensorSpec] = list(inputs)
-        self.max_batch_size = max_batch_size
+    module: torch.jit.ScriptModule
+    device: torch.device
+    inputs: list[TensorSpec]
+    names: list[str] | None
+    takes_map: bool
+
+
+class _Module:
+    """Runs a TorchScript module.
+
+    Args:
+        form: the module.
+        max_batch_size: rows in one call.
+    """
+
+    def __init__(self, form: _Form, max_batch_size: int) -> None:
+        self._form = form
+        self.inputs: list[TensorSpec] = form.inputs
+        self.max_batch_size: int = max_batch_size
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """Inputs, as far as they are known, and the device."""
+        """Inputs and outputs, as far as they are known, and the device."""
         return {
             "platform": "pytorch_torchscript",
             "max_batch_size": self.max_batch_size,
             "inputs": [one.as_dict() for one in self.inputs],
-            "outputs": [TensorSpec(name).as_dict() for name in self._names or ["actions"]],
-            "device": str(self._device),
+            "outputs": [TensorSpec(name).as_dict() for name in self._form.names or _returned(self._form.module)],
+            "device": str(self._form.device),
         }
-
-    def infer(self, observation: Mapping[str, Any]) -> dict[str, Any]:
-        """Returns the outputs for one observation.
-
-        Raises:
-            InvalidObservation: it does not fit the inputs.
-        """
-        return run_row(self.inputs, observation, self._run)
-
-    def infer_batch(self, observations: Sequence[Mapping[str, Any]]) -> list[Any]:
-        """Returns for each observation the outputs, or the error of one that does not fit."""
-        return run_rows(self.inputs, observations, self._run)
 
     def _run(self, arrays: dict[str, Array]) -> dict[str, Array]:
         import torch
 
+        form = self._form
         with torch.inference_mode():
-            given = {name: _tensor(array).to(self._device, non_blocking=True) for name, array in arrays.items()}
+            given = {name: _tensor(array).to(form.device, non_blocking=True) for name, array in arrays.items()}
             try:
-                returned = self._module(given) if self._takes_map else self._module(*given.values())
+                returned = form.module(given) if form.takes_map else form.module(*given.values())
             except RuntimeError as error:
                 if not str(error).startswith(_INTERPRETER):
                     raise
@@ -177,10 +190,64 @@ class TorchScriptPolicy:
             return {str(name): value for name, value in returned.items()}
         several = returned if isinstance(returned, tuple | list) else (returned,)
         own = getattr(returned, "_fields", None) or [f"output_{at}" for at in range(len(several))]
-        names = self._names or (["actions"] if len(several) == 1 else own)
+        names = self._form.names or (["actions"] if len(several) == 1 else own)
         if len(names) != len(several):
             raise ValueError(f"outputs: {len(names)} names for the {len(several)} tensors that forward() returned")
         return dict(zip(names, several, strict=True))
+
+
+class TorchScriptPolicy(_Module):
+    """A module that robots share, observations of several in one call; `open_torchscript` makes it."""
+
+    def infer(self, observation: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the outputs for one observation.
+
+        Raises:
+            InvalidObservation: it does not fit the inputs.
+        """
+        return run_row(self.inputs, observation, self._run)
+
+    def infer_batch(self, observations: Sequence[Mapping[str, Any]]) -> list[Any]:
+        """Returns for each observation the outputs, or the error of one that does not fit."""
+        return run_rows(self.inputs, observations, self._run)
+
+
+class StatefulTorchScriptPolicy(_Module):
+    """A module that keeps state in itself, each robot's in place for its call; `open_torchscript` makes it.
+
+    Args:
+        form: the module.
+        kept: the attributes that hold its state, by their paths; an episode begins with what the file has.
+    """
+
+    def __init__(self, form: _Form, kept: Sequence[str]) -> None:
+        super().__init__(form, max_batch_size=1)
+        self._kept = []
+        for path in kept:
+            *parts, name = path.split(".")
+            self._kept.append((functools.reduce(getattr, parts, form.module), name))
+        self._first = [copy.deepcopy(getattr(owner, name)) for owner, name in self._kept]
+
+    def infer(self, observation: Mapping[str, Any], session: Any) -> dict[str, Any]:
+        """Returns the outputs for one observation of a robot.
+
+        Raises:
+            InvalidObservation: it does not fit the inputs; the robot's state is as before.
+        """
+        state = session.state if session.state is not None else copy.deepcopy(self._first)
+        for (owner, name), value in zip(self._kept, state, strict=True):
+            setattr(owner, name, value)
+        result = run_row(self.inputs, observation, self._run)
+        session.state = [getattr(owner, name) for owner, name in self._kept]
+        return result
+
+
+def _returned(module: torch.jit.ScriptModule) -> list[str]:
+    """Returns the names of what forward() returns; none where its type does not tell them (a map, a named tuple)."""
+    kind = module.forward.schema.returns[0].type
+    if kind.kind() == "TupleType" and str(kind).startswith("Tuple["):
+        return [f"output_{at}" for at in range(len(kind.elements()))]
+    return ["actions"] if kind.kind() in ("TensorType", "OptionalType") else []
 
 
 def _tensor(array: Array) -> torch.Tensor:

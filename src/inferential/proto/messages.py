@@ -206,12 +206,24 @@ def write_refusal(
     request_id: int,
     status: str,
     reason: str,
+    cause: str = "",
     serve_interval_ms: float = 0.0,
     turn_in_ms: float | None = None,
 ) -> bytes:
-    """Returns the envelope of a response without a result; its payload is empty. `status` is the name of a Status."""
+    """Returns the envelope of a response without a result; its payload is empty.
+
+    Args:
+        client_id: the robot.
+        model_id: the model that it asked.
+        request_id: of its observation.
+        status: the name of a `Status`.
+        reason: why, in words.
+        cause: why, in one word.
+        serve_interval_ms: the shortest interval at which the robot can be served; 0: no limit is known.
+        turn_in_ms: with OUTDATED: when the request's turn comes.
+    """
     part = response_part(client_id, model_id, PROTOCOL_VERSION, "", ())
-    refusal = part + request_id_field(request_id) + refusal_part(status, reason, serve_interval_ms)
+    refusal = part + request_id_field(request_id) + refusal_part(status, reason, cause, serve_interval_ms)
     return refusal if turn_in_ms is None else refusal + pb.ModelResponse(turn_in_ms=turn_in_ms).SerializeToString()
 
 
@@ -222,11 +234,12 @@ def write_refusals(
     request_ids: Sequence[int],
     status: str,
     reason: str,
+    cause: str = "",
     serve_interval_ms: float = 0.0,
 ) -> list[bytes]:
     """Returns what `write_refusal` does for each of several requests."""
     part = response_part(client_id, model_id, PROTOCOL_VERSION, "", ())
-    rest = refusal_part(status, reason, serve_interval_ms)
+    rest = refusal_part(status, reason, cause, serve_interval_ms)
     return [part + request_id_field(request_id) + rest for request_id in request_ids]
 
 

@@ -139,8 +139,13 @@ def _depth(values: Any) -> Picture:
     form = "16UC1" if values.dtype == np.uint16 else "32FC1"
     height, width = _without_ones(values.shape)
     pixels = values.astype(ENCODINGS[form])
-    is_exact = bool(np.array_equal(pixels.astype(values.dtype), values, equal_nan=values.dtype.kind == "f"))
+    is_exact = _is_same(pixels.astype(values.dtype), values)
     return Picture(form, pixels.tobytes(), height, width, is_exact)
+
+
+def _is_same(values: Any, others: Any) -> bool:
+    """Returns whether arrays of one type and shape are the same, bit by bit: of -0.0 and NaN too."""
+    return bool(np.array_equal(values.ravel().view(np.uint8), others.ravel().view(np.uint8)))
 
 
 def _colour(values: Any, images: Images) -> Picture | None:
@@ -150,7 +155,7 @@ def _colour(values: Any, images: Images) -> Picture | None:
         if not (wide.min() >= 0.0 and wide.max() <= 1.0):  # NaN too
             return None
         levels = np.rint(wide * 255.0).astype(np.uint8)
-        is_exact = images.kind == "jpeg" or bool(np.array_equal(_as_floats(levels, values.dtype), values))
+        is_exact = images.kind == "jpeg" or _is_same(_as_floats(levels, values.dtype), values)
     pixels = _rows_first(levels)
     if images.kind == "jpeg" and (pixels.ndim == 2 or pixels.shape[2] == 3):
         return Picture("jpeg", bytes(encode(pixels, pb.JPEG, images.quality).data), is_exact=is_exact)

@@ -13,6 +13,7 @@ from inferential.proto.messages import read_response
 from inferential.proto.tensors import Buffer, view
 from inferential.recording.cameras import ENCODINGS, Images, Kind, Picture, kind_of, picture_of
 from inferential.recording.schemas import ANSWER, IMAGE, OBSERVATION, RAW_IMAGE, message_class
+from inferential.replica.shared import Place
 
 _PLOTTED = 64  # values of an array, at most, that are there as numbers too
 _Observation, _Answer = message_class(OBSERVATION), message_class(ANSWER)
@@ -32,6 +33,7 @@ class Entry:
         answer: those of the answer.
         envelope, payload: the observation's frames; None: it is not recorded.
         result_envelope, result_payload: the answer's; None: there is none.
+        place: where the payload lies in memory that is shared with what writes; None: it is `payload`.
     """
 
     received_ns: int
@@ -42,14 +44,16 @@ class Entry:
     observation: dict[str, Any]
     answer: dict[str, Any]
     envelope: Buffer | None
-    payload: bytes
+    payload: Buffer
     result_envelope: bytes | None
     result_payload: Buffer
+    place: Place | None = None
 
     @property
     def bytes_held(self) -> int:
         """What it takes while it waits, about."""
-        return 1024 + len(self.payload) + len(self.result_payload) + len(self.envelope or b"")
+        payload = len(self.payload) if self.place is None else self.place.length
+        return 1024 + payload + len(self.result_payload) + len(self.envelope or b"")
 
 
 class Record(NamedTuple):
@@ -61,13 +65,11 @@ class Record(NamedTuple):
     data: bytes
 
 
-def topics_of(client_id: str, model_id: str, cameras: Mapping[str, Kind]) -> dict[str, str]:
+def topics_of(client_id: str, model_id: str, cameras: Mapping[str, Kind]) -> list[tuple[str, str]]:
     """Returns the topics of a robot at a model, each with the name of its schema."""
     base = _base(client_id, model_id)
-    images = {
-        f"{base}/image/{_segment(key)}": RAW_IMAGE if kind is Kind.DEPTH else IMAGE for key, kind in cameras.items()
-    }
-    return {f"{base}/observation": OBSERVATION, **images, f"{base}/answer": ANSWER}
+    images = [(f"{base}/image/{_segment(key)}", _schema_of(kind)) for key, kind in cameras.items()]
+    return [(f"{base}/observation", OBSERVATION), *images, (f"{base}/answer", ANSWER)]
 
 
 def cameras_of(envelope: Buffer, payload: Buffer) -> dict[str, Kind]:
@@ -83,7 +85,7 @@ def cameras_of(envelope: Buffer, payload: Buffer) -> dict[str, Kind]:
 def records_of(
     entry: Entry,
     images: Images,
-    is_wanted: Callable[[str], bool] = lambda topic: True,
+    is_wanted: Callable[[str, str], bool] = lambda topic, schema: True,
     *,
     clock_ns: int | None = None,
 ) -> Iterator[Record]:
@@ -92,7 +94,7 @@ def records_of(
     Args:
         entry: the request.
         images: what becomes of pictures.
-        is_wanted: whether a topic's messages are; what is not is not encoded.
+        is_wanted: whether a topic's messages of a schema are; what is not is not encoded.
         clock_ns: what to take the wall clock as ahead by; None: what it was.
 
     Raises:
@@ -110,7 +112,7 @@ def records_of(
             topic, kind = f"{base}/image/{_segment(slot.key)}", kind_of(slot, entry.payload)
             if kind is not None and images.kind == "none":
                 continue
-            skipped = kind is not None and not is_wanted(topic)
+            skipped = kind is not None and not is_wanted(topic, _schema_of(kind))
             picture = None if kind is None or skipped else picture_of(slot, entry.payload, kind, images)
             if picture is not None or skipped:
                 message.images.add(key=slot.key, dtype=slot.numpy_dtype.name, shape=slot.shape)
@@ -119,9 +121,9 @@ def records_of(
             if not skipped and (picture is None or not picture.is_exact):
                 data = view(entry.payload, slot.numpy_dtype, slot.shape, slot.byte_offset, slot.byte_length)
                 _add_array(message.arrays, slot.key, data)
-        if is_wanted(f"{base}/observation"):
+        if is_wanted(f"{base}/observation", OBSERVATION):
             yield Record(f"{base}/observation", OBSERVATION, received_ns, message.SerializeToString())
-    if not is_wanted(f"{base}/answer"):
+    if not is_wanted(f"{base}/answer", ANSWER):
         return
     message = _Answer(**entry.common, **entry.answer)
     message.timestamp.FromNanoseconds(ended_ns)
@@ -137,6 +139,10 @@ def records_of(
             if not isinstance(value, str):
                 _add_array(message.arrays, key, value)
     yield Record(f"{base}/answer", ANSWER, ended_ns, message.SerializeToString())
+
+
+def _schema_of(kind: Kind) -> str:
+    return RAW_IMAGE if kind is Kind.DEPTH else IMAGE
 
 
 def _image_record(topic: str, key: str, time_ns: int, picture: Picture) -> Record:

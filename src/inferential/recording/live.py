@@ -12,7 +12,7 @@ import itertools
 import json
 import logging
 import threading
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 from queue import Full, Queue
 from typing import Any, ClassVar
 
@@ -38,8 +38,19 @@ FLEET_S = 0.5
 """Time between two states of the fleet."""
 FORGET_EVERY = 20
 """After so many of them the topics of robots that are gone are taken back."""
-_FLEET_TOPIC = "/fleet"
+LOOK_S = 2.0
+"""After so long a robot's observation is looked at for topics that it had none of before."""
+_Topic = tuple[str, str]  # its name, and that of its schema
+_FLEET: _Topic = ("/fleet", "inferential.Fleet")
 _PICTURES = Images("jpeg", 80)  # raw ones; what comes compressed is shown as it is
+
+
+@dataclass(slots=True)
+class _Topics:
+    """Those of a robot at a model that are offered, and when to look for others."""
+
+    known: set[_Topic] = field(default_factory=set)
+    look_at: float = 0.0
 
 
 class FoxgloveServer(EntryMaker):
@@ -59,8 +70,8 @@ class FoxgloveServer(EntryMaker):
         super().__init__(server, config)
         self.shown: int = 0
         self._context = foxglove.Context()
-        self._channels: dict[str, foxglove.Channel] = {}
-        self._topics: dict[tuple[str, str], list[str]] = {}  # of each robot at each model
+        self._channels: dict[_Topic, foxglove.Channel] = {}
+        self._topics: dict[tuple[str, str], _Topics] = {}  # of each robot at each model
         self._notices = Notices(logger)
         self._queue: Queue[Entry | None] = Queue(_WAITING)
         self._websocket: WebSocketServer | None = None
@@ -91,9 +102,7 @@ class FoxgloveServer(EntryMaker):
         except RuntimeError as error:  # of any kind
             raise OSError(f"foxglove: cannot listen on {self.address}: {error}") from error
         self._offer(
-            _FLEET_TOPIC,
-            foxglove.Schema(name="inferential.Fleet", encoding="jsonschema", data=_json({"type": "object"})),
-            "json",
+            _FLEET, "json", foxglove.Schema(name=_FLEET[1], encoding="jsonschema", data=_json({"type": "object"}))
         )
         self._thread = threading.Thread(target=self._encode, name="foxglove", daemon=True)
         self._thread.start()
@@ -120,28 +129,33 @@ class FoxgloveServer(EntryMaker):
 
     def _wants(self, request: InferenceRequest) -> bool:
         key = request.client_id, request.model_id
-        topics = self._topics.get(key)
-        if topics is None:
-            topics = self._topics[key] = self._declare(key, request)
-        return any(map(self._is_watched, topics))
+        topics = self._topics.setdefault(key, _Topics())
+        if request.received_at >= topics.look_at:
+            topics.look_at = request.received_at + LOOK_S
+            topics.known.update(self._declare(key, request))
+        return any(itertools.starmap(self._is_watched, topics.known))
 
-    def _declare(self, key: tuple[str, str], request: InferenceRequest) -> list[str]:
-        """Offers the topics of a robot at a model: those of its first observation."""
+    def _declare(self, key: tuple[str, str], request: InferenceRequest) -> list[_Topic]:
+        """Offers the topics of a robot at a model that an observation has."""
         try:
             cameras = cameras_of(request.envelope, request.payload)
         except (InferentialError, ValueError):  # of a request that was refused for it
             cameras = {}
         topics = topics_of(*key, cameras)
-        for topic, schema in topics.items():
+        for topic in topics:
             if topic not in self._channels:
-                self._offer(topic, foxglove.Schema(name=schema, encoding="protobuf", data=descriptor_set()), "protobuf")
-        return list(topics)
+                self._offer(
+                    topic, "protobuf", foxglove.Schema(name=topic[1], encoding="protobuf", data=descriptor_set())
+                )
+        return topics
 
-    def _offer(self, topic: str, schema: foxglove.Schema, encoding: str) -> None:
-        self._channels[topic] = foxglove.Channel(topic, schema=schema, message_encoding=encoding, context=self._context)
+    def _offer(self, topic: _Topic, encoding: str, schema: foxglove.Schema) -> None:
+        self._channels[topic] = foxglove.Channel(
+            topic[0], schema=schema, message_encoding=encoding, context=self._context
+        )
 
-    def _is_watched(self, topic: str) -> bool:
-        channel = self._channels.get(topic)
+    def _is_watched(self, topic: str, schema: str) -> bool:
+        channel = self._channels.get((topic, schema))
         return channel is not None and channel.has_sinks()
 
     def _ends(self, refusal: RefusalKind | None, *, is_late: bool) -> bool:
@@ -155,7 +169,7 @@ class FoxgloveServer(EntryMaker):
             self._server.metrics.record(names.FOXGLOVE_DROPS, 1.0)
 
     async def _tell_of_fleet(self) -> None:
-        fleet = self._channels[_FLEET_TOPIC]
+        fleet = self._channels[_FLEET]
         for period in itertools.count(1):
             if fleet.has_sinks():
                 fleet.log(_json(asdict(self._server.status())))
@@ -166,10 +180,10 @@ class FoxgloveServer(EntryMaker):
     def _forget_gone(self) -> None:
         """Takes back the topics of robots that are gone."""
         known = frozenset(self._server.known_clients)
-        left = {
-            topic for key in [key for key in self._topics if key[0] not in known] for topic in self._topics.pop(key)
-        }
-        for topic in left.difference(*self._topics.values()):  # ids that differ in a slash have one topic
+        gone = [key for key in self._topics if key[0] not in known]
+        left = {topic for key in gone for topic in self._topics.pop(key).known}
+        kept = (topics.known for topics in self._topics.values())  # ids that differ in a slash alone share topics
+        for topic in left.difference(*kept):
             self._channels.pop(topic).close()
 
     # In a thread
@@ -178,7 +192,7 @@ class FoxgloveServer(EntryMaker):
         while (entry := self._queue.get()) is not None:
             try:
                 for record in records_of(entry, _PICTURES, self._is_watched):
-                    channel = self._channels.get(record.topic)
+                    channel = self._channels.get((record.topic, record.schema))
                     if channel is not None:
                         channel.log(record.data, log_time=record.time_ns)
             except ValueError as error:

@@ -9,7 +9,9 @@ from typing import Any
 
 from inferential.config.services import ServiceConfig
 from inferential.dispatch.base import DispatchResult
+from inferential.proto.tensors import Buffer
 from inferential.recording.entries import Entry
+from inferential.replica.shared import Place
 from inferential.scheduler.request import InferenceRequest, RefusalKind
 from inferential.scheduler.running import Batch
 from inferential.server import Server
@@ -21,7 +23,7 @@ class EntryMaker(Service):
 
     def __init__(self, server: Server, config: ServiceConfig) -> None:
         super().__init__(server, config)
-        self._payloads: dict[InferenceRequest, bytes] = {}  # of running requests, as they were sent
+        self._copies: dict[InferenceRequest, bytes | Place] = {}  # of running requests' payloads, as they were sent
         self._numbers = itertools.count(1)
         self._run = f"{int(time.time()):x}"  # as the numbers of connections begin anew with each server
 
@@ -37,48 +39,55 @@ class EntryMaker(Service):
     def _take(self, entry: Entry, now: float) -> None:
         """Takes an entry over."""
 
+    def _copy(self, payload: Buffer) -> bytes | Place:
+        """Copies a payload, where it may also be to memory of its own."""
+        return bytes(payload)
+
+    def _free(self, copy: bytes | Place | None) -> None:
+        """Lets go of a copy that is not wanted after all."""
+
     def dispatched(self, batch: Batch) -> None:
         """Copies payloads before the model gets them: arrays are its own, and it may write into them."""
         for request in batch.requests:
-            if request not in self._payloads and self._wants(request):
-                self._payloads[request] = bytes(request.payload)
+            if request not in self._copies and self._wants(request):
+                self._copies[request] = self._copy(request.payload)
 
     def answered(self, result: DispatchResult) -> None:
         """Makes the entry of an answer."""
         request = result.request
-        payload = self._payloads.pop(request, None)
-        if payload is None:
+        copy = self._copies.pop(request, None)
+        if copy is None:
             return
         now = time.monotonic()
         late = now > request.deadline
         if not self._ends(None, is_late=late):
+            self._free(copy)
             return
         answer = {"end": "answered", "late": late}
-        self._make(request, answer, payload, bytes(request.envelope), result.envelope, bytes(result.payload), now)
+        self._make(request, answer, copy, bytes(request.envelope), result.envelope, bytes(result.payload), now)
 
     def ended(self, request: InferenceRequest) -> None:
         """Makes the entry of a request that got no result."""
         if request.refusal is None:
             return
-        payload = self._payloads.pop(request, None)
-        if not self._wants(request):
-            return
+        copy = self._copies.pop(request, None)
         refusal = request.refusal
         late = refusal.kind is RefusalKind.EXPIRED
-        if not self._ends(refusal.kind, is_late=late):
+        if not (self._wants(request) and self._ends(refusal.kind, is_late=late)):
+            self._free(copy)
             return
         answer = {"end": refusal.kind.name.lower(), "reason": refusal.reason, "late": late}
         # Of those that a newer one replaced it is enough to know when they came.
         envelope = None if refusal.kind is RefusalKind.SUPERSEDED else bytes(request.envelope)
-        if envelope is not None and payload is None:
-            payload = bytes(request.payload)
-        self._make(request, answer, payload or b"", envelope, None, b"", time.monotonic())
+        if copy is None:
+            copy = b"" if envelope is None else self._copy(request.payload)
+        self._make(request, answer, copy, envelope, None, b"", time.monotonic())
 
     def _make(
         self,
         request: InferenceRequest,
         answer: dict[str, Any],
-        payload: bytes,
+        copy: bytes | Place,
         envelope: Any,
         result_envelope: bytes | None,
         result_payload: Any,
@@ -108,8 +117,9 @@ class EntryMaker(Service):
             },
             answer,
             envelope,
-            payload,
+            b"" if isinstance(copy, Place) else copy,
             result_envelope,
             result_payload,
+            copy if isinstance(copy, Place) else None,
         )
         self._take(entry, now)

@@ -6,6 +6,7 @@ reads entries from its standard input, each behind its length, and says on its s
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pickle
@@ -20,6 +21,7 @@ from inferential.errors import InferentialError
 from inferential.recording.cameras import Images
 from inferential.recording.entries import Entry
 from inferential.recording.files import RecordingFiles
+from inferential.recording.memory import WritersMemory
 
 HEAD = struct.Struct("<Q")
 REPORT_S = 0.25
@@ -50,17 +52,26 @@ class _Report:
         self.recorded = self.dropped = 0
 
 
-def write(source: BinaryIO, folder: Path) -> None:
-    """Writes all entries of a stream, until it ends."""
+def write(source: BinaryIO, folder: Path, memory: WritersMemory) -> None:
+    """Writes all entries of a stream, until it ends.
+
+    Args:
+        source: the stream.
+        folder: of the files.
+        memory: where payloads lie that are not in the stream.
+    """
     files, report = RecordingFiles(folder), _Report()
     while len(head := source.read(HEAD.size)) == HEAD.size:
         (size,) = HEAD.unpack(head)
         data = source.read(size)
         if len(data) < size:
             break  # the server is gone
+        number: int
         entry: Entry
         images: Images
-        entry, images, split_bytes, keep_bytes = pickle.loads(data)
+        number, entry, images, split_bytes, keep_bytes = pickle.loads(data)
+        if entry.place is not None:
+            entry.payload = memory.view(entry.place)
         files.limit(split_bytes, keep_bytes)
         before = files.unwritten
         try:
@@ -74,6 +85,7 @@ def write(source: BinaryIO, folder: Path) -> None:
         except Exception as error:
             report.dropped += 1
             report.say(unread=f"{entry.common['client_id']}: {error}")
+        memory.note_done(number)
     before = files.unwritten
     try:
         files.close()
@@ -98,12 +110,17 @@ def _write(files: RecordingFiles, entry: Entry, images: Images) -> str:
 
 
 _NICE = 10
+_GROUP = Path("/proc/self/autogroup")
 
 
 def stand_back() -> None:
     """Has this process stand back where processors are scarce: what a robot waits for comes first."""
     if hasattr(os, "nice"):
         os.nice(_NICE)
+    # sched(7): where each session is a group of its own, a process is nice within that alone; the group must be, too.
+    with contextlib.suppress(OSError):
+        if os.getsid(0) == os.getpid():  # else others are in it
+            _GROUP.write_text(str(_NICE))
 
 
 if __name__ == "__main__":
@@ -111,4 +128,4 @@ if __name__ == "__main__":
     # A signal to all processes of a service ends the server, which then ends this one: so the last file is finished.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_IGN)
-    write(sys.stdin.buffer, Path(sys.argv[1]))
+    write(sys.stdin.buffer, Path(sys.argv[1]), WritersMemory(int(sys.argv[2])))

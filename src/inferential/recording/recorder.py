@@ -1,8 +1,8 @@
 """Records what robots send and are answered beside a running server.
 
-The event loop copies a payload and puts an entry into a queue bounded in bytes; a thread hands it to a process, which
-reads, compresses and writes (`process`).
-Where the queue is full an entry is dropped and counted: recording costs no action.
+The event loop copies a payload to memory that it shares with a process, and takes an entry that waits; a moment later a
+thread hands what was gathered to the process, which reads, compresses and writes (`process`).
+Where too many bytes wait an entry is dropped and counted: recording costs no action.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import asyncio
 import logging
 import threading
 import time
+from collections import deque
 from queue import SimpleQueue
 from typing import ClassVar
 
@@ -18,10 +19,13 @@ from inferential.config.recording import RecordingConfig
 from inferential.config.services import ServiceConfig
 from inferential.metrics import names
 from inferential.notices import Notices
+from inferential.proto.tensors import Buffer
 from inferential.recording.cameras import images_of
 from inferential.recording.entries import Entry
 from inferential.recording.making import EntryMaker
+from inferential.recording.memory import RecordersMemory
 from inferential.recording.writer import Report, Writer
+from inferential.replica.shared import Place
 from inferential.scheduler.request import InferenceRequest, RefusalKind
 from inferential.server import Server
 
@@ -31,6 +35,8 @@ RETRY_S = 5.0
 """After an error of the disk, entries are dropped for so long."""
 STOP_S = 30.0
 """The end of the server waits so long for a disk that takes what waits."""
+GATHER_S = 0.02
+"""Entries are handed over so long after the first: at an answer's end its robot needs the processor."""
 _KILLED_S = 5.0  # a process that waits for a disk may not even be killed
 
 
@@ -55,8 +61,12 @@ class Recorder(EntryMaker):
         self._folder = str(config.path)
         self._is_configured = server.config.recording is not None  # else it was made by a program
         self._take_on(config)
-        self._queue: SimpleQueue[Entry | None] = SimpleQueue()
-        self._held = 0  # bytes in the queue
+        self._memory = RecordersMemory(int(config.queue_mb * 1e6))
+        self._gathered: list[tuple[int, Entry]] = []
+        self._queue: SimpleQueue[list[tuple[int, Entry]] | None] = SimpleQueue()
+        self._taken = self._sent = 0  # entries so far, which are numbered so
+        self._waiting: deque[tuple[int, int, Place | None]] = deque()  # number, bytes and place of each that waits
+        self._held = 0  # bytes of those
         self._lock = threading.Lock()
         self._notices = Notices(logger)
         self._thread: threading.Thread | None = None
@@ -68,6 +78,11 @@ class Recorder(EntryMaker):
     def address(self) -> str:
         """The folder of its files."""
         return self._folder
+
+    def sizes(self) -> dict[str, int]:
+        """Returns what is held: copies of payloads of requests that run, requests that wait to be written, places."""
+        self._let_go_of_done()
+        return {"running": len(self._copies), "waiting": len(self._waiting), "places": self._memory.taken}
 
     def announcement(self) -> str:
         """Returns the folder, and how much of it is kept."""
@@ -85,6 +100,7 @@ class Recorder(EntryMaker):
         if thread is None:
             return
         self._server.unwatch(self)
+        self._pass_on()
         self._queue.put(None)
         await asyncio.get_running_loop().run_in_executor(None, thread.join, STOP_S)
         if thread.is_alive() and self._writer is not None:
@@ -92,6 +108,7 @@ class Recorder(EntryMaker):
             logger.error("recording: %s takes nothing for %g s; its last file is not finished", self.address, STOP_S)
             self._writer.kill()
             await asyncio.get_running_loop().run_in_executor(None, thread.join, _KILLED_S)
+        self._memory.close()
 
     # On the event loop
 
@@ -119,14 +136,38 @@ class Recorder(EntryMaker):
             return is_late
         return only == "all" or refusal not in (None, RefusalKind.SUPERSEDED)
 
+    def _copy(self, payload: Buffer) -> bytes | Place:
+        self._let_go_of_done()
+        return self._memory.put(payload) or bytes(payload)
+
+    def _free(self, copy: bytes | Place | None) -> None:
+        if isinstance(copy, Place):
+            self._memory.give(copy)
+
     def _take(self, entry: Entry, now: float) -> None:
+        self._let_go_of_done()
         size = entry.bytes_held
         if self._held + size > self._config.queue_mb * 1e6 or now < self._writable_at:
+            self._free(entry.place)
             self._drop()
             return
-        with self._lock:
-            self._held += size
-        self._queue.put(entry)
+        self._taken += 1
+        self._waiting.append((self._taken, size, entry.place))
+        self._held += size
+        if not self._gathered:
+            asyncio.get_running_loop().call_later(GATHER_S, self._pass_on)
+        self._gathered.append((self._taken, entry))
+
+    def _pass_on(self) -> None:
+        gathered, self._gathered = self._gathered, []
+        self._queue.put(gathered)
+
+    def _let_go_of_done(self) -> None:
+        done = self._memory.done
+        while self._waiting and self._waiting[0][0] <= done:
+            _, size, place = self._waiting.popleft()
+            self._held -= size
+            self._free(place)
 
     def _drop(self) -> None:
         self._count_dropped(1)
@@ -145,29 +186,35 @@ class Recorder(EntryMaker):
 
     def _write(self) -> None:
         """Hands entries to the process, which is started anew where it has ended."""
-        while (entry := self._queue.get()) is not None:
-            try:
-                self._hand_over(entry)
-            except OSError as error:
-                self._count_dropped(1)
-                self._fail(error.strerror or str(error))
-            with self._lock:
-                self._held -= entry.bytes_held
+        while (gathered := self._queue.get()) is not None:
+            for number, entry in gathered:
+                try:
+                    has_it = self._hand_over(number, entry)
+                except OSError as error:
+                    has_it = False
+                    self._count_dropped(1)
+                    self._fail(error.strerror or str(error))
+                if not has_it:
+                    self._memory.note_done(number)
         if self._writer is not None:
             self._writer.finish()
 
-    def _hand_over(self, entry: Entry) -> None:
+    def _hand_over(self, number: int, entry: Entry) -> bool:
+        """Hands an entry to the process; returns whether that has it."""
         if self._writer is not None and self._writer.has_ended():
             self._writer.release()
             self._writer = None
         if self._hung or (self._writer is None and time.monotonic() < self._writable_at):
             self._count_dropped(1)
-            return
+            return False
         if self._writer is None:
-            self._writer = Writer(self._folder, self._take_report)
-        self._writer.send((entry, self._images, self._split_bytes, self._keep_bytes))
+            self._writer = Writer(self._folder, self._memory.fd, self._take_report)
+        self._sent = number
+        return self._writer.send((number, entry, self._images, self._split_bytes, self._keep_bytes))
 
     def _take_report(self, report: Report) -> None:
+        if report.is_last:
+            self._memory.note_done(self._sent)
         with self._lock:
             self.recorded += report.recorded
         self._count_dropped(report.dropped)

@@ -26,12 +26,14 @@ class Report(NamedTuple):
         dropped: how many are lost.
         problem: why nothing can be written at present; "" where it can.
         unread: why an entry could not be recorded, or not whole; "" for none.
+        is_last: whether the process has ended.
     """
 
     recorded: int = 0
     dropped: int = 0
     problem: str = ""
     unread: str = ""
+    is_last: bool = False
 
 
 class Writer:
@@ -39,18 +41,20 @@ class Writer:
 
     Args:
         folder: of the files.
+        memory: where payloads lie, as its descriptor.
         take: called with each report, in a thread.
 
     Raises:
         OSError: no process can be started.
     """
 
-    def __init__(self, folder: str, take: Callable[[Report], None]) -> None:
+    def __init__(self, folder: str, memory: int, take: Callable[[Report], None]) -> None:
         # In a session of its own: Ctrl-C ends the server, which then lets this one finish its file.
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "inferential.recording.process", folder],
+            [sys.executable, "-m", "inferential.recording.process", folder, str(memory)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
+            pass_fds=[memory],
             start_new_session=True,
             env=_environment(),
         )
@@ -70,8 +74,11 @@ class Writer:
         """Returns whether the process has ended."""
         return self._process.poll() is not None
 
-    def send(self, entry: Any) -> None:
+    def send(self, entry: Any) -> bool:
         """Hands over an entry, with how to write it; waits while the process is behind.
+
+        Returns:
+            Whether the process has it; else it has been reported among those that are lost.
 
         Raises:
             OSError: the process has ended, and the entry is lost.
@@ -87,9 +94,10 @@ class Writer:
         except OSError:
             with self._lock:
                 if self._settled:
-                    return  # it was reported among those that were lost
+                    return False
                 self._open -= 1
             raise
+        return True
 
     def finish(self) -> None:
         """Lets the process write what it has and finish its file, and waits for that."""
@@ -121,7 +129,7 @@ class Writer:
         with self._lock:
             lost, self._settled = self._open, True
         problem = "" if self._finishing else f"the process that writes has ended with status {status}"
-        self._take(Report(dropped=lost, problem=problem))
+        self._take(Report(dropped=lost, problem=problem, is_last=True))
 
 
 def _environment() -> dict[str, str]:

@@ -114,8 +114,8 @@ class Offer:
         return offer
 
 
-def new_memory() -> int:
-    """Returns the descriptor of new memory of SIZE_BYTES, a size that nothing can change.
+def new_memory(size_bytes: int = SIZE_BYTES) -> int:
+    """Returns the descriptor of new memory, of a size that nothing can change.
 
     Raises:
         OSError: there can be none.
@@ -124,7 +124,7 @@ def new_memory() -> int:
         raise OSError("this platform has no memory that can be shared so")
     fd = os.memfd_create("inferential", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
-        os.ftruncate(fd, SIZE_BYTES)
+        os.ftruncate(fd, size_bytes)
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
     except BaseException:
         os.close(fd)

@@ -70,7 +70,7 @@ class Refusal:
     Attributes:
         kind: decides the client's error type.
         reason: in words, for a person.
-        cause: in one word, for metrics: few distinct ones, whatever clients send.
+        cause: in one word, for programs and metrics: few distinct ones, whatever clients send.
     """
 
     kind: RefusalKind
@@ -82,6 +82,13 @@ QUEUE_FULL = "queue_full"
 """Cause of a refusal because the queue is full."""
 CLIENT_GONE = "client_gone"
 """Cause of a refusal that has no reader, because the client is gone."""
+DRAINING = "draining"
+"""Cause of a refusal by a server that ends."""
+NOT_ACCEPTED = "not_accepted"
+"""Cause of a refusal of every request of a client that the configuration does not accept."""
+MODEL_NOT_ALLOWED = "model_not_allowed"
+PAYLOAD_NOT_ALLOWED = "payload_not_allowed"
+"""Causes of refusals by a client's rights, which the same request meets again."""
 NEW_EPISODE = Refusal(RefusalKind.SUPERSEDED, "its robot began a new episode", "episode")
 SUPERSEDED = Refusal(RefusalKind.SUPERSEDED, "a newer observation took its place", "newer")
 """Ends a request whose place a newer one of the same client and model takes while it waits."""

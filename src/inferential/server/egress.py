@@ -36,6 +36,7 @@ logger: logging.Logger = logging.getLogger("inferential")
 
 _MAX_REASON = 2048
 _MAX_GOINGS = 2000  # lines a minute
+_INVALID = "invalid"
 _NOT_ARRIVED = "the connection was lost before it arrived, or with its answer on the way"
 _SUPERSEDED = SUPERSEDED.kind.name
 _UNREAD = frozenset({CLIENT_GONE, CANCELLED.cause})  # causes of refusals that have no reader
@@ -121,6 +122,7 @@ class Egress:
                 request_id=old.request_id,
                 status=SUPERSEDED.kind.name,
                 reason="a newer result was there before this one could be sent: the client or its link is too slow",
+                cause=SUPERSEDED.cause,
                 serve_interval_ms=old.serve_interval_ms,
             )
             self._post_refusal(old.connection, old.client_id, refusal)
@@ -147,6 +149,7 @@ class Egress:
                 request_id=request.request_id,
                 status=refusal.kind.name,
                 reason=_short(refusal.reason),
+                cause=refusal.cause,
                 serve_interval_ms=request.serve_interval_ms,
             )
             late = refusal.kind is RefusalKind.SUPERSEDED  # what took its place is answered soon
@@ -188,6 +191,7 @@ class Egress:
                 request_ids=overtaken.request_ids,
                 status=_SUPERSEDED,
                 reason=SUPERSEDED.reason,
+                cause=SUPERSEDED.cause,
                 serve_interval_ms=interval_ms,
             )
             self._post_refusal(connection, overtaken.client_id, *refusals, late=True)
@@ -200,8 +204,8 @@ class Egress:
     def reject_malformed(self, identity: bytes, connection: int, error: ObservationError) -> None:
         """Counts a message that makes no valid request, and sends the error if its sender can read it."""
         name = label_of(identity)
-        self._recorder.observation_error(name, "invalid")
-        self._notices.say((name, "invalid"), "client %s: an observation is invalid: %s", name, error.reason)
+        self._recorder.observation_error(name, _INVALID)
+        self._notices.say((name, _INVALID), "client %s: an observation is invalid: %s", name, error.reason)
         if error.protocol_version >= PROTOCOL_VERSION and error.request_id:
             envelope = write_refusal(
                 client_id=error.client_id,
@@ -209,6 +213,7 @@ class Egress:
                 request_id=error.request_id,
                 status=RefusalKind.INVALID_OBSERVATION.name,
                 reason=error.reason,
+                cause=_INVALID,
             )
             self._post_refusal(connection, name, envelope)
 
@@ -284,7 +289,7 @@ class Egress:
                 request_ids=missing,
                 status=RefusalKind.REJECTED.name,
                 reason=_NOT_ARRIVED,
-                serve_interval_ms=0.0,
+                cause="not_arrived",
             )
             self._post_refusal(connection, client_id, *refusals)
 

@@ -20,7 +20,7 @@ from inferential.proto import LATE_REFUSE, LATE_SERVE, PROTOCOL_VERSION, QUEUE_L
 from inferential.proto.cache import CacheCounts
 from inferential.proto.fields import ConstantFields, VaryingFields
 from inferential.proto.tensors import Buffer
-from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind
+from inferential.scheduler.request import NOT_ACCEPTED, InferenceRequest, Refusal, RefusalKind
 from inferential.server.age_limits import AgeLimits
 from inferential.server.rate_limits import RateLimits
 from inferential.server.rights import Claim, hold_to
@@ -268,9 +268,7 @@ class Ingress:
         model = self._models.get(model_id)
         return ResolvedPolicy(
             client_id.encode(),
-            None
-            if accepted
-            else Refusal(RefusalKind.REJECTED, f"client {client_id!r} is not accepted", "not_accepted"),
+            None if accepted else Refusal(RefusalKind.REJECTED, f"client {client_id!r} is not accepted", NOT_ACCEPTED),
             explicit_budget_ms,
             self._default_budget_ms if explicit_budget_ms is None else explicit_budget_ms,
             (self._supersede == "all" or (self._supersede == "aware" and sender.queue == QUEUE_LATEST))

@@ -16,7 +16,7 @@ from inferential.models.unmanaged import AllReady
 from inferential.observation.slots import ObservationError
 from inferential.proto import Cancellation
 from inferential.scheduler.engine import Engine
-from inferential.scheduler.request import CLIENT_LEFT, InferenceRequest, Refusal, RefusalKind
+from inferential.scheduler.request import CLIENT_LEFT, DRAINING, InferenceRequest, Refusal, RefusalKind
 from inferential.scheduler.running import Batch
 from inferential.server.accounting import Accounting
 from inferential.server.attention import Attention
@@ -32,7 +32,7 @@ _LONGEST_SLICE_S = 0.002
 """How long at most, where other programs have the processor meanwhile and less than `_READ_SLICE_S` was worked."""
 _WORK_SLICE_S = 0.001
 """How long calls are begun in one turn of the loop where models complete inline, or as long as was read before."""
-_DRAINING = Refusal(RefusalKind.REJECTED, "the server is draining", "draining")
+_DRAINING = Refusal(RefusalKind.REJECTED, "the server is draining", DRAINING)
 
 
 class EventPump:

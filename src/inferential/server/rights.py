@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from inferential.config.client_policy import ClientRights
-from inferential.scheduler.request import Refusal, RefusalKind
+from inferential.scheduler.request import MODEL_NOT_ALLOWED, PAYLOAD_NOT_ALLOWED, Refusal, RefusalKind
 from inferential.server.rate_limits import RateLimits
 
 
@@ -37,14 +37,14 @@ def hold_to(
     if not rights.model_is_allowed:
         allowed = ", ".join(rights.models) or "none"
         reason = f"client {client_id!r} may not ask model {model_id!r}; it may ask: {allowed} (clients.known.models)"
-        return Refusal(RefusalKind.REJECTED, reason, "model_not_allowed")
+        return Refusal(RefusalKind.REJECTED, reason, MODEL_NOT_ALLOWED)
     limit = rights.max_payload_bytes
     if limit is not None and claim.payload_bytes > limit:
         reason = (
             f"client {client_id!r} may send {limit} bytes in an observation, got {claim.payload_bytes} "
             "(clients.known.max_payload_bytes)"
         )
-        return Refusal(RefusalKind.REJECTED, reason, "payload_not_allowed")
+        return Refusal(RefusalKind.REJECTED, reason, PAYLOAD_NOT_ALLOWED)
     if rights.max_rate_hz is None:
         return None
     wait_s = rates.wait_s(client_id, rights.max_rate_hz, now)

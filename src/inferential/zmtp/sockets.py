@@ -42,10 +42,10 @@ class Connected:
         """Returns how long ago the system received the newest data, as `tcp.received_s_ago`."""
         return tcp.received_s_ago(self._socket)
 
-    def stuck_at(self) -> tuple[int, Any] | None:
+    def stuck_at(self, timeouts: int) -> tuple[int, Any] | None:
         """Returns the peer's address while the network seems to be away, see `tcp.is_stuck`; else None."""
         try:
-            return (self._socket.family, self._socket.getpeername()) if tcp.is_stuck(self._socket) else None
+            return (self._socket.family, self._socket.getpeername()) if tcp.is_stuck(self._socket, timeouts) else None
         except OSError:
             return None  # it has ended
 

@@ -44,7 +44,7 @@ JOIN_BELOW_BYTES = 32 * 1024
 """Smaller frames are copied into one buffer with their headers, which is faster than a vector of buffers."""
 READ_BYTES = 4 * 1024
 """One read takes dozens of small messages, copies little of a large one twice, and bounds a flood of heartbeats."""
-_WITH_NEXT = getattr(socket, "MSG_MORE", 0)  # in one packet with what follows within 200 ms: fewer can be lost
+WITH_NEXT: int = getattr(socket, "MSG_MORE", 0)  # in one packet with what follows at once: fewer can be lost or late
 _HANDSHAKE_BYTES = 1024  # of a frame before the handshake is complete
 _MAX_BUFFERS = 64  # of one sendmsg, far below the limit of any system
 _MAX_READS = 32  # without a message, before the caller gets a turn; `drained` is False then
@@ -104,7 +104,7 @@ class Stream(Connected):
         hello, flags = self._handshake.greeting(), 0
         if presumed is not None:
             hello += self._handshake.greeted(greeting())
-            self.peer, flags = presumed, _WITH_NEXT
+            self.peer, flags = presumed, WITH_NEXT
             self._presumed = self._supports_heartbeats = True
             self._establish()
         self._send([hello], flags)
@@ -296,13 +296,13 @@ class Stream(Connected):
                 self._send([b"".join([self._command(pong_body(one)) for one in pings])])
         return following
 
-    def send(self, frames: Sequence[Frame]) -> None:
-        """Sends a message; `flush` sends what the system does not accept at once.
+    def send(self, frames: Sequence[Frame], flags: int = 0) -> None:
+        """Sends a message, with `WITH_NEXT` or not; `flush` sends what the system does not accept at once.
 
         Raises:
             ConnectionEnded: the connection was closed.
         """
-        self._send(self._message(frames, JOIN_BELOW_BYTES))
+        self._send(self._message(frames, JOIN_BELOW_BYTES), flags)
 
     def send_marked(self, frames: Sequence[Frame], before: bytes | None, after: bytes) -> None:
         """Sends a message between two PINGs with these contexts, or before one.

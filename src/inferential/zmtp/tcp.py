@@ -22,7 +22,6 @@ _LINUX = {16: 1, 44: 1000}
 data is sent again at a steady pace at first, and never more than a second apart, so that a network that was away for
 some seconds is used soon after."""
 _RETRANSMITS_AT = 2  # of tcpi_retransmits in Linux's struct tcp_info: time-outs since something was acknowledged
-_STUCK = 2  # that many: by chance, a network with a loss of 5 % loses one packet in 8,000 so often
 _LAST_RECEIVED_AT = 52  # of tcpi_last_data_recv in Linux's struct tcp_info
 
 
@@ -61,12 +60,13 @@ def received_s_ago(connected: socket.socket) -> float:
     return int.from_bytes(info[_LAST_RECEIVED_AT:], sys.byteorder) / 1e3
 
 
-def is_stuck(connected: socket.socket) -> bool:
-    """Returns whether the system has sent the same data several times and got no answer; False if it does not say.
+def is_stuck(connected: socket.socket, timeouts: int) -> bool:
+    """Returns whether the system has had so many time-outs since it got an answer; False if it does not say.
 
-    Where the peer's program only does not read, its system answers. Linux says so of TCP.
+    Where the peer's program only does not read, its system answers. Linux says so of TCP; before the first time-out it
+    has sent the newest data twice mostly (RFC 8985, tail loss probe).
     """
     if sys.platform != "linux" or connected.family == socket.AF_UNIX:
         return False
     info = connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _RETRANSMITS_AT + 1)
-    return info[_RETRANSMITS_AT] >= _STUCK
+    return info[_RETRANSMITS_AT] >= timeouts

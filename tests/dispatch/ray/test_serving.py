@@ -97,9 +97,9 @@ async def test_batches_go_by_handle_too_once_it_is_known_that_they_can(run: Any,
 
 
 async def test_requests_wait_for_a_model_that_is_not_up_yet(run: Any, serving: Serving, caplog: Any) -> None:
-    _, connection = await serving("later")
+    _, connection = await serving("later", scheduling={"request_ttl_ms": 60_000})
     assert "model later is not up yet" in caplog.text
-    waiting = asyncio.create_task(connection.model("later").infer(timeout_ms=30_000, state=np.ones(2)))
+    waiting = asyncio.create_task(connection.model("later").infer(timeout_ms=60_000, state=np.ones(2)))
     with pytest.raises(UnknownModel):
         await connection.model("never").infer(timeout_ms=5000, state=np.ones(2))
     await asyncio.get_running_loop().run_in_executor(None, run, deployment(Doubles).bind(), "later")

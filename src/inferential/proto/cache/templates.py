@@ -59,11 +59,12 @@ def response_part(
 
 
 @lru_cache(maxsize=4096)
-def refusal_part(status: str, reason: str, serve_interval_ms: float) -> bytes:
+def refusal_part(status: str, reason: str, cause: str, serve_interval_ms: float) -> bytes:
     """Returns what follows the request id in the envelope of a refusal: in an overload, the same again and again."""
     # A model's message may hold invalid Unicode: the name of a file, as Python passes it on.
     text = reason.encode(errors="replace").decode()
-    return pb.ModelResponse(status=status, reason=text, serve_interval_ms=serve_interval_ms).SerializeToString()
+    message = pb.ModelResponse(status=status, reason=text, cause=cause, serve_interval_ms=serve_interval_ms)
+    return message.SerializeToString()
 
 
 def request_id_field(request_id: int) -> bytes:
