@@ -188,7 +188,7 @@ class ChunkLane:
         return -math.inf if worth >= enough else self.runs_out_at() - profile.high(worth + 1) - WAKE_S
 
     def _due(self) -> tuple[float, float, float]:
-        """Returns when the first is to be refused, when asked for another, and the longest lead of those to plan for."""
+        """Returns when the first is to be refused, when asked for another, and the longest lead of those to plan."""
         if not self._has_limits:
             return math.inf, math.inf, 0.0
         if self._limits is None:

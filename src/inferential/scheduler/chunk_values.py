@@ -12,8 +12,9 @@ with `wait` since its robot was last served, so that robots that are alike take 
 that the robot starved in the last seconds, beyond the mean of all, so that it is not always the same that come last.
 Gains are shares of the time that a robot's own chunk lasts: counted in seconds, those with long chunks would starve
 those with short ones. The best requests by value, as many as gain most per second of the call, are the call: what is
-lost by waiting says who goes first, and nothing of how many a call carries. So of robots that waited alike the newest observation goes first, a robot with actions left waits while
-that costs it nothing, and calls are as large as their efficiency is worth.
+lost by waiting says who goes first, and nothing of how many a call carries. So of robots that waited alike the newest
+observation goes first, a robot with actions left waits while that costs it nothing, and calls are as large as their
+efficiency is worth.
 
 A robot plays an answer from its next control step on, and its observations are made at control steps too. Where these
 are known, times are taken to the step: of two robots that are alike otherwise, that one gains more whose step came just

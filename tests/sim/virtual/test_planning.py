@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inferential.sim.virtual.fleet_file import Fleet, example
+from inferential.sim.virtual.planning import search as search_module
 from inferential.sim.virtual.planning.placement import MOST_MODELS, placements
 from inferential.sim.virtual.planning.search import Plan, Search
 
@@ -108,3 +109,13 @@ def test_too_many_models_are_refused_by_number() -> None:
     )
     with pytest.raises(ValueError, match=r"models: expected at most 10, got 11"):
         placements(described, 2)
+
+
+def test_robots_are_doubled_until_a_simulation_would_take_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that takes no time carries as many as anyone could simulate."""
+    monkeypatch.setattr(search_module, "MOST_EVENTS", 2_000)
+    described = Fleet.model_validate({"models": {"policy": {"fixed_ms": 0.01}}, "robots": {"arm": {**ARM, "count": 5}}})
+    search = Search(described, "round_robin", seconds=1.0, seed=0)
+    assert search.most_robots(1, 0.95) == 80
+    assert search.is_limit(80)
+    assert not search.is_limit(40)
