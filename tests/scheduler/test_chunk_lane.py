@@ -259,6 +259,14 @@ def test_a_call_is_worth_it_for_robots_that_starve_or_gain_much(
     assert lane.worth_a_call(NOW + 0.1, 9) == 2
 
 
+def test_no_call_waits_beyond_a_turn_for_actions_that_a_robot_says_it_has(
+    lane: ChunkLane, ask: Callable[..., InferenceRequest], profile: LatencyProfile
+) -> None:
+    lane.push(ask("liar", left_s=1e6, waiting_since=NOW))
+    assert lane.waits_until(profile, 1, NOW) == pytest.approx(NOW + 0.5 + 1.0 * (2 - 0.5))
+    assert names(lane.take(profile, 8, NOW + 2.1)) == ["liar"]
+
+
 def test_memory_of_clients_is_bounded(lane: ChunkLane, ask: Callable[..., InferenceRequest]) -> None:
     for number in range(5_000):
         request = ask(f"c{number}")

@@ -167,8 +167,8 @@ class ChunkLane:
     # When
 
     def runs_out_at(self) -> float:
-        """Returns when the first robot of those that wait runs out of actions. Raises ValueError if none waits."""
-        return float(self._table.rows[values.RUNS_OUT].min())
+        """Returns when the first robot of those that wait runs out of actions; infinite if none waits."""
+        return values.least(self._table.rows[values.RUNS_OUT])
 
     def starve(self, now: float, enough: int) -> bool:
         """Returns whether so many robots of those that wait have run out of actions."""
@@ -185,7 +185,11 @@ class ChunkLane:
     def waits_until(self, profile: LatencyProfile, enough: int, now: float) -> float:
         """Returns until when a call waits for more requests; -inf: `enough` are worth a call."""
         worth = self.worth_a_call(now + profile.typical(1), enough)
-        return -math.inf if worth >= enough else self.runs_out_at() - profile.high(worth + 1) - WAKE_S
+        if worth >= enough:
+            return -math.inf
+        # A client whose turn has come waits no longer, whatever it says of the actions that it has left.
+        first_turn = values.least(self._table.rows[values.TURN])
+        return min(self.runs_out_at() - profile.high(worth + 1) - WAKE_S, first_turn)
 
     def _due(self) -> tuple[float, float, float]:
         """Returns when the first is to be refused, when asked for another, and the longest lead of those to plan."""
@@ -193,9 +197,8 @@ class ChunkLane:
             return math.inf, math.inf, 0.0
         if self._limits is None:
             rows = self._table.rows
-            refused_at = float(rows[values.REFUSED].min(initial=math.inf))
-            asked_at = float(rows[values.ASKS].min(initial=math.inf))
-            lead_s = float(rows[values.LEAD].max(initial=0.0, where=rows[values.OLD] < math.inf))
+            refused_at, asked_at = values.least(rows[values.REFUSED]), values.least(rows[values.ASKS])
+            lead_s = -values.least(-rows[values.AHEAD]) if self._requests else 0.0
             self._limits = refused_at, asked_at, lead_s + WAKE_S if lead_s else 0.0
             self._has_limits = lead_s > 0 or min(refused_at, asked_at) < math.inf
         return self._limits
@@ -209,8 +212,7 @@ class ChunkLane:
         """Returns when `take_outdated` or `too_late` returns something next; infinite where they will not."""
         refused_at, asked_at, lead_s = self._due()
         if any(slot.free_at == -math.inf for slot in slots):
-            renewed_at = float(self._table.rows[values.RENEWED].min(initial=math.inf))
-            return min(refused_at, asked_at, renewed_at)
+            return min(refused_at, asked_at, values.least(self._table.rows[values.RENEWED]))
         if not lead_s:
             return min(refused_at, asked_at)
         ends = [slot.free_at for slot in slots if self._planned.get(slot.replica) != slot.free_at]
@@ -227,8 +229,10 @@ class ChunkLane:
             due = np.minimum(rows[values.RENEWED], rows[values.ASKS]) <= now
         else:
             self._plan(now, slots)
+            if self._due()[1] > now:
+                return []
             due = rows[values.ASKS] <= now
-        return self._ask(np.flatnonzero(due), now) if due.any() else []
+        return self._ask(np.flatnonzero(due), now)
 
     def _plan(self, now: float, slots: Sequence[ReplicaSlot]) -> None:
         """Notes when to ask which robots for the next calls that are so near that some are to be asked soon."""
@@ -266,6 +270,7 @@ class ChunkLane:
         rows = self._table.rows
         turns_at = np.maximum(rows[values.COMES, places], now)
         rows[values.OLD, places] = rows[values.RENEWED, places] = rows[values.ASKS, places] = math.inf
+        rows[values.AHEAD, places] = 0.0
         self._limits = None
         asked = [self._requests[place] for place in places]
         for request, turn_at in zip(asked, turns_at.tolist(), strict=True):
