@@ -102,7 +102,7 @@ class World:
         pick = self.chance.choice
         self.clock = clock
         self.config = SchedulingConfig(strategy=strategy)
-        self.config.slo_aware.starvation_ms = pick([0, 100, 1000])
+        self.config.slo_aware.starvation_ms = pick([1e-3, 100, 1000])
         self.robots = {name: Robot(name, self.chance) for name in map(str, range(pick([1, 2, 5, 12, 30])))}
         self.speeds = [pick([1.0, 1.0, 0.1, 10.0]) for _ in range(pick([1, 1, 2, 4]))]
         self.rows = pick([1, 1, 4, 8])
