@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 from typing import Any
@@ -47,8 +48,6 @@ SERVERS = ("off", "on", "again", "beside")
 """Which records, and which do not."""
 COUNTS = ("loop_cpu_ms", "server_cpu_ms", "recorded", "dropped")
 """CPU time of the event loop and of the whole server for each answer, and how many requests were recorded or not."""
-IMAGES = {"JPEG": "jpeg:85", "raw": "raw"}
-MODELS_MS = {"no model time": 0.0, "a model of 20 ms": 20.0}
 
 
 Image = npt.NDArray[np.uint8]
@@ -205,24 +204,35 @@ async def _drive(addresses: dict[str, str], encoding: str, rounds: int) -> dict[
     return trips
 
 
-def run(seconds: float) -> dict[str, Any]:
-    """Round trips without and with recording, by kind of image and time of the model."""
-    results: dict[str, Any] = {"robots": ROBOTS, "rate_hz": RATE_HZ, "cameras": [list(CAMERA)] * 2, "cases": {}}
+def _measure(encoding: str, takes_ms: float, seconds: float) -> dict[str, Any]:
+    """Round trips without and with recording, of one kind of image and time of the model."""
     rounds = max(round(seconds / (TURNS / RATE_HZ)), 1)
-    for model, takes_ms in MODELS_MS.items():
-        for images, encoding in IMAGES.items():
-            counts: dict[str, dict[str, float]] = {name: {} for name in SERVERS}
-            with tempfile.TemporaryDirectory(prefix="bench-recording-") as folder, contextlib.ExitStack() as stack:
-                addresses = {
-                    name: stack.enter_context(_serving(takes_ms, name, encoding, f"{folder}/{name}", counts[name]))
-                    for name in SERVERS
-                }
-                trips = asyncio.run(_drive(addresses, encoding, rounds))
-            results["cases"][f"{images}, {model}"] = _case(trips, counts)
-    return results
+    counts: dict[str, dict[str, float]] = {name: {} for name in SERVERS}
+    with tempfile.TemporaryDirectory(prefix="bench-recording-") as folder, contextlib.ExitStack() as stack:
+        addresses = {
+            name: stack.enter_context(_serving(takes_ms, name, encoding, f"{folder}/{name}", counts[name]))
+            for name in SERVERS
+        }
+        trips = asyncio.run(_drive(addresses, encoding, rounds))
+    fleet = {"robots": ROBOTS, "rate_hz": RATE_HZ, "cameras": [list(CAMERA)] * 2, "model_ms": takes_ms}
+    return fleet | _figures(trips, counts)
 
 
-def _case(trips: dict[str, list[float]], counts: dict[str, dict[str, float]]) -> dict[str, Any]:
+CASES = {
+    "jpeg": partial(_measure, "jpeg:85", 0.0),
+    "raw": partial(_measure, "raw", 0.0),
+    "jpeg-20ms": partial(_measure, "jpeg:85", 20.0),
+    "raw-20ms": partial(_measure, "raw", 20.0),
+}
+SAVES_CASES = True
+
+
+def run(seconds: float) -> dict[str, Any]:
+    """Returns the figures of all cases."""
+    return {name: case(seconds) for name, case in CASES.items()}
+
+
+def _figures(trips: dict[str, list[float]], counts: dict[str, dict[str, float]]) -> dict[str, Any]:
     found: dict[str, Any] = {
         name: percentiles_ms(trips[name])
         | {"mean_ms": round(float(np.mean(trips[name])) * 1e3, 3)}

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import json
+import pickle
 import secrets
 import time
 from typing import Any
@@ -11,12 +13,14 @@ from unittest import mock
 import msgpack
 import numpy as np
 from bench.overload.wire import COMMAND, GREETING, MORE, frame, message, ready
+from tests.gateway import lerobot_robot
 
 from fuzz.inputs import CORPUS
 from fuzz.subjects import NOW_NS
 from inferential.client.encoding import EncodingRules
 from inferential.client.handle import Handle
 from inferential.client.session import Session
+from inferential.gateway.kserve.messages import message_class
 from inferential.proto import PROTOCOL_VERSION, Observation
 from inferential.proto.messages import ResponseTiming, content_of, write_refusal, write_response
 from inferential.proto.msgpack_numpy import pack
@@ -212,6 +216,75 @@ def gr00t_message() -> dict[str, bytes]:
     return {name: msgpack.packb(value) for name, value in seeds_by_name.items()}
 
 
+def act_message() -> dict[str, bytes]:
+    """Requests of OpenVLA's client, and values that are none."""
+    array = {"__numpy__": "AAAAAAAA8D8=", "dtype": "<f8", "shape": [1]}
+    values = {
+        "observation": {"image": {"__numpy__": "AAEC", "dtype": "uint8", "shape": [1, 1, 3]}, "instruction": "pick"},
+        "doubled": {"encoded": json.dumps({"state": array})},
+        "lists": {"state": [[1, 2.5], [3, 4]], "flags": [True, None], "nested": {"a": {"b": -1e300}}},
+        "lying": {"state": {**array, "shape": [2**40, 2**40]}},
+        "fields": {"state": {**array, "dtype": "i4,i4"}},
+        "no-map": [1, "x"],
+    }
+    return {name: json.dumps(value).encode() for name, value in values.items()}
+
+
+def kserve_message() -> dict[str, bytes]:
+    """Requests over HTTP, with their tensors in the JSON and behind it."""
+
+    def tensor(datatype: str, shape: list[int], **more: Any) -> dict[str, Any]:
+        return {"name": "state", "datatype": datatype, "shape": shape, **more}
+
+    requests: dict[str, tuple[list[dict[str, Any]], bytes]] = {
+        "numbers": ([tensor("FP32", [2], data=[1, 2.5])], b""),
+        "texts": ([tensor("BYTES", [2], data=["pick", "\u00e4"])], b""),
+        "bytes": ([tensor("FP64", [1], parameters={"binary_data_size": 8})], bytes(8)),
+        "texts-in-bytes": ([tensor("BYTES", [1], parameters={"binary_data_size": 8})], b"\4\0\0\0pick"),
+        "lying": ([tensor("INT8", [2**31, 2**31], data=[1])], b""),
+        "nested": ([tensor("BOOL", [1, 2], data=[[True, False]])], b""),
+    }
+    seeds_by_name = {}
+    for name, (inputs, behind) in requests.items():
+        head = json.dumps({"id": "1", "parameters": {"priority": 1}, "inputs": inputs}).encode()
+        seeds_by_name[name] = (len(head) if behind else 0xFFFF).to_bytes(2) + head + behind
+    return seeds_by_name
+
+
+def kserve_rpc_message() -> dict[str, bytes]:
+    """Requests over gRPC, with raw bytes and with lists."""
+    request, tensor, contents = map(message_class, ("ModelInferRequest", "InferTensor", "InferTensorContents"))
+    raw = tensor(name="state", datatype="FP32", shape=[1, 2])
+    listed = [
+        tensor(name="ints", datatype="INT16", shape=[2], contents=contents(int_contents=[-1, 2])),
+        tensor(name="texts", datatype="BYTES", shape=[1], contents=contents(bytes_contents=[b"pick"])),
+        tensor(name="truths", datatype="BOOL", shape=[1], contents=contents(bool_contents=[True])),
+    ]
+    named = request(model_name="m", id="7", inputs=[raw], raw_input_contents=[bytes(8)])
+    named.parameters["priority"].int64_param = 1
+    return {
+        "raw": named.SerializeToString(),
+        "lists": request(model_name="m", inputs=listed).SerializeToString(),
+        "lying": request(inputs=[tensor(name="x", datatype="INT8", shape=[2**62, 4])]).SerializeToString(),
+        "group": b"\x2b\x2b\x2c\x2c",
+    }
+
+
+def lerobot_message() -> dict[str, bytes]:
+    """Pickles as a robot of LeRobot sends them, and others."""
+    image = np.zeros((2, 2, 3), np.uint8)
+    others = [1.5, None, True, "pick", b"x", (1, -(2**70)), {"a": [image]}]
+    return {
+        "instructions": lerobot_robot.config(),
+        "observation": lerobot_robot.observation(1.0, 3, front=image),
+        "others": pickle.dumps(others, 4),
+        "out-of-band": pickle.dumps(others, 5),
+        "old": pickle.dumps(others, 2),
+        "names": pickle.dumps([np.float32(1), np.dtype("<f4"), np.arange(3)], 4),
+        "evil": pickle.dumps(print, 4),
+    }
+
+
 def structure() -> dict[str, bytes]:
     """Descriptions of nested values, over the values of `targets.structure`."""
     texts = {
@@ -281,6 +354,10 @@ def main() -> None:
         response,
         openpi_message,
         gr00t_message,
+        act_message,
+        kserve_message,
+        kserve_rpc_message,
+        lerobot_message,
         structure,
     )
     for maker in (*makers, http_page, http_openpi):

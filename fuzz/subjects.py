@@ -15,9 +15,17 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
+from google.protobuf.message import DecodeError
 
 from inferential.config import InferentialConfig
+from inferential.errors import InvalidObservation
 from inferential.gateway.gr00t_messages import unpack as gr00t_unpack
+from inferential.gateway.json_numpy import loads as json_loads
+from inferential.gateway.kserve.messages import message_class
+from inferential.gateway.kserve.rpc_tensors import asked_of
+from inferential.gateway.lerobot.pickles import read as read_pickle
+from inferential.gateway.lerobot.records import instructions_of
+from inferential.gateway.lerobot.records import observation_of as lerobot_observation_of
 from inferential.observation import ObservationAssembler
 from inferential.observation.slots import ObservationError
 from inferential.observation.values import read_slots, to_values
@@ -25,7 +33,9 @@ from inferential.proto import ModelResponse
 from inferential.proto.cache.response_reader import ResponseReader
 from inferential.proto.messages import Response, read_response
 from inferential.proto.msgpack_numpy import pack, unpack
+from inferential.proto.open_inference import read_infer
 from inferential.proto.structure import STRUCTURE_KEY, flatten, restore
+from inferential.proto.value_limits import check_protobuf
 from inferential.zmtp import curve
 from inferential.zmtp.boxes import BoxWire
 from inferential.zmtp.protocol import ConnectionEnded, Discarded, ProtocolError
@@ -254,6 +264,44 @@ def gr00t_message(data: bytes) -> Any:
     """Returns what a GR00T robot said, None where it is no message."""
     try:
         return gr00t_unpack(data)[0]
+    except ValueError:
+        return None
+
+
+def act_message(data: bytes) -> Any:
+    """Returns what a client of POST /act said, None where it is no message."""
+    try:
+        return json_loads(data)
+    except ValueError:
+        return None
+
+
+def kserve_message(data: bytes, header_length: int | None) -> Any:
+    """Returns the tensors and the other values of a KServe request over HTTP, None where it is none."""
+    try:
+        message = read_infer(data, header_length, "inputs")
+    except ValueError:
+        return None
+    return {**message.fields, "tensors": dict(message.tensors)}
+
+
+def kserve_rpc_message(data: bytes) -> Any:
+    """Returns the tensors of a KServe request over gRPC, None where it is none."""
+    kind = message_class("ModelInferRequest")
+    try:
+        check_protobuf(data, kind.DESCRIPTOR)
+        return dict(asked_of(kind.FromString(data)).tensors)
+    except (ValueError, DecodeError, InvalidObservation):
+        return None
+
+
+def lerobot_message(data: bytes) -> Any:
+    """Returns what a robot of LeRobot said, None where it is no message or one that the gateway refuses."""
+    try:
+        value = read_pickle(data)
+        with contextlib.suppress(ValueError):
+            instructions_of(value)
+        return dict(lerobot_observation_of(value).values)
     except ValueError:
         return None
 

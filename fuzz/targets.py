@@ -14,6 +14,7 @@ import numpy as np
 from fuzz import listening, subjects
 
 _FRAME_LIMITS = (0, 254, 255, 256, 2048, 4096, 1 << 20)
+_NO_LENGTH = 0xFFFF
 _LONGEST = 6000  # of what is read byte by byte
 _MOST_BYTES_A_BYTE = 64  # of arrays, for each byte of a message
 
@@ -103,6 +104,27 @@ def gr00t_message(data: bytes) -> None:
     _check_value(subjects.gr00t_message(data), data)
 
 
+def act_message(data: bytes) -> None:
+    """The same of a client of POST /act."""
+    _check_value(subjects.act_message(data), data)
+
+
+def kserve_message(data: bytes) -> None:
+    """The same of a client of KServe's protocol over HTTP; the first two bytes are the length of the JSON, or none."""
+    length = int.from_bytes(data[:2])
+    _check_value(subjects.kserve_message(data[2:], None if length == _NO_LENGTH else length), data)
+
+
+def kserve_rpc_message(data: bytes) -> None:
+    """The same over gRPC."""
+    _check_value(subjects.kserve_rpc_message(data), data)
+
+
+def lerobot_message(data: bytes) -> None:
+    """The same of a robot of LeRobot."""
+    _check_value(subjects.lerobot_message(data), data)
+
+
 def structure(data: bytes) -> None:
     """A description of nested values is read, or refused by a ValueError."""
     values = {"a": np.arange(3.0), "b": np.float32(2).reshape(()), "bytes": np.zeros(4, np.uint8), "text": "pick"}
@@ -156,6 +178,10 @@ TARGETS: dict[str, Callable[[bytes], None]] = {
         response,
         openpi_message,
         gr00t_message,
+        act_message,
+        kserve_message,
+        kserve_rpc_message,
+        lerobot_message,
         structure,
         http_page,
         http_openpi,

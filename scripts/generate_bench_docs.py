@@ -29,6 +29,12 @@ _PEERS = {
     "inferential_1_4:function": "1.4.0, function",
     "litserve": "LitServe",
 }
+_RECORDINGS = {
+    "jpeg": "JPEG, no model time",
+    "raw": "raw, no model time",
+    "jpeg-20ms": "JPEG, a model of 20 ms",
+    "raw-20ms": "raw, a model of 20 ms",
+}
 _ONE = ("1 client, 64 B", "1 client, 150 kB", "1 client, 1 MB")
 _EIGHT = "8 clients, 64 B"
 
@@ -130,14 +136,19 @@ def isolation(result: dict[str, Any]) -> Iterator[str]:
 
 def recording(result: dict[str, Any]) -> Iterator[str]:
     """Yields what a robot pays where its server records."""
-    yield "| cameras, and the model | p50 / p99 ms | with recording | times: p50, mean | loop's CPU, ms | lost |"
-    yield "|---|---|---|---|---|---|"
-    for name, row in result["cases"].items():
+    yield (
+        "| cameras, and the model | p50 / p99 ms | with recording | times: p50, mean | a second server, and one with "
+        "a process beside it: p50 | loop's CPU, ms | lost |"
+    )
+    yield "|---|---|---|---|---|---|---|"
+    for key, name in _RECORDINGS.items():
+        row = result[key]
         off, on = row["off"], row["on"]
         ages = [f"{one['p50_ms']:.1f} / {one['p99_ms']:.1f}" for one in (off, on)]
         times = f"{row['ratio_p50']:.2f}, {row['ratio_mean']:.2f}"
         loop = f"{off['loop_cpu_ms']:.2f}, {on['loop_cpu_ms']:.2f}"
-        yield f"| {name} | {' | '.join(ages)} | {times} | {loop} | {on['dropped']} |"
+        others = f"{row['again_p50']:.2f}, {row['beside_p50']:.2f}" if "again_p50" in row else "-"
+        yield f"| {name} | {' | '.join(ages)} | {times} | {others} | {loop} | {on['dropped']:.0f} |"
 
 
 def rollout(result: dict[str, Any]) -> Iterator[str]:

@@ -1,13 +1,15 @@
-"""Writes the field tables of docs/configuration.md from the schema.
+"""Writes the fields in docs/configuration.md from the schema.
 
     python scripts/generate_config_docs.py          write them
     python scripts/generate_config_docs.py --check  exit code 1 if they are out of date
 
-What stands around the tables is written by hand.
+Each field has a heading, so that the site's search leads to it and it can be linked. What stands around them is written
+by hand.
 """
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -16,8 +18,8 @@ from pydantic_core import PydanticUndefined
 from inferential.config.fields import ROOT, Node, format_value, leaves
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "configuration.md"
-BEGIN = "<!-- the tables below are written by scripts/generate_config_docs.py -->\n"
-END = "<!-- end of the tables -->\n"
+BEGIN = "<!-- the fields below are written by scripts/generate_config_docs.py -->\n"
+END = "<!-- end of the fields -->\n"
 
 
 def main() -> int:
@@ -32,38 +34,35 @@ def main() -> int:
 
 
 def updated(page: str) -> str:
-    """The page with the tables as the schema has them now."""
+    """The page with the fields as the schema has them now."""
     before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not (begin and end):
-        raise ValueError(f"{PAGE}: the lines {BEGIN!r} and {END!r} mark the place of the tables")
-    return f"{before}{BEGIN}\n{tables()}\n{END}{after}"
+        raise ValueError(f"{PAGE}: the lines {BEGIN!r} and {END!r} mark the place of the fields")
+    return f"{before}{BEGIN}\n{fields()}\n{END}{after}"
 
 
-def tables() -> str:
-    """A table for each section of the configuration."""
-    return "\n".join(_table(section) for section in ROOT.children())
+def fields() -> str:
+    """The sections of the configuration with their fields."""
+    return "\n".join(_section(section) for section in ROOT.children())
 
 
-def _table(section: Node) -> str:
-    lines = [
-        f"### `{section.path}`",
-        "",
-        _sentence((section.section.__doc__ if section.section else None) or section.description),
-        "",
-        "| field | value | unit | default | meaning | change |",
-        "|---|---|---|---|---|---|",
-        *(_row(section, node) for node in leaves(section)),
-        "",
-    ]
-    return "\n".join(lines)
+def _section(section: Node) -> str:
+    about = _sentence((section.section.__doc__ if section.section else None) or section.description)
+    return "\n".join([f"### `{section.path}`", "", about, "", *map(_field, leaves(section))])
 
 
-def _row(section: Node, node: Node) -> str:
-    name = node.path.removeprefix(f"{section.path}.").replace("[0]", "[]")
-    default = "required" if node.default is PydanticUndefined else f"`{format_value(node.default)}`"
-    cells = (f"`{name}`", node.expected, node.unit, default, node.description, "live" if node.live else "restart")
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
+def _field(node: Node) -> str:
+    name = node.path.replace("[0]", "[]")
+    expected = _escaped(node.expected) + (f", in {node.unit}" if node.unit else "")
+    default = "required" if node.default is PydanticUndefined else f"default `{format_value(node.default)}`"
+    change = "live" if node.live else "restart"
+    return f"#### `{name}`\n\n{_escaped(_sentence(node.description))}\n\nExpects {expected}; {default}; *{change}*\n"
+
+
+def _escaped(text: str) -> str:
+    """Returns text with what Markdown would act on escaped, code apart."""
+    return re.sub(r"`[^`]*`|[*<]", lambda found: found[0] if found[0][0] == "`" else f"\\{found[0]}", text)
 
 
 def _sentence(text: str) -> str:

@@ -28,8 +28,19 @@ from inferential.cli.main import main
 main()
 """
 _START_S, _END_S = 60.0, 20.0
-_PLACES = {"address": r"^listening on (\S+?),", "page": r"^page on (\S+)", "openpi": r"^openpi gateway on (\S+?),"}
-_PLACES["gr00t"] = r"^GR00T gateway on (\S+?),"
+_GATEWAYS = {
+    "openpi": "openpi gateway",
+    "gr00t": "GR00T gateway",
+    "act": "/act gateway",
+    "kserve": "KServe gateway",
+    "kserve_grpc": "KServe gateway over gRPC",
+    "lerobot": "LeRobot gateway",
+}
+_PLACES = {
+    "address": r"^listening on (\S+?),",
+    "page": r"^page on (\S+)",
+    **{name: rf"^{title} on (\S+?)," for name, title in _GATEWAYS.items()},
+}
 
 
 class Serving:
@@ -95,7 +106,7 @@ class Serving:
                 env={**os.environ, "PYTHONPATH": paths},
                 text=True,
             )
-        expected = {"address"} | {name for name in ("openpi", "gr00t") if name in self._config.get("gateways", {})}
+        expected = {"address", *self._config.get("gateways", {})}
         expected |= {"page"} if "http" in self._config else set()
         timer = threading.Timer(_START_S, self._process.kill)
         timer.start()

@@ -21,6 +21,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from inferential.config.backends import ray_name, ray_target
 from inferential.config.gateways import GatewaysConfig
 from inferential.config.schema import InferentialConfig, ModelConfig
 from inferential.config.services import ListenerConfig, services
@@ -31,7 +32,6 @@ from inferential.transport.listening import LARGEST_PORT
 
 logger: logging.Logger = logging.getLogger("inferential.cluster")
 
-_RAY = "ray:"  # begins targets on Ray Serve
 _STOP_S = 5.0  # beyond the time that a server may drain
 
 
@@ -46,7 +46,7 @@ class _Actor:
     async def serve(self, config: InferentialConfig) -> None:
         """Serves until `stop`; Ray calls it again if the actor's process died."""
         server = Server(config=config, dispatcher=RayDispatcher({"address": "auto"}, {}))
-        server.manage_models(lambda model_id, settings: (settings.target or "").removeprefix(_RAY))
+        server.manage_models(lambda model_id, settings: ray_name(target := settings.target or "") or target)
         async with contextlib.AsyncExitStack() as after, server, contextlib.AsyncExitStack() as beside:
             for place, section in services(config):
                 kind = service_class(place)
@@ -218,7 +218,7 @@ class ServerGroup:
         own = config.model_copy(deep=True)
         for model_id, name in self._models.items():
             known = own.models.known.get(model_id, ModelConfig())
-            own.models.known[model_id] = known.model_copy(update={"target": f"{_RAY}{name}"})
+            own.models.known[model_id] = known.model_copy(update={"target": ray_target(name)})
         return own
 
     async def status(self) -> list[dict[str, Any] | None]:

@@ -1,4 +1,4 @@
-"""numpy's dtypes by name, bfloat16 among them: `ml_dtypes.bfloat16`, since numpy has none of its own."""
+"""numpy's dtypes by name, also by names that others send. bfloat16 is that of `ml_dtypes`, as numpy has none."""
 
 from __future__ import annotations
 
@@ -6,6 +6,26 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+
+MAX_AXES = 64
+"""Of an array of numpy."""
+_LONGEST = 40
+"""A name of more characters has several fields, or is a program's text, which numpy would parse."""
+
+
+def sent_dtype(name: object) -> np.dtype[Any]:
+    """Returns the dtype of a name that came from outside.
+
+    Raises:
+        ValueError: there is none.
+    """
+    text = name.decode("ascii", "replace") if isinstance(name, bytes) else name
+    if isinstance(text, str) and len(text) <= _LONGEST and "," not in text:
+        try:
+            return np.dtype(text)
+        except (TypeError, ValueError, SyntaxError):
+            pass
+    raise ValueError(f"unknown dtype {str(name)[:_LONGEST]!r}")
 
 
 @cache

@@ -5,6 +5,8 @@ The latter carry what a program needs to react: which request, of which model, a
 
 from __future__ import annotations
 
+import os
+
 
 class InferentialError(Exception):
     """The base class of every error that this package defines.
@@ -97,6 +99,14 @@ class InvalidChunk(InferenceError):
 
     `ChunkRuntime` counts it and passes it to `on_error`; `reason` says what came and what was expected.
     """
+
+
+def system_reason(error: OSError) -> str:
+    """Returns why the system refused, in its own words: asyncio's text has the address in it, and errors of host names
+    have numbers below 0."""
+    if error.errno is not None and error.errno > 0:
+        return os.strerror(error.errno)
+    return error.strerror or str(error)
 
 
 def _rebuild(kind: type[InferenceError], reason: str, request_id: int, model_id: str, cause: str) -> InferenceError:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import socket
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 from tests.cli.test_serve import Start, line_with
 
 CONFIG = """
@@ -52,6 +55,42 @@ def test_models_and_their_versions_are_shown(start: Start, place: Path, run: Any
     assert [one["version"] for one in found[0]["versions"]] == ["a", "b", "c"]
     assert found[1]["inputs"][0] == {"name": "state", "dtype": "float32", "shape": [-1]}
     assert found[1]["outputs"] == []
+
+
+WHERE = "the page is at the port of `inferential serve --http PORT`, or `http.port` of the configuration\n"
+
+
+GREETING = b"\xff\0\0\0\0\0\0\0\1\x7f\3\0"  # of a ZeroMQ socket
+
+
+@pytest.mark.parametrize(
+    ("answer", "text"),
+    [
+        (GREETING, " is where robots connect; "),
+        (b"220 mail.local ESMTP\r\n", " answers with something else than HTTP; "),
+        (b"HTTP/1.1 404 Not Found\r\nContent-Length: 2\r\n\r\nno", " has no /api/status: HTTP 404 no; "),
+    ],
+)
+def test_what_listens_there_and_has_no_page_is_named(run: Any, answer: bytes, text: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def respond() -> None:
+            accepted, _ = listening.accept()
+            with accepted:
+                accepted.recv(65536)
+                accepted.sendall(answer)
+
+        thread = threading.Thread(target=respond)
+        thread.start()
+        url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+        shown = run("models", url)
+        thread.join()
+    assert (shown.code, shown.err) == (2, f"error: {url}{text}{WHERE}")
+
+
+def test_an_address_for_robots_is_no_page(run: Any) -> None:
+    shown = run("models", "tcp://127.0.0.1:5555")
+    assert (shown.code, shown.err) == (2, f"error: tcp://127.0.0.1:5555 is where robots connect; {WHERE}")
 
 
 def test_no_page_is_an_error(run: Any) -> None:

@@ -92,7 +92,7 @@ def test_a_secret_key_alone_is_an_error_that_names_the_other(run: Any, secure: t
 def test_top_trusts_a_page_by_its_certificate(run: Any, secure: tuple[str, str]) -> None:
     url = secure[1].replace("127.0.0.1", "localhost")
     ran = run("top", url, "--once", "--token", TOKEN)
-    assert "has a certificate that is not trusted" in ran.err
+    assert "has a certificate that is not trusted (self-signed certificate)" in ran.err
     assert "give it with --certificate FILE" in ran.err
     shown = run("top", url, "--once", "--token", TOKEN, "--certificate", str(CERTIFICATE))
     assert "arm" in shown.out

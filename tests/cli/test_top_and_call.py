@@ -22,9 +22,19 @@ from PIL import Image
 from rich.console import Console
 
 from inferential.cli.logs import JsonFormatter, TextFormatter
+from inferential.cli.page_reader import put_together
 from inferential.cli.top import view
 
 Start = Callable[..., "subprocess.Popen[str]"]
+
+
+def test_a_stream_that_has_some_robots_of_many_at_once_is_put_together() -> None:
+    def event(*client_ids: str, **more: Any) -> dict[str, Any]:
+        return {"clients": [{"client_id": one} for one in client_ids]} | more
+
+    events = [event("a", "b", "c"), event("b", left=[]), event("d", left=["a"]), event("a")]
+    shown = ["".join(client["client_id"] for client in status["clients"]) for status in put_together(events)]
+    assert shown == ["abc", "abc", "bcd", "a"]
 
 
 def test_a_call_shows_the_answer_and_where_its_time_went(run: Any, served: tuple[str, str]) -> None:
@@ -106,6 +116,15 @@ def test_top_says_where_nothing_answers(run: Any, url: str) -> None:
     ran = run("top", url, "--once")
     assert ran.code == 2
     assert f"nothing answers at {url}" in ran.err
+
+
+@pytest.mark.parametrize("command", ["top", "advise"])
+def test_a_name_that_is_no_host_is_said_to_be_unknown(run: Any, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*args: Any, **options: Any) -> Any:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr("socket.getaddrinfo", fails)
+    assert run(command, "flet").err.startswith("error: nothing answers at flet: Name or service not known (")
 
 
 def test_top_needs_the_token_where_there_is_one(run: Any, start: Start, place: Path) -> None:

@@ -19,6 +19,11 @@ def test_it_tells_the_versions_of_what_is_installed(run: Any) -> None:
     assert {"pyzmq", "protobuf", "numpy"} <= set(result)
 
 
+def test_it_is_an_option_too(run: Any) -> None:
+    ran = run("--version")
+    assert (ran.code, ran.out, ran.err) == (0, f"inferential {version('inferential')}\n", "")
+
+
 def test_json_has_null_for_what_is_not_installed(run: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr("inferential.cli.version.PACKAGES", ("numpy", "no-such-package"))
     assert run("version", "--json").json == {

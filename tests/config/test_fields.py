@@ -79,6 +79,7 @@ def test_only_sockets_gateways_and_backends_take_a_restart() -> None:
             for name in ("model", "host", "port", "token", "timeout_ms", "tls_certificate", "tls_key")
         ),
         "gateways.act.dt_ms",
+        "gateways.kserve_grpc.max_request_bytes",
         "recording.path",
         *(f"foxglove.{name}" for name in ("host", "port")),
         *(f"otlp.{name}" for name in ("endpoint", "headers", "service_name", "traces", "metrics")),

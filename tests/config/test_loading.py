@@ -19,6 +19,7 @@ from inferential.config import ConfigError, InferentialConfig, SchedulingConfig,
 from inferential.config.fields import ROOT, Node
 from inferential.config.loading import load
 from inferential.config.models import RESERVED
+from inferential.config.problems import MOST_PROBLEMS
 
 Write = Callable[[str, str], Path]
 
@@ -228,6 +229,13 @@ def test_all_problems_are_reported_each_on_its_line_with_its_source(write: Write
         "x: unknown key; there is: server, transport, scheduling, models, clients, response_tracking, observations, "
         f"metrics, gateways, security, recording, foxglove, alerts, http, otlp, ray ({path})",
     ]
+
+
+def test_of_very_many_problems_some_are_reported_and_how_many_there_are(write: Write) -> None:
+    path = write("f.json", "{" + ", ".join(f'"key {number}": 1' for number in range(2000)) + "}")
+    *marks, last = problems(path)
+    assert len(marks) == MOST_PROBLEMS
+    assert "and others; 2000 values are wrong" in last
 
 
 def test_an_error_has_its_problems_as_fields_and_can_be_pickled(write: Write) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from inferential.config import ConfigWatcher, InferentialConfig
+from inferential.config.watcher import MAX_BYTES
 
 WAIT_S = 20.0
 Watching = Callable[..., AbstractAsyncContextManager["asyncio.Queue[InferentialConfig]"]]
@@ -177,6 +178,30 @@ async def test_a_file_that_is_empty_or_gone_keeps_the_old_configuration(path: Pa
         path.write_text("\n")
         assert "empty or gone" in await asyncio.wait_for(logged.get(), WAIT_S)
         assert reloads.empty()
+
+
+async def test_a_file_that_cannot_be_read_keeps_the_old_configuration(
+    path: Path, logged: asyncio.Queue[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(self: Path) -> bytes:
+        raise OSError(24, "Too many open files")
+
+    async with watched(ConfigWatcher(path, env={})) as reloads:
+        with monkeypatch.context() as exhausted:
+            exhausted.setattr(Path, "read_bytes", none_left)
+            path.write_text(text("b"))
+            said = await asyncio.wait_for(logged.get(), WAIT_S)
+        assert "it cannot be read (Too many open files), the old configuration stays" in said
+        assert reloads.empty()
+
+
+async def test_a_file_that_is_no_configuration_by_its_size_is_not_read(path: Path, logged: asyncio.Queue[str]) -> None:
+    async with watched(ConfigWatcher(path, env={})) as reloads:
+        os.truncate(path, 1 << 40)
+        said = await asyncio.wait_for(logged.get(), WAIT_S)
+        assert f"it has {1 << 40} bytes, at most {MAX_BYTES} are read, the old configuration stays" in said
+        path.write_text(text("b"))
+        assert await next_strategy(reloads) == "b"
 
 
 async def test_hangup_reloads_whether_or_not_the_file_changed(path: Path) -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import threading
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from tests.dispatch.conftest import Serving, ask_robot, robot
 
 from inferential import LocalDispatcher, ModelInline, ModelThread
+from inferential.dispatch import inprocess
 from inferential.dispatch.runner import read
 from inferential.proto import PNG, ModelResponse
 from inferential.proto.images import encode
@@ -267,3 +271,58 @@ async def test_each_robot_gets_its_own_actions_of_a_model_that_reuses_its_memory
     results = await finish(serve(m=model).dispatch(requests))
     found = [next(iter(one.values.values()))[0] for one in results]
     assert found == [0.0, 2.0, 4.0]
+
+
+def states(*numbers: float) -> list[dict[str, Any]]:
+    return [{"state": np.array([number])} for number in numbers]
+
+
+async def test_a_call_in_a_thread_whose_predecessor_was_short_is_over_within_the_turn_that_begins_it(
+    serve: Serve, request_of: MakeRequest, finish: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inprocess, "WORTH_S", 10.0)  # on a busy machine a thread may have to wait
+    monkeypatch.setattr(inprocess, "STANDS_S", 10.0)
+    for model in (lambda observation: observation["state"], Batch()):
+        dispatcher = serve(m=model)
+        await finish(dispatcher.dispatch([request_of()]))
+        call = dispatcher.dispatch([request_of()])
+        with pytest.raises(StopIteration) as over:
+            call.send(None)
+        assert all(result.success for result in over.value.value)
+
+
+class Batch:
+    def infer_batch(self, observations: list[dict[str, Any]]) -> Any:
+        return [observation["state"] for observation in observations]
+
+
+async def test_a_call_that_takes_longer_than_the_one_before_is_awaited_as_any_other(
+    serve: Serve, request_of: MakeRequest, finish: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inprocess, "WORTH_S", 10.0)
+    model = Hangs()
+    dispatcher = serve(m=model)
+    await finish(dispatcher.dispatch([request_of()]))
+    calls = [asyncio.create_task(dispatcher.dispatch([request_of(values=one)])) for one in states(-1, -2, -3)]
+    await asyncio.sleep(0.01)
+    assert not any(call.done() for call in calls)
+    model.release.set()
+    for call, number in zip(calls, (-1, -2, -3), strict=True):
+        (result,) = await finish(call)
+        assert result.values["actions"].tolist() == [number]
+
+
+async def test_what_a_plain_function_returns_to_be_awaited_runs_in_a_task(serving: Serving) -> None:
+    async def later(observation: dict[str, Any]) -> Any:
+        async with asyncio.timeout(5):  # which asks for one
+            await asyncio.sleep(0)
+            return observation["state"]
+
+    async def later_each(observations: list[dict[str, Any]]) -> Any:
+        return [await later(observation) for observation in observations]
+
+    batch = SimpleNamespace(infer_batch=functools.partial(later_each))
+    server, _ = await serving(single=functools.partial(later), batch=batch)
+    for model_id in ("single", "batch"):
+        async with robot(server, model_id) as model:
+            assert (await ask_robot(model, state=np.ones(2)))["actions"].tolist() == [1.0, 1.0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import gc
+import signal
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -16,6 +17,7 @@ from inferential.dispatch import LocalDispatcher
 from inferential.dispatch.base import UnknownModelError
 from inferential.proto import PNG
 from inferential.proto.images import encode
+from inferential.replica.spec import ModelInline
 from inferential.scheduler.request import InferenceRequest, RefusalKind
 
 Ask = Callable[..., Any]
@@ -295,12 +297,37 @@ def batch_raiser(error: BaseException) -> Any:
     return Model()
 
 
+def inline_raiser(error: BaseException) -> Any:
+    return ModelInline(raiser(error))
+
+
+def later_raiser(error: BaseException) -> Any:
+    """A plain function that returns what is to be awaited."""
+    return functools.partial(async_raiser(error))
+
+
+def looked_at_raiser(error: BaseException) -> Any:
+    """A function whose result raises when it is made an array."""
+
+    class Result:
+        def __array__(self, *args: Any, **options: Any) -> Any:
+            raise error
+
+    return lambda obs: {"actions": Result()}
+
+
+class OwnEnd(BaseException):
+    """What no `except Exception` catches."""
+
+
 RAISED = [
     ValueError("bad shape"),
     Odd("own"),
     StopIteration("the recording ended"),
     SystemExit(3),
     KeyboardInterrupt(),
+    OwnEnd("over"),
+    BaseExceptionGroup("both", [KeyboardInterrupt()]),
     asyncio.CancelledError(),
     TimeoutError("no GPU"),
 ]
@@ -311,9 +338,8 @@ RAISED = [
     [
         pytest.param(error, make, id=f"{type(error).__name__}-{make.__name__}")
         for error in RAISED
-        for make in (raiser, async_raiser, batch_raiser)
-        # On the event loop's own thread a KeyboardInterrupt may be the user's.
-        if not (make is async_raiser and isinstance(error, KeyboardInterrupt))
+        for make in (raiser, async_raiser, batch_raiser, inline_raiser, later_raiser, looked_at_raiser)
+        if make is not looked_at_raiser or not isinstance(error, Exception)  # which become a TypeError
     ],
 )
 async def test_whatever_a_model_raises_fails_its_request_and_nothing_else(
@@ -325,6 +351,28 @@ async def test_whatever_a_model_raises_fails_its_request_and_nothing_else(
     for result in (results[0], results[2]):
         assert result.refusal.kind is RefusalKind.MODEL_FAILED
         assert type(error).__name__ in result.error
+
+
+async def test_a_ctrl_c_that_reaches_a_model_on_the_event_loop_is_not_taken_from_the_user(
+    serve: Serve, request_of: MakeRequest
+) -> None:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # where nothing else handles it
+    try:
+        call = serve(m=async_raiser(KeyboardInterrupt())).dispatch([request_of()])
+        with pytest.raises(KeyboardInterrupt):
+            call.send(None)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+async def test_words_that_cannot_be_read_are_no_reason_to_lose_the_call(ask: Ask) -> None:
+    class Wordless(Exception):
+        def __str__(self) -> str:
+            raise KeyboardInterrupt
+
+    for make in (raiser, async_raiser, batch_raiser, inline_raiser):
+        result = await ask(make(Wordless()))
+        assert result.error == "Wordless: its message cannot be read: KeyboardInterrupt"
 
 
 async def test_a_failure_tells_type_and_text_of_what_was_raised(ask: Ask) -> None:
@@ -440,7 +488,7 @@ class WaitsInBatches(NeverWaits):
         (WaitsInBatches(), False),
         ([NeverWaits(), WaitsInBatches()], False),
         (coroutine, False),
-        (plain, False),
+        ([plain, coroutine], False),
     ],
 )
 async def test_a_model_never_waits_where_none_of_its_forms_does(
@@ -451,6 +499,13 @@ async def test_a_model_never_waits_where_none_of_its_forms_does(
     assert dispatcher.completes_inline([request]) is completes_inline
     dispatcher.register_model("m", coroutine if completes_inline else NeverWaits())
     assert dispatcher.completes_inline([request]) is not completes_inline
+
+
+async def test_a_call_in_a_thread_begins_at_once(serve: Serve, request_of: MakeRequest) -> None:
+    dispatcher = serve(m=plain)
+    requests = [request_of("m", slots_known=True) for _ in range(2)]
+    assert dispatcher.completes_inline(requests[:1])
+    assert dispatcher.begins_elsewhere(requests)
 
 
 async def test_images_are_waited_for_and_an_unknown_model_may_be(serve: Serve, request_of: MakeRequest) -> None:

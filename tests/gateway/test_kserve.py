@@ -12,6 +12,7 @@ from typing import Any
 import aiohttp
 import numpy as np
 import pytest
+from onnx import TensorProto
 from tests.policies import onnx_files
 
 from inferential import InvalidObservation, LocalDispatcher, ModelInline, Server
@@ -312,6 +313,25 @@ async def test_texts_that_are_no_utf_8_are_400_with_the_input(served: Served) ->
     )
 
 
+async def test_texts_of_several_rows_that_are_no_utf_8_are_400_too(served: Served, tmp_path: Path) -> None:
+    texts = {"x": (TensorProto.STRING, ["n"])}
+    path = onnx_files.write(tmp_path / "text.onnx", [("Identity", ["x"], ["y"])], texts, {"y": texts["x"]})
+    served.dispatcher.register_model("text", ModelInline(open_onnx(str(path))))
+    assert (await served.infer("text", {"x": np.array(["a", "b"], object)}))[0] == 200
+    status, answer = await served.infer("text", {"x": np.array(["a", "\udcff"], object)})
+    assert (status, answer["error"]) == (
+        400,
+        "InvalidObservation: input 'x': expected texts in UTF-8; other bytes are sent as UINT8",
+    )
+
+
+async def test_outputs_without_axes_keep_their_datatype(served: Served) -> None:
+    served.dispatcher.register_model("free", ModelInline(lambda _: {"open": np.float32(1), "steps": np.int32(7)}))
+    status, answer = await served.infer("free", {"x": np.ones(1)})
+    assert status == 200
+    assert {one["name"]: one["datatype"] for one in answer["outputs"]} == {"open": "FP32", "steps": "INT32"}
+
+
 async def test_the_time_out_that_is_over_is_named(served: Served) -> None:
     state = {"state": np.ones((1, 3), np.float32)}
     status, answer = await served.infer("arm", state, parameters={"timeout": 1})
@@ -323,6 +343,12 @@ async def test_the_time_out_that_is_over_is_named(served: Served) -> None:
 
 async def test_an_inference_that_is_not_posted_is_405(served: Served) -> None:
     assert (await served.get("/v2/models/arm/infer"))[0] == 405
+
+
+async def test_a_method_that_the_protocol_has_not_is_405_in_its_form(served: Served) -> None:
+    async with served.session.put(f"{served.gateway.address}/v2/models/arm/infer") as response:
+        assert response.status == 405
+        assert await response.json() == {"error": "/v2/models/arm/infer is not asked by PUT"}
 
 
 async def test_priority_and_timeout_are_the_requests(served: Served) -> None:

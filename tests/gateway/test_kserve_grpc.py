@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -14,8 +16,13 @@ from tests.policies import onnx_files
 
 from inferential import LocalDispatcher, ModelInline, Server
 from inferential.config.gateways import KServeGrpcConfig
+from inferential.gateway import grpc_listening
+from inferential.gateway.kserve import rpc_limits
 from inferential.gateway.kserve.messages import SERVICE, message_class
 from inferential.gateway.kserve.rpc import KServeGrpcGateway
+from inferential.gateway.kserve.rpc_limits import ARRIVING, STREAMS, Room
+from inferential.gateway.receiving import MAX_BYTES
+from inferential.gateway.refusals import RequestRefused
 from inferential.policies.onnx import open_onnx
 
 Request = message_class("ModelInferRequest")
@@ -86,6 +93,12 @@ def state(shape: list[int], raw: bytes | None = None, **fields: Any) -> Any:
     return Request(model_name="arm", inputs=[Tensor(name="state", datatype="FP32", shape=shape)], **contents, **fields)
 
 
+def listed(contents: dict[str, list[float]], **fields: Any) -> Any:
+    made = message_class("InferTensorContents")(**contents)
+    tensor = Tensor(name="state", datatype="FP32", shape=[1, 3], contents=made)
+    return Request(model_name="arm", inputs=[tensor], **fields)
+
+
 ONES = np.ones((1, 3), "<f4").tobytes()
 
 
@@ -95,7 +108,19 @@ ONES = np.ones((1, 3), "<f4").tobytes()
         (state([1, 3], ONES[:-1]), "'state': expected 12 bytes for shape [1, 3], got 11"),
         (state([-1, 3], ONES), "'state': shape: expected sizes, got [-1, 3]"),
         (state([2**40, 3], ONES), "'state': expected 13194139533312 bytes"),
-        (state([1, 3]), "'state': cannot reshape array of size 0 into shape (1,3)"),
+        (state([1, 3]), "'state': fp32_contents: expected 3 values for shape [1, 3], got 0"),
+        (
+            listed({"fp64_contents": [1, 2, 3]}),
+            "'state': fp64_contents: FP32 travels in fp32_contents",
+        ),
+        (
+            listed({"fp32_contents": [1, 2, 3], "int_contents": [1]}),
+            "'state': int_contents: FP32 travels in fp32_contents",
+        ),
+        (
+            listed({"fp32_contents": [1, 2, 3]}, raw_input_contents=[ONES]),
+            "'state': fp32_contents: expected none beside raw_input_contents",
+        ),
         (
             Request(model_name="arm", raw_input_contents=[ONES]),
             "raw_input_contents: expected 0, one for each input, got 1",
@@ -160,3 +185,107 @@ async def test_a_token_is_asked_for(tmp_path: Path) -> None:
         assert (await caller.call("ServerLive", live))[0] == "UNAUTHENTICATED"
         assert (await caller.call("ServerLive", live, authorization="Bearer secret")).live
         await caller.close()
+
+
+class Slow:
+    """Reads of requests that arrive when they are let."""
+
+    def __init__(self) -> None:
+        self.begun: list[asyncio.Future[bytes]] = []
+        self.begins = asyncio.Event()
+
+    async def read(self) -> bytes:
+        self.begins.set()
+        self.begun.append(asyncio.get_running_loop().create_future())
+        return await self.begun[-1]
+
+
+async def test_few_requests_are_read_at_once_and_a_slow_one_gives_way_to_others(monkeypatch: Any) -> None:
+    monkeypatch.setattr(rpc_limits, "PATIENCE_S", 0.05)
+    room, slow = Room(1000), Slow()
+
+    async def ask() -> int | str:
+        try:
+            async with room.request(slow.read) as data:
+                return len(data)
+        except RequestRefused as error:
+            return str(error)
+
+    asked = [asyncio.create_task(ask()) for _ in range(ARRIVING + 1)]
+    while len(slow.begun) <= ARRIVING:
+        await asyncio.sleep(0.001)
+        assert room.arriving <= ARRIVING
+    for reading in slow.begun[1:]:
+        reading.set_result(b"abc")
+    first, *others = await asyncio.gather(*asked)
+    assert others == [3] * ARRIVING
+    assert isinstance(first, str)
+    assert "did not arrive in time" in first
+    assert (room.arriving, room.used) == (0, 0)
+
+
+async def test_where_the_requests_that_are_answered_fill_the_room_others_stay_unread() -> None:
+    room, slow = Room(0), Slow()
+    with room.kept(bytes(MAX_BYTES)):
+
+        async def ask() -> None:
+            async with room.request(slow.read):
+                pass
+
+        asked = asyncio.create_task(ask())
+        following = asyncio.create_task(room.found())
+        await asyncio.sleep(0.01)
+        assert not slow.begun
+        assert not following.done()
+    await slow.begins.wait()
+    slow.begun[0].set_result(b"a")
+    await asyncio.gather(asked, following)
+
+
+async def test_streams_are_limited_in_number() -> None:
+    room = Room(0)
+    with contextlib.ExitStack() as stack:
+        for _ in range(STREAMS):
+            stack.enter_context(room.stream())
+        with pytest.raises(RequestRefused, match="the most there may be"):
+            stack.enter_context(room.stream())
+    with room.stream():
+        assert room.streams == 1
+
+
+async def test_a_token_is_looked_at_before_a_request_is_read(tmp_path: Path) -> None:
+    config = KServeGrpcConfig.model_validate({"port": 0, "token": "secret"})
+    async with (
+        Server("tcp://127.0.0.1:0", dispatcher=LocalDispatcher({"m": lambda observation: 1})) as server,
+        KServeGrpcGateway(server, config) as gateway,
+        grpc.aio.insecure_channel(gateway.address) as channel,
+    ):
+        for kind in (channel.stream_unary, channel.stream_stream):
+            name = "ModelInfer" if kind is channel.stream_unary else "ModelStreamInfer"
+            call = kind(f"/{SERVICE}/{name}")()  # of which no message ever comes
+            assert await call.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+async def test_a_request_of_very_many_values_or_axes_is_refused(served: tuple[Server, Caller]) -> None:
+    many = Request(model_name="free", inputs=[Tensor()] * 200_000)
+    assert await served[1].call("ModelInfer", many) == (
+        "INVALID_ARGUMENT",
+        "ValueError: more than 100000 fields: send numbers as raw bytes, which are one each",
+    )
+    axes = Request(model_name="free", inputs=[Tensor(name="x", datatype="FP32", shape=[1] * 100_000)])
+    code, text = await served[1].call("ModelInfer", axes)
+    assert (code, text) == ("INVALID_ARGUMENT", "InvalidObservation: 'x': shape: expected 64 sizes at most, got 100000")
+
+
+async def test_a_connection_that_says_nothing_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(grpc_listening, "HANDSHAKE_MS", 200)
+    async with (
+        Server("tcp://127.0.0.1:0", dispatcher=LocalDispatcher({"m": lambda observation: 1})) as server,
+        KServeGrpcGateway(server, KServeGrpcConfig(port=0)) as gateway,
+    ):
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(gateway.address.rpartition(":")[2]))
+        async with asyncio.timeout(10):
+            with contextlib.suppress(ConnectionResetError):
+                while await reader.read(1000):  # what gRPC says first
+                    pass
+        writer.close()

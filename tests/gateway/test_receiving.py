@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gzip
+import json
 from typing import Any
 
 import grpc
@@ -81,6 +82,17 @@ async def test_a_packed_body_is_unpacked_in_steps(act: Open, monkeypatch: pytest
         assert await reader.readline() == b"HTTP/1.1 400 Bad Request\r\n"  # zeros are no JSON
         counting.cancel()
         assert turns > 350
+        writer.close()
+
+
+@pytest.mark.parametrize(("cut", "more", "text"), [(5, b"", b"cut short"), (0, b"more", b"bytes behind")])
+async def test_a_packed_body_is_whole(act: Open, cut: int, more: bytes, text: bytes) -> None:
+    packed = gzip.compress(json.dumps(OPENVLA).encode())
+    async with act(Recorder(), SMALL) as (_, gateway):
+        reader, writer = await open_connection(gateway)
+        writer.write(request_of(packed[: len(packed) - cut] + more, **{"Content-Encoding": "gzip"}))
+        assert await reader.readline() == b"HTTP/1.1 400 Bad Request\r\n"
+        assert text in await reader.readuntil(b"}")
         writer.close()
 
 

@@ -266,6 +266,22 @@ async def test_what_a_failing_model_refuses_has_arrived_once(serve: Serve) -> No
     assert arrived.count == 3
 
 
+async def test_a_server_is_ready_as_long_as_any_of_its_models_answers(serve: Serve) -> None:
+    breaker = {"failures": 1, "pause_ms": 60_000}
+    server = await serve(m={**policy(name="m"), "breaker": breaker}, n={**policy(name="n"), "breaker": breaker})
+    async with AsyncConnection(server.address, "arm") as connection:
+        for number, model_id in enumerate("mn"):
+            with pytest.raises(ModelFailed):
+                await connection.model(model_id, 5000.0).infer(20_000, joints=np.ones(2))
+            failing = [f"model {name!r}: it is failing: " for name in "mn"[: number + 1]]
+            for problems, expected in (
+                (server.impairments(), failing),
+                (server.readiness(), failing if number else []),
+            ):
+                assert len(problems) == len(expected)
+                assert all(one.startswith(begins) for one, begins in zip(problems, expected, strict=True)), problems
+
+
 async def test_fallbacks_are_followed_as_far_as_one_answers_and_round_a_circle_once(serve: Serve, place: Path) -> None:
     def falling(name: str, fallback: str) -> dict[str, Any]:
         return {**policy(name=name, fails=f"{name} fails"), "breaker": {"failures": 1}, "fallback": fallback}

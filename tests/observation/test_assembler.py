@@ -216,14 +216,17 @@ def test_a_payload_that_is_too_large_is_refused(decode: Decode, observation: Mak
         decode(observation(), bytes(9), max_payload_bytes=8)
 
 
-def test_an_envelope_that_no_limit_allows_is_not_even_parsed(decode: Decode, observation: MakeObservation) -> None:
-    envelope = observation().SerializeToString()
-    unknown = b"\xfa\x07" + b"\x80\x80\x10" + bytes(262_144)  # an unknown field, of 256 KiB
+@pytest.mark.parametrize(("size", "request_id"), [(262_144, 5), (2_097_152, 0)])
+def test_of_an_envelope_that_no_limit_allows_is_read_who_sent_it_at_most(
+    size: int, request_id: int, decode: Decode, observation: MakeObservation
+) -> None:
+    envelope = observation(request_id=5).SerializeToString()
+    unknown = b"\xfa\x07" + bytes((size & 127 | 128, size >> 7 & 127 | 128, size >> 14 & 127 | 128, size >> 21))
     with pytest.raises(
         ObservationError, match=r"Failed to decode the envelope: \d+ bytes, the limits allow \d+"
     ) as raised:
-        decode(envelope + unknown)
-    assert raised.value.request_id == 0
+        decode(envelope + unknown + bytes(size))
+    assert raised.value.request_id == request_id
 
 
 def test_unknown_fields_are_skipped(decode: Decode, observation: MakeObservation) -> None:

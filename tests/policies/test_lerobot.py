@@ -59,24 +59,25 @@ for config in configs:
 print(json.dumps([config.type for config in configs]))
 """
 
-COMPARE = """
-import copy, json, numpy as np, torch
+BOTH = (
+    peers.LEROBOTS_OWN
+    + """
 from inferential.policies.lerobot import open_lerobot
-from lerobot.configs.policies import PreTrainedConfig
-from lerobot.policies.factory import get_policy_class, make_pre_post_processors
-
-path, kind = sys.argv[1], sys.argv[2]
-config = PreTrainedConfig.from_pretrained(path)
-config.device, config.pretrained_backbone_weights = "cpu", None
-theirs = get_policy_class(config.type).from_pretrained(path, config=config).eval()
-before, after = make_pre_post_processors(config, pretrained_path=path)
-ours = open_lerobot(path, device="cpu")
 
 class Session:
     def __init__(self):
         self.state = None
 
+theirs, before, after = lerobots_own(sys.argv[1])
+ours = open_lerobot(sys.argv[1], device="cpu")
 chance = np.random.default_rng(1)
+"""
+)
+
+COMPARE = (
+    BOTH
+    + """
+kind = sys.argv[2]
 robots, steps = 3, 3
 sessions = [Session() for _ in range(robots)]
 seen = [
@@ -98,11 +99,7 @@ for robot in range(robots):
     theirs.reset()
     for step, observations in enumerate(seen):
         one = observations[robot]
-        batch = {
-            "observation.state": torch.from_numpy(one["observation.state"])[None],
-            "observation.images.top": torch.from_numpy(one["observation.images.top"]).permute(2, 0, 1)[None] / 255.0,
-            "task": ["pick"],
-        }
+        batch = lerobots_batch([one["observation.state"]], [one["observation.images.top"]], ["pick"])
         ready = before(batch)
         if kind == "diffusion":
             # As its select_action fills the queues, which it does even where it has actions left.
@@ -113,7 +110,7 @@ for robot in range(robots):
     noise = {}
     if kind == "diffusion":
         torch.manual_seed(5)
-        drawn = torch.randn(robots, config.horizon, 6)
+        drawn = torch.randn(robots, theirs.config.horizon, 6)
         noise = {"noise": drawn[robot : robot + 1]}
     with torch.inference_mode():
         chunk = after(theirs.predict_action_chunk(ready, **noise)).numpy()[0]
@@ -131,26 +128,13 @@ of_reset = alone(older, seen[1][0]) - alone(Session(), seen[1][0])
 differences = [float(np.abs(one).max()) for one in (of_history, of_reset)]
 print(json.dumps([widest, list(answers[0]["actions"].shape), differences]))
 """
+)
 
-COMPARE_QUEUED = """
-import json, numpy as np, torch
-from inferential.policies.lerobot import open_lerobot
-from lerobot.configs.policies import PreTrainedConfig
-from lerobot.policies.factory import get_policy_class, make_pre_post_processors
+COMPARE_QUEUED = (
+    BOTH
+    + """
 from lerobot.policies.utils import populate_queues
 
-path = sys.argv[1]
-config = PreTrainedConfig.from_pretrained(path)
-config.device, config.pretrained_backbone_weights = "cpu", None
-theirs = get_policy_class(config.type).from_pretrained(path, config=config).eval()
-before, after = make_pre_post_processors(config, pretrained_path=path)
-ours = open_lerobot(path, device="cpu")
-
-class Session:
-    def __init__(self):
-        self.state = None
-
-chance = np.random.default_rng(1)
 seen = [
     [
         {"state": chance.uniform(-1, 3, 6).astype(np.float32), "top": chance.integers(0, 256, (64, 96, 3), np.uint8)}
@@ -162,12 +146,8 @@ sessions = [Session() for _ in range(3)]
 for observations in seen:
     torch.manual_seed(5)
     answers = ours.infer_batch(observations, sessions)
-    images = np.stack([one["top"] for one in observations])
-    ready = before({
-        "observation.state": torch.from_numpy(np.stack([one["state"] for one in observations])),
-        "observation.images.top": torch.from_numpy(images).permute(0, 3, 1, 2) / 255.0,
-        "task": [""] * 3,
-    })
+    states, images = ([one[key] for one in observations] for key in ("state", "top"))
+    ready = before(lerobots_batch(states, images, [""] * 3))
     ready["observation.images"] = torch.stack([ready["observation.images.top"]], dim=-4)
     ready = {key: value for key, value in ready.items() if key in theirs._queues and key != "action"}
     theirs._queues = populate_queues(theirs._queues, ready)
@@ -181,6 +161,7 @@ print(json.dumps([
     list(answers[0]["actions"].shape),
 ]))
 """
+)
 
 REFUSED = """
 import json
@@ -207,6 +188,33 @@ for text in (json.dumps({**config, "type": "levitation"}), json.dumps({**config,
 (folder / "config.json").write_text(json.dumps({**config, "n_decoder_layers": 3}))
 found.append(refused())
 print(json.dumps(found))
+"""
+
+ODD = """
+import json, logging, numpy as np
+from inferential.errors import InvalidObservation
+from inferential.policies.lerobot import open_lerobot
+from lerobot.configs.policies import PreTrainedConfig
+from lerobot.policies.factory import make_pre_post_processors
+
+path = sys.argv[1]
+said = []
+class Said(logging.Handler):
+    def emit(self, record):
+        said.append(record.getMessage())
+logging.getLogger("inferential.policies").addHandler(Said())
+policy = open_lerobot(path, device="cpu")
+found = [len(said)]
+for image in (np.full((64, 96, 3), 255.0, np.float32), np.zeros((64, 96, 3), np.uint16)):
+    try:
+        policy.infer({"state": np.zeros(6), "top": image})
+    except InvalidObservation as error:
+        found.append(error.reason)
+config = PreTrainedConfig.from_pretrained(path)
+for one in make_pre_post_processors(config, dataset_stats=None):
+    one.save_pretrained(path)
+open_lerobot(path, device="cpu")
+print(json.dumps([*found, said]))
 """
 
 
@@ -253,6 +261,17 @@ def test_what_cannot_be_loaded_is_named(python: str, saved: Path, tmp_path: Path
     assert "levitation" in found[4]
     assert found[-1].startswith(f"{folder}/model.safetensors lacks ")
     assert "model.decoder.layers.1." in found[-1]
+
+
+def test_what_would_mislead_the_policy_is_refused_or_said(python: str, saved: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(saved / "act", tmp_path / "act")
+    before, floats, integers, said = peers.run(python, ODD, str(folder))
+    assert before == 0
+    assert floats == "'observation.images.top': expected an image of floats from 0 to 1, got the value 255"
+    assert integers == "'observation.images.top': expected an image, uint8 [64, 96, 3], got uint16 [64, 96, 3]"
+    assert said == [
+        f"{folder} has no statistics of observation.state, observation.images.top, action, which are not normalized"
+    ]
 
 
 async def test_it_is_served_from_its_own_environment(python: str, saved: Path) -> None:

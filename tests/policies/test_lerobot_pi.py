@@ -93,56 +93,17 @@ print("true")
 
 COMPARE = (
     TINY
+    + peers.GUIDED
     + """
-import json, numpy as np, torch
-from lerobot.configs.policies import PreTrainedConfig
-from lerobot.policies.factory import get_policy_class, make_pre_post_processors
-from lerobot.policies.rtc.configuration_rtc import RTCConfig
-
-path, horizon, delay = sys.argv[1], 8, 3
-ours = open_tiny(path, device="cpu", rtc={"execution_horizon": horizon})
-config = PreTrainedConfig.from_pretrained(path)
-config.device = "cpu"
-theirs = get_policy_class(config.type).from_pretrained(path, config=config).eval()
-theirs.config.rtc_config = RTCConfig(execution_horizon=horizon)
-theirs.init_rtc_processor()
-before, after = make_pre_post_processors(config, pretrained_path=path)
-chance, noise = np.random.default_rng(1), torch.randn(2, 20, 8)
-ours._policy.model.sample_noise = lambda shape, device: noise[: shape[0]]
-
-def seen(task):
-    image = chance.integers(0, 256, (56, 56, 3), dtype=np.uint8)
-    return {"observation.state": chance.normal(size=6).astype(np.float32), "top": image, "task": task}
-
-def chunk(robot, one, **guidance):
-    batch = {
-        "observation.state": torch.from_numpy(one["observation.state"])[None],
-        "observation.images.top": torch.from_numpy(one["top"]).permute(2, 0, 1)[None] / 255.0,
-        "task": [one["task"]],
-    }
-    return theirs.predict_action_chunk(before(batch), noise=noise[robot : robot + 1], **guidance)
-
-def farthest(ours, theirs):
-    return max(float(np.abs(one["actions"] - after(other).numpy()[0]).max()) for one, other in zip(ours, theirs))
-
-first, second = ([seen("pick"), seen("place")] for _ in range(2))
-played = ours.infer_batch(first)
-raw = [chunk(robot, one) for robot, one in enumerate(first)]
-left = [{"prev_chunk_left_over": one["actions"][5:], "inference_delay": np.int32(delay)} for one in played]
-guided = ours.infer_batch([{**one, **of_it} for one, of_it in zip(second, left)])
-wanted = [
-    chunk(robot, one, inference_delay=delay, prev_chunk_left_over=raw[robot][0, 5 : 5 + horizon])
-    for robot, one in enumerate(second)
-]
-unguided = [chunk(robot, one) for robot, one in enumerate(second)]
+ours = open_tiny(sys.argv[1], device="cpu", rtc={"execution_horizon": HORIZON})
+first, second = ([seen("pick", 56), seen("place", 56)] for _ in range(2))
+run = Guided(ours, sys.argv[1], first, second)
 moved = {**second[0], "observation.state": second[0]["observation.state"] + 1}
 print(json.dumps({
-    "shape": list(played[0]["actions"].shape),
+    **run.found,
+    "shape": list(run.guided[0]["actions"].shape),
     "inputs": [one["name"] for one in ours.metadata["inputs"]],
-    "first": farthest(played, raw),
-    "guided": farthest(guided, wanted),
-    "unguided": farthest(guided, unguided),
-    "moved": farthest(ours.infer_batch([moved]), unguided[:1]),
+    "moved": run.farthest(ours.infer_batch([moved]), run.unguided[:1]),
 }))
 """
 )

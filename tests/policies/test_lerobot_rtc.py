@@ -64,59 +64,23 @@ for one in (policy, *make_pre_post_processors(config, dataset_stats=stats)):
 print("true")
 """
 
-COMPARE = """
-import json, numpy as np, torch
+COMPARE = (
+    peers.GUIDED
+    + """
 from inferential.policies.lerobot import open_lerobot
-from lerobot.configs.policies import PreTrainedConfig
-from lerobot.policies.factory import get_policy_class, make_pre_post_processors
-from lerobot.policies.rtc.configuration_rtc import RTCConfig
 
-path, horizon, delay = sys.argv[1], 8, 3
-config = PreTrainedConfig.from_pretrained(path)
-config.device = "cpu"
-theirs = get_policy_class(config.type).from_pretrained(path, config=config).eval()
-theirs.config.rtc_config = RTCConfig(execution_horizon=horizon)
-theirs.init_rtc_processor()
-before, after = make_pre_post_processors(config, pretrained_path=path)
-ours = open_lerobot(path, device="cpu", rtc={"execution_horizon": horizon})
-
-chance, noise = np.random.default_rng(1), torch.randn(2, 20, 8)
-ours._policy.model.sample_noise = lambda shape, device: noise[: shape[0]]
-
-def seen():
-    image = chance.integers(0, 256, (64, 64, 3), dtype=np.uint8)
-    return {"observation.state": chance.normal(size=6).astype(np.float32), "top": image, "task": "pick"}
-
-def chunk(robot, one, **guidance):
-    batch = {
-        "observation.state": torch.from_numpy(one["observation.state"])[None],
-        "observation.images.top": torch.from_numpy(one["top"]).permute(2, 0, 1)[None] / 255.0,
-        "task": ["pick"],
-    }
-    return theirs.predict_action_chunk(before(batch), noise=noise[robot : robot + 1], **guidance)
-
-def farthest(ours, theirs):
-    return max(float(np.abs(one["actions"] - after(other).numpy()[0]).max()) for one, other in zip(ours, theirs))
-
-first, second = ([seen(), seen()] for _ in range(2))
-played = ours.infer_batch(first)
-raw = [chunk(robot, one) for robot, one in enumerate(first)]
-left = [{"prev_chunk_left_over": one["actions"][5:], "inference_delay": np.int32(delay)} for one in played]
-guided = ours.infer_batch([{**one, **of_it} for one, of_it in zip(second, left)])
-wanted = [
-    chunk(robot, one, inference_delay=delay, prev_chunk_left_over=raw[robot][0, 5 : 5 + horizon])
-    for robot, one in enumerate(second)
-]
-unguided = [chunk(robot, one) for robot, one in enumerate(second)]
-mixed = ours.infer_batch([second[0], {**second[1], **left[1]}])
+ours = open_lerobot(sys.argv[1], device="cpu", rtc={"execution_horizon": HORIZON})
+first, second = ([seen("pick", 64), seen("pick", 64)] for _ in range(2))
+run = Guided(ours, sys.argv[1], first, second)
+mixed = ours.infer_batch([second[0], {**second[1], **run.left[1]}])
+kept = run.left[0]["prev_chunk_left_over"][:DELAY]
 print(json.dumps({
-    "first": farthest(played, raw),
-    "guided": farthest(guided, wanted),
-    "unguided": farthest(guided, unguided),
-    "frozen": float(np.abs(guided[0]["actions"][:delay] - played[0]["actions"][5 : 5 + delay]).max()),
-    "mixed": farthest(mixed[:1], unguided[:1]),
+    **run.found,
+    "frozen": float(np.abs(run.guided[0]["actions"][:DELAY] - kept).max()),
+    "mixed": run.farthest(mixed[:1], run.unguided[:1]),
 }))
 """
+)
 
 
 pytestmark = pytest.mark.timeout(600)  # importing lerobot alone takes half a minute on a slow machine

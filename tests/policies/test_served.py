@@ -109,6 +109,14 @@ def test_what_cannot_be_loaded_says_why(path: Path, target: str, args: dict[str,
         load_target(target.format(path=path), args)
 
 
+def test_the_policy_in_a_checkpoint_is_named(tmp_path: Path) -> None:
+    inner = tmp_path / "checkpoints" / "last" / "pretrained_model"
+    inner.mkdir(parents=True)
+    (inner / "config.json").write_text("{}")
+    with pytest.raises(TargetError, match=f"; there is one in {tmp_path}/checkpoints/last/pretrained_model"):
+        load_target(f"lerobot:{tmp_path}", {})
+
+
 def test_a_policys_weights_that_were_not_downloaded_are_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\n")

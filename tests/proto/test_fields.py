@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -152,13 +153,18 @@ class Copy:
         return done.stdout
 
 
+def recipe(begin: str) -> str:
+    """The line that CONTRIBUTING.md says to add."""
+    found = re.search(rf"`({re.escape(begin)}[^`]*)`", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
+    assert found is not None
+    return found[1]
+
+
 def test_a_new_varying_field_takes_a_line_in_the_schema_and_a_row_of_the_table(tmp_path: Path) -> None:
     copy = Copy(tmp_path)
-    copy.change(
-        "proto/inferential.proto", "LateMode late = 21;", "LateMode late = 21; optional uint32 grip_force = 60;"
-    )
-    row = '    grip_force: Annotated[int | None, Field(Argument("grip_force", "a whole number"))]\n'
-    copy.change("proto/fields.py", "    request_id: Annotated", row + "    request_id: Annotated")
+    line, row = recipe("optional uint32 grip_force"), recipe("grip_force: Annotated")
+    copy.change("proto/inferential.proto", "LateMode late = 21;", f"LateMode late = 21; {line}")
+    copy.change("proto/fields.py", "    request_id: Annotated", f"    {row}\n    request_id: Annotated")
     copy.run("hatch_build.py")
     program = USE_OF_A_NEW_FIELD.replace("{MODEL_ARGUMENTS}", "{}").replace("GROUP", "varying")
     seen = copy.run("-c", program.replace("{OBSERVE_ARGUMENTS}", '{"grip_force": grip}')).splitlines()
@@ -168,7 +174,8 @@ def test_a_new_varying_field_takes_a_line_in_the_schema_and_a_row_of_the_table(t
 
 def test_a_new_constant_field_takes_also_an_argument_of_a_handle(tmp_path: Path) -> None:
     copy = Copy(tmp_path)
-    copy.change("proto/inferential.proto", "LateMode late = 21;", "LateMode late = 21; uint32 grip_force = 60;")
+    line = recipe("optional uint32 grip_force").removeprefix("optional ")
+    copy.change("proto/inferential.proto", "LateMode late = 21;", f"LateMode late = 21; {line}")
     row = '    grip_force: Annotated[int, Field(Argument("grip_force", "a whole number", int))]\n'
     copy.change("proto/fields.py", "    late: Annotated", row + "    late: Annotated")
     handle = "client/handle.py"

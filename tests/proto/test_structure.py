@@ -174,3 +174,17 @@ def test_narrow_floats_become_float32(name: str) -> None:
     assert wide is not None
     assert (wide.dtype.name, wide.tolist()) == ("float32", [0.5, 2.0])
     assert narrow_float_as_float32(np.zeros(1, np.float16)) is None
+
+
+def test_a_map_of_very_many_values_is_refused_as_soon_as_that_is_known() -> None:
+    seen = []
+
+    class Many(dict[str, Any]):
+        def items(self) -> Any:
+            for number in range(1_000_000):
+                seen.append(number)
+                yield f"k{number}", number
+
+    with pytest.raises(ValueError, match="more than 4096 values: send numbers as arrays"):
+        flatten({"all": Many()})
+    assert len(seen) == 4097

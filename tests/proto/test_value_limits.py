@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
@@ -13,12 +14,14 @@ from hypothesis import strategies as st
 
 from inferential.gateway.gr00t_messages import unpack as unpack_gr00t
 from inferential.gateway.json_numpy import loads
+from inferential.gateway.kserve.messages import message_class
 from inferential.proto import value_limits
 from inferential.proto.msgpack_numpy import pack, unpack
 from inferential.proto.open_inference import read_infer
-from inferential.proto.value_limits import check_json, check_msgpack
+from inferential.proto.value_limits import check_json, check_msgpack, check_protobuf
 
 MANY = 1_000_000
+Asked = message_class("ModelInferRequest")
 LISTS = b"\xdd" + MANY.to_bytes(4) + b"\x90" * MANY
 MESSAGES = {
     "empty lists": LISTS,
@@ -88,3 +91,49 @@ def test_json_of_too_many_values_is_refused_before_they_are_made(monkeypatch: An
 def test_json_with_much_text_is_read() -> None:
     assert len(loads(json.dumps({"text": "x" * 3_000_000, "numbers": [1.5] * 100_000}))["numbers"]) == 100_000
     check_json("[" * 100)
+
+
+def _field(number: int, body: bytes) -> bytes:
+    return _number(number << 3 | 2) + _number(len(body)) + body
+
+
+def _number(value: int) -> bytes:
+    written = bytearray()
+    while value >= 0x80:
+        written.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*written, value])
+
+
+PROTOBUF = {
+    "empty inputs": (_field(5, b"") * MANY, "more than 100000 fields"),
+    "texts of an input": (_field(5, _field(5, _field(8, b"") * MANY)), "more than 100000 fields"),
+    "parameters of an input": (_field(5, _field(4, b"") * MANY), "more than 100000 fields"),
+    "unknown fields": (b"\xf8\x01\x01" * MANY, "more than 100000 fields"),
+    "groups": (b"\xfb\x01" * MANY, "more than 100000 fields"),
+    "packed numbers": (_field(5, _field(5, _field(3, b"\1" * 3 * MANY))), "more than 2000000 numbers"),
+    "packed floats": (_field(5, _field(5, _field(6, b"\0" * 9 * MANY))), "more than 2000000 numbers"),
+    "axes": (_field(5, _field(3, b"\1" * 3 * MANY)), "more than 2000000 numbers"),
+}
+
+
+@pytest.mark.parametrize("name", PROTOBUF)
+def test_protobuf_of_too_many_values_is_refused_before_they_are_made(name: str) -> None:
+    message, text = PROTOBUF[name]
+    with pytest.raises(ValueError, match=text):
+        check_protobuf(message, Asked.DESCRIPTOR)
+
+
+def test_protobuf_of_few_values_is_let_pass_however_large_it_is() -> None:
+    contents = message_class("InferTensorContents")(int_contents=range(30_000))
+    tensor = message_class("InferTensor")(name="x", datatype="INT32", shape=[30_000], contents=contents)
+    message = Asked(inputs=[tensor] * 3, raw_input_contents=[bytes(1 << 20)] * 3).SerializeToString()
+    check_protobuf(message, Asked.DESCRIPTOR)
+    for cut in range(0, len(message), 99_991):  # what cannot be read is left to protobuf
+        check_protobuf(message[:cut], Asked.DESCRIPTOR)
+
+
+@given(st.binary(max_size=300), st.integers(1, 40))
+def test_whatever_bytes_protobuf_is_it_is_counted_or_refused(data: bytes, times: int) -> None:
+    with contextlib.suppress(ValueError):
+        check_protobuf(data * times + bytes(value_limits.SMALL_BYTES), Asked.DESCRIPTOR)

@@ -199,6 +199,14 @@ def test_many_robots_with_ids_of_their_own_take_more_than_one_file(
     assert [len(some) for some in recorded(tmp_path)] == [5, 5, 2]
 
 
+def test_thousands_of_robots_have_one_file(tmp_path: Path) -> None:
+    files, requests = files_of(tmp_path), Requests(10)
+    for number in range(5_200):
+        files.write(requests.next(f"robot-{number}"), KEEP)
+    files.close()
+    assert len(list(tmp_path.iterdir())) == 1
+
+
 def test_what_cannot_be_read_is_an_error_and_leaves_no_part_of_it(tmp_path: Path) -> None:
     files, requests = files_of(tmp_path), Requests(10)
     files.write(requests.next(), KEEP)

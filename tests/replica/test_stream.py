@@ -26,6 +26,25 @@ def test_messages_come_out_as_they_went_in_however_the_stream_is_cut(
     assert found == messages
 
 
+@given(messages=MESSAGES, cuts=st.lists(st.integers(1, 50), max_size=20))
+def test_messages_that_come_alone_are_the_same_between_others_however_these_are_cut(
+    messages: list[list[bytes]], cuts: list[int]
+) -> None:
+    reader, found = MessageReader(), []
+    for message in messages:
+        whole = b"".join(map(bytes, write_message(message)))
+        for _ in range(3):  # alone, and then in pieces
+            reader.feed(whole)
+            found += reader.take()
+        at = 0
+        for size in [*cuts, len(whole) + 1]:
+            reader.feed(whole[at : at + size])
+            at += size
+            found += reader.take()
+    assert found == [message for message in messages for _ in range(4)]
+    assert reader.usual_messages >= 2 * len(messages)
+
+
 def test_large_frames_are_not_joined() -> None:
     frames = [b"head", bytes(300_000)]
     buffers = write_message(frames)

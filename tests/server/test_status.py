@@ -70,6 +70,17 @@ def test_the_history_of_calls_is_bounded() -> None:
     assert (calls[-1].number, calls[-1].clients) == (MAX_FINISHED_CALLS + 10, ("arm",))
 
 
+def test_of_many_new_calls_the_history_gives_some_at_even_distances_and_the_last() -> None:
+    history = History(0.0)
+    request = InferenceRequest("arm", "m", b"arm", b"", b"", 0.0, 0.0, None, 0.0, 50.0, 1)
+    for number in range(100):
+        batch = Batch("m", [request], "", float(number))
+        history.began(batch)
+        history.ended(batch, number + 0.5, ok=True)
+    assert [call.number for call in history.batches(0, 4)] == [25, 50, 75, 100]
+    assert [call.number for call in history.batches(97, 4)] == [98, 99, 100]
+
+
 def test_a_server_that_does_not_run_has_no_connected_robots() -> None:
     assert Server(dispatcher=LocalDispatcher({})).connected_robots == []
 

@@ -23,6 +23,7 @@ from inferential.config.services import HttpConfig
 from inferential.dispatch.openpi import OpenPiModel
 from inferential.gateway.act import ActGateway
 from inferential.gateway.openpi import OpenPiGateway
+from inferential.server import http_listener
 from inferential.web import HttpServer
 
 CERTIFICATE = Path(__file__).with_name("localhost.pem")
@@ -110,3 +111,21 @@ async def test_a_policy_server_by_openpi_wss_is_a_model_if_its_certificate_is_tr
         model = OpenPiModel(target)
         assert (await model.infer(observation))["actions"] == 1.0
         await model.aclose()
+
+
+@pytest.mark.parametrize("kind", ["page", "openpi"])
+async def test_a_connection_that_never_begins_with_tls_is_ended(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_listener, "HEAD_S", 0.1)
+    tls = {"port": 0, "tls_certificate": str(CERTIFICATE)}
+    async with serving() as server:
+        made: HttpServer | OpenPiGateway
+        if kind == "page":
+            made = HttpServer(server, HttpConfig.model_validate(tls))
+        else:
+            made = OpenPiGateway(server, OpenPiConfig.model_validate(tls | {"model": "m"}))
+        async with made as opened:
+            reader, writer = await asyncio.open_connection("127.0.0.1", int(opened.address.rpartition(":")[2]))
+            async with asyncio.timeout(10):
+                with contextlib.suppress(ConnectionResetError):
+                    assert await reader.read() == b""
+            writer.close()

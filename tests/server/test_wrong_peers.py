@@ -168,3 +168,18 @@ async def test_what_a_peer_does_wrong_is_logged_once_a_minute_with_a_count(
         with await asyncio.to_thread(do):
             assert "more times in the last" in (await until(2))[1]
         gate.let(1000)
+
+
+async def test_a_client_that_makes_up_models_takes_one_line_of_the_log(serve: Any, caplog: Any) -> None:
+    caplog.set_level(logging.INFO, "inferential")
+    async with serve({"m": lambda observation: observation}) as server:
+
+        def ask() -> None:
+            with socket_of(server.address) as peer:
+                for number in range(1, 101):
+                    peer.send_multipart([b"", observation(number, model_id=f"made up {number}"), b""])
+                for _ in range(100):
+                    peer.recv_multipart()
+
+        await asyncio.to_thread(ask)
+    assert len([line for line in caplog.messages if "was refused (unknown_model)" in line]) == 1

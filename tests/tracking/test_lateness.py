@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -35,6 +36,30 @@ def times(
         model_ms,
         model_ms if alone_ms is None else alone_ms,
     )
+
+
+@given(st.lists(st.tuples(_ms, _ms, _ms, st.floats(0, 500), _ms, _ms), min_size=1, max_size=300))
+def test_a_summary_has_the_quantiles_and_the_causes_of_its_actions(
+    actions: list[tuple[float, float, float, float, float, float]],
+) -> None:
+    ages, late = ActionAges(), []
+    for wait, model, encode, budget, extra, unread in actions[-256:]:
+        answer = times(wait, model, encode, budget_ms=budget)
+        age = (answer.sent_at - answer.received_at) * 1e3 + extra
+        ages.note(100.0, answer, age, unread)
+        late.append(cause_of(split(answer, age, unread), (answer.deadline - answer.received_at) * 1e3))
+    summary = ages.summary(100.0)
+    assert summary is not None
+    shown = ages.actions(100.0)
+    assert summary.late == sum(action.cause is not None for action in shown) == sum(cause is not None for cause in late)
+    for cause, share in summary.causes.items():
+        assert share == pytest.approx(sum(action.cause == cause for action in shown) / summary.late)
+    for name, values in [("", [sum(one.parts) for one in shown])] + [
+        (cause, [one.parts[at] for one in shown]) for at, cause in enumerate(CAUSES)
+    ]:
+        wanted = np.quantile(values, (0.5, 0.95, 0.99), method="higher")
+        found = summary.parts[name] if name else summary.age
+        assert (found.p50, found.p95, found.p99) == pytest.approx(tuple(wanted))
 
 
 @given(_ms, _ms, _ms, _ms, _ms, _ms, st.floats(0, 2000) | st.just(math.nan), _ms)

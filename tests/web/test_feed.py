@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,8 @@ from tests.turns import Turns
 
 from inferential import LocalDispatcher, ModelFailed, Server
 from inferential.config import InferentialConfig
+from inferential.server.status import ClientStatus, ServerStatus
+from inferential.web import feed as feeds
 from inferential.web.feed import CLIENTS_AT_ONCE, Feed
 
 
@@ -27,7 +31,7 @@ async def test_an_event_has_every_client_and_leaves_the_loop_to_robots_between_t
             event = json.loads(await feed.next_event())
         assert turns.count >= 3
         whole = json.loads(await feed.now())
-        assert event.keys() == whole.keys()
+        assert event.keys() == whole.keys() | {"left"}
         shown = [client["client_id"] for client in event["clients"]]
         assert shown == [client["client_id"] for client in whole["clients"]]
         assert len(shown) == count
@@ -88,3 +92,67 @@ async def test_an_event_has_the_calls_that_are_new_since_the_one_before() -> Non
         assert numbers == [[1, 2, 3], [4, 5], [], [6]]
         assert len(server.overview().batches) == 6
         robot.close()
+
+
+class Fleet:
+    """A server of which only the robots are asked; `asked` counts how often."""
+
+    def __init__(self, count: int) -> None:
+        self.known_clients = [f"robot-{number}" for number in range(count)]
+        self.asked = 0
+
+    def client_status(self, client_ids: Iterable[str], *, with_lateness: bool) -> list[ClientStatus]:
+        found = [ClientStatus(client_id, "arm", "active", 0.0, 1) for client_id in client_ids]
+        self.asked += len(found)
+        return found
+
+    def overview(self, after_batch: int = 0, most_batches: int = 0) -> ServerStatus:
+        return ServerStatus("", "", "", 1.0, False, 0, 0, [], [], [], [], [], [], {}, {})
+
+
+def ids(event: str) -> list[str]:
+    return [client["client_id"] for client in json.loads(event)["clients"]]
+
+
+async def test_of_many_robots_each_event_has_some_in_turn_and_tells_which_have_left() -> None:
+    fleet = Fleet(3 * feeds.ROBOTS_EACH)
+    feed = Feed(fleet)  # type: ignore[arg-type]
+    seen = [client_id for _ in range(3) for client_id in ids(await feed.next_event())]
+    assert sorted(seen) == sorted(fleet.known_clients)
+    assert fleet.asked == len(seen)
+    fleet.known_clients[-2:] = ["new"]
+    event = await feed.next_event()
+    assert ids(event)[0] == "new"
+    assert len(ids(event)) == feeds.ROBOTS_EACH
+    assert json.loads(event)["left"] == seen[-2:]
+    again = {client_id for _ in range(3) for client_id in ids(await feed.next_event())}
+    assert again == set(fleet.known_clients)
+
+
+async def test_a_stream_begins_with_every_robot_and_so_does_what_follows_missed_events(monkeypatch: Any) -> None:
+    monkeypatch.setattr(feeds, "INTERVAL_S", 0.0)
+    fleet = Fleet(2 * feeds.ROBOTS_EACH)
+    feed = Feed(fleet)  # type: ignore[arg-type]
+    slow, quick = feed.events(), feed.events()
+    assert ids(await anext(slow)) == ids(await anext(quick)) == fleet.known_clients
+    for _ in range(4):
+        assert len(ids(await anext(quick))) == feeds.ROBOTS_EACH
+    event = await anext(slow)
+    assert "left" not in json.loads(event)
+    assert sorted(ids(event)) == sorted(fleet.known_clients)
+    feed.close()
+    await slow.aclose()
+    await quick.aclose()
+
+
+async def test_a_status_of_very_many_robots_is_made_once_for_all_who_ask_meanwhile(monkeypatch: Any) -> None:
+    fleet = Fleet(100)
+    feed = Feed(fleet)  # type: ignore[arg-type]
+    first, second = await asyncio.gather(feed.now(), feed.now())
+    assert (first, fleet.asked) == (second, 100)
+    monkeypatch.setattr(feeds, "SHARE", 1e-9)
+    feed = Feed(fleet)  # type: ignore[arg-type]
+    await feed.now()
+    assert fleet.asked == 200
+    assert await feed.now() == first
+    assert fleet.asked == 200

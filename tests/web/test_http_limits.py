@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
@@ -117,3 +118,60 @@ def test_scarce_is_counted_from_the_lowest_free_number(monkeypatch: pytest.Monke
     assert (descriptors.is_scarce(74), descriptors.is_scarce(75)) == (False, True)
     limit = -1
     assert not descriptors.is_scarce(10**6)
+
+
+HEAD = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n"
+CHUNKED = b"POST /healthz HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+ENDLESS = {
+    "a field": (HEAD + b"X: ", b"a" * 8192),
+    "fields": (HEAD, b"X: a\r\n" * 1000),
+    "an address": (b"GET /", b"a" * 8192),
+    "fields behind a body": (CHUNKED + b"1\r\na\r\n0\r\n", b"X: a\r\n" * 1000),
+    "a field behind a body": (CHUNKED + b"0\r\nX: ", b"a" * 8192),
+    "what describes a chunk": (CHUNKED + b"1;", b"a" * 8192),
+}
+
+
+@pytest.mark.parametrize("what", ENDLESS)
+async def test_what_is_around_a_body_has_an_end(what: str, page: HttpServer) -> None:
+    first, more = ENDLESS[what]
+    _, writer = await call(page)
+    writer.write(first)
+    sent = 0
+    async with asyncio.timeout(20):
+        with contextlib.suppress(ConnectionError):
+            while not writer.is_closing() and sent < 64 * http_listener.HEAD_BYTES:
+                writer.write(more)
+                sent += len(more)
+                await writer.drain()
+                await asyncio.sleep(0.001)
+    assert sent < 64 * http_listener.HEAD_BYTES
+    writer.close()
+
+
+async def test_a_body_may_come_in_very_small_chunks(page: HttpServer) -> None:
+    reader, writer = await call(page)
+    writer.write(CHUNKED)
+    for _ in range(200):
+        writer.write(b"1\r\na\r\n" * 200)
+        await writer.drain()
+    writer.write(b"0\r\n\r\n")
+    assert b" 405 " in await reader.readline()
+    writer.write(HALF + REST)
+    assert b"HTTP/1.1 200 OK" in await reader.readuntil(b"OK\n")
+    writer.close()
+
+
+async def test_some_requests_may_come_at_once_and_not_any_number(page: HttpServer) -> None:
+    reader, writer = await call(page)
+    writer.write((HALF + REST) * 10)
+    for _ in range(10):
+        await reader.readuntil(b"OK\n")
+    writer.write((HALF + REST) * 10_000)
+    async with asyncio.timeout(20):
+        with contextlib.suppress(ConnectionResetError):
+            rest = await reader.read(1_000_000)
+            assert rest.count(b"200 OK") < 100
+            while await reader.read(1_000_000):
+                pass
+    writer.close()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Sequence
+from importlib.metadata import version as version_of
 from typing import Annotated, Any
 
 import typer
@@ -50,6 +51,7 @@ _EXAMPLES = (
     "inferential serve --help",
 )
 _UsageError: Any = typer.BadParameter.__mro__[1]  # typer exports only its child
+_VERSION = "--version"
 _SETTINGS = {"help_option_names": ["-h", "--help"]}
 
 
@@ -59,7 +61,7 @@ def run(args: Sequence[str]) -> int:
     Raises:
         CliError: the command failed or needs a package that is not installed, or there is no such command or option.
     """
-    if all(arg.startswith("-") for arg in args):
+    if all(arg.startswith("-") and arg != _VERSION for arg in args):
         args = [*args, "--help"]
     try:
         code = build()(list(args), prog_name="inferential", standalone_mode=False)
@@ -121,10 +123,19 @@ def _unwrapped(command: Any) -> Any:
     return command
 
 
+def _show_version(asked: bool) -> None:
+    if asked:
+        print(f"inferential {version_of('inferential')}")
+        raise typer.Exit
+
+
 def _global_options(
+    version: Annotated[
+        bool, typer.Option(_VERSION, help="Show the version.", callback=_show_version, is_eager=True)
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show a traceback where a command fails.")] = False,
 ) -> None:
-    """Does nothing: `main` reads the options."""
+    """Does nothing: `main` reads `--debug`."""
 
 
 def _never_run() -> None:

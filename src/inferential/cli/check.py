@@ -15,7 +15,8 @@ from inferential.cli.errors import CliError
 from inferential.cli.output import print_described, print_json, print_line, print_rows, tensors_text
 from inferential.cli.preflight import listeners, missing_packages, preflight, strategy_problem
 from inferential.cli.settings import targets
-from inferential.cli.targets import RAY, try_model
+from inferential.cli.targets import try_model
+from inferential.config.backends import ray_name
 from inferential.config.exposure import exposure
 from inferential.config.fields import format_value, items, values
 from inferential.config.loading import Loaded, load
@@ -88,7 +89,7 @@ def _import(loaded: Loaded, models: dict[str, dict[str, Any]]) -> list[Problem]:
     """Returns what keeps models from being loaded; puts into `models` what those that can be say of their tensors."""
     problems = missing_packages(loaded)
     for model_id, target in targets(loaded.config).items():
-        if target.startswith(RAY):
+        if ray_name(target) is not None:
             continue  # it is on Ray Serve, and need not be up yet
         try:
             said = try_model(model_id, target, loaded.config.models.known.get(model_id))

@@ -17,7 +17,7 @@ from inferential.cli.recordings import read_recordings, recordings_in
 EXAMPLES = (
     "inferential export recordings --lerobot datasets/kitchen",
     "inferential export run.mcap --lerobot kitchen --model pi0 --fps 10 --task 'fold the towel'",
-    "inferential export run.mcap --lerobot kitchen --name joints=observation.state --images png",
+    "inferential export run.mcap --lerobot kitchen --name joints=observation.state --without debug --images png",
 )
 
 
@@ -39,6 +39,9 @@ def export(
     ] = "auto",
     name: Annotated[
         list[str] | None, typer.Option(metavar="KEY=NAME", help="Call a value otherwise; may be repeated.")
+    ] = None,
+    without: Annotated[
+        list[str] | None, typer.Option(metavar="KEY", help="Leave a value of the observations out; may be repeated.")
     ] = None,
     pause_s: Annotated[float, typer.Option(min=0.001, help="A pause that ends an episode, in seconds.")] = 1.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
@@ -65,6 +68,7 @@ def export(
                     fps=fps,
                     pause_s=pause_s,
                     names=_names(name or []),
+                    without=frozenset(without or ()),
                 )
                 _write(part, plan, spool, images, task, progress)
             part.rename(lerobot)

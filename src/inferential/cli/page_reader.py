@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
-import os
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from urllib.parse import quote, urlsplit
 import typer
 
 from inferential.cli.errors import CliError
+from inferential.errors import system_reason
 
 DEFAULT_URL = "http://127.0.0.1:8080"
 Url = Annotated[str, typer.Argument(help="Where the server's page is (inferential serve --http).")]
@@ -25,6 +26,9 @@ Certificate = Annotated[
     typer.Option(metavar="FILE", help="Certificate to trust (PEM), where the page has one of its own (https://)."),
 ]
 _TIMEOUT_S = 10.0
+_ZMTP_SIGNATURE = "\xff\0\0\0"
+"""How a ZeroMQ socket greets, as http.client reads it."""
+_WHERE = "the page is at the port of `inferential serve --http PORT`, or `http.port` of the configuration"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +91,24 @@ def stream_status(page: Page) -> Iterator[dict[str, Any]]:
         CliError: there is no page, or it asks for something else.
     """
     connection, response = _get(page, "/api/stream")
-    with closing(connection):
-        try:
-            for line in response:
-                if line.startswith(b"data: "):
-                    yield _read(page.url, line[len(b"data: ") :])
-        except (OSError, http.client.HTTPException):
-            return
+    with closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
+        yield from put_together(
+            _read(page.url, line[len(b"data: ") :]) for line in response if line.startswith(b"data: ")
+        )
+
+
+def put_together(events: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yields for each event of a stream the status with all robots: the first event has them, of many robots the others
+    have some, and the ids of those that have `left`.
+    """
+    clients: dict[str, Any] = {}
+    for status in events:
+        if "left" not in status:
+            clients.clear()
+        for client_id in status.get("left", ()):
+            clients.pop(client_id, None)
+        clients |= {client["client_id"]: client for client in status["clients"]}
+        yield status | {"clients": list(clients.values())}
 
 
 def read_requests(page: Page, seconds: float, advance: Callable[[], None]) -> list[dict[str, Any]]:
@@ -148,6 +163,8 @@ def _open(
         parts = urlsplit(url if "://" in url else f"http://{url}")
         if not parts.hostname:
             raise ValueError("no host")
+        if parts.scheme in ("tcp", "ipc"):
+            raise CliError(f"{url} is where robots connect; {_WHERE}")
         if parts.scheme not in ("http", "https"):
             raise ValueError("another scheme")
         connection = (
@@ -163,11 +180,15 @@ def _open(
         response = connection.getresponse()
     except (OSError, http.client.HTTPException) as error:
         connection.close()
-        why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
+        if isinstance(error, http.client.BadStatusLine) and not isinstance(error, http.client.RemoteDisconnected):
+            is_robots = str(error.args[0]).startswith(_ZMTP_SIGNATURE)
+            what = "is where robots connect" if is_robots else "answers with something else than HTTP"
+            raise CliError(f"{url} {what}; {_WHERE}") from error
         if isinstance(error, ssl.SSLCertVerificationError):
             raise CliError(
-                f"{url} has a certificate that is not trusted ({why}): give it with --certificate FILE"
+                f"{url} has a certificate that is not trusted ({error.verify_message}): give it with --certificate FILE"
             ) from error
+        why = system_reason(error) if isinstance(error, OSError) and not isinstance(error, ssl.SSLError) else str(error)
         raise CliError(f"nothing answers at {url}: {why} (a server shows its page with --http PORT)") from error
     if response.status == 200:
         return connection, response
@@ -177,5 +198,6 @@ def _open(
         return None
     if response.status == 401:
         raise CliError(f"{url} asks for a token: --token TOKEN, or INFERENTIAL_TOKEN")
-    kind = _NotFound if response.status == 404 else CliError
-    raise kind(f"{url}: HTTP {response.status} {body}")
+    if response.status == 404:
+        raise _NotFound(f"{url} has no {path.partition('?')[0]}: HTTP 404 {body}; {_WHERE}")
+    raise CliError(f"{url}: HTTP {response.status} {body}")

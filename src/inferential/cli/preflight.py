@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from inferential.cli.settings import targets
-from inferential.cli.targets import RAY
+from inferential.config.backends import ray_name
 from inferential.config.exposure import NEITHER, unprotected
 from inferential.config.fields import Key, format_path
 from inferential.config.loading import Loaded
@@ -59,7 +59,7 @@ def missing_packages(loaded: Loaded) -> list[Problem]:
     """Returns a problem for each package that the configuration needs and that is not installed."""
     found = []
     for model_id, target in targets(loaded.config).items():
-        if target.startswith(RAY) and not is_installed("ray"):
+        if ray_name(target) is not None and not is_installed("ray"):
             found.append(_problem(loaded, _target(model_id), "needs ray: pip install 'inferential[server]'"))
     for place, section in services(loaded.config):
         if section.package and not is_installed(section.package):
@@ -84,7 +84,7 @@ def _robots(own: str | None, config: InferentialConfig) -> str:
 
 def _mixed(loaded: Loaded) -> Iterator[Problem]:
     wanted = targets(loaded.config)
-    here = sorted(model_id for model_id, target in wanted.items() if not target.startswith(RAY))
+    here = sorted(model_id for model_id, target in wanted.items() if ray_name(target) is None)
     on_ray = sorted(wanted.keys() - set(here))
     if here and on_ray:
         yield _problem(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -25,6 +24,7 @@ from inferential.cli.recordings import read_recordings
 from inferential.cli.robot_keys import SecretKey, ServerKey
 from inferential.cli.targets import load_models
 from inferential.config.schema import InferentialConfig
+from inferential.errors import system_reason
 
 if TYPE_CHECKING:
     from inferential.recording.reading import Recorded
@@ -221,9 +221,7 @@ async def _check_listens(address: str) -> None:
     try:
         _, writer = await asyncio.wait_for(asyncio.open_connection(host.strip("[]"), int(port)), _CONNECT_S)
     except (OSError, TimeoutError) as error:
-        # asyncio's own text repeats the address.
-        refused = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or error
-        why = f"no connection within {_CONNECT_S:g} s" if isinstance(error, TimeoutError) else refused
+        why = f"no connection within {_CONNECT_S:g} s" if isinstance(error, TimeoutError) else system_reason(error)
         raise CliError(f"--server: nothing listens at {address}: {why}") from error
     writer.close()
 

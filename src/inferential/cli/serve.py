@@ -23,8 +23,8 @@ from inferential.cli.output import announce
 from inferential.cli.preflight import preflight, strategy_problem
 from inferential.cli.reloads import Reloads
 from inferential.cli.settings import COMMAND_LINE, overrides_of, targets
-from inferential.cli.targets import RAY, model_later
-from inferential.config.backends import scheme_of
+from inferential.cli.targets import model_later
+from inferential.config.backends import ray_name, scheme_of
 from inferential.config.extensions import ExtensionError
 from inferential.config.fields import format_path
 from inferential.config.gateways import ANY_MODEL
@@ -249,7 +249,8 @@ def _as_cli_error(error: BaseException) -> BaseException:
 
 def _several(loaded: Loaded, path: Path | None, count: int) -> ServerGroup:
     wanted = _wanted(loaded, path)
-    here = sorted(model_id for model_id, target in wanted.items() if not target.startswith(RAY))
+    names = {model_id: ray_name(target) for model_id, target in wanted.items()}
+    here = sorted(model_id for model_id, name in names.items() if name is None)
     if here:
         raise CliError(
             f"--servers: servers share models on Ray Serve, and {here[0]} is in the server's own process "
@@ -263,9 +264,7 @@ def _several(loaded: Loaded, path: Path | None, count: int) -> ServerGroup:
     except ModuleNotFoundError as error:
         raise CliError(f"{error.name} is not installed: pip install 'inferential[server]'") from error
     try:
-        return ServerGroup(
-            loaded.config, {model_id: target.removeprefix(RAY) for model_id, target in wanted.items()}, count
-        )
+        return ServerGroup(loaded.config, {model_id: name for model_id, name in names.items() if name}, count)
     except ValueError as error:
         raise CliError(str(error)) from error
 
@@ -342,7 +341,7 @@ def _import_threaded(config: InferentialConfig) -> None:
 
 
 def _dispatcher(wanted: Mapping[str, str], config: InferentialConfig) -> Dispatcher:
-    if not any(target.startswith(RAY) for target in wanted.values()):
+    if all(ray_name(target) is None for target in wanted.values()):
         return LocalDispatcher({})
     try:
         from inferential.dispatch.ray.dispatcher import RayDispatcher

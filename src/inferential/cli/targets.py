@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 from inferential.cli.errors import CliError
-from inferential.config.backends import scheme_of
+from inferential.config.backends import ray_name, scheme_of
 from inferential.config.extensions import BACKENDS, extension_names, load_extension
 from inferential.config.schema import ModelConfig
 from inferential.config.tensors import check_declared, with_declared
@@ -22,8 +22,6 @@ from inferential.replica.outcomes import ModelLoadError
 from inferential.replica.spec import ModelInline, ModelLoader, ModelProcess, ModelThread
 from inferential.replica.targets import TargetError, load_target
 
-RAY = "ray:"
-"""Begins the target of a model on Ray Serve."""
 _OF_POLICY_SERVERS = ("timeout_ms", "api_key")
 _OF_PROCESSES = ("python", "env", "replicas", "load_timeout_s", "memory_limit_mb", "spare")
 
@@ -69,8 +67,8 @@ def model_later(model_id: str, config: ModelConfig) -> Any:
         CliError: the settings do not fit the target.
     """
     target = config.target or ""
-    if target.startswith(RAY):
-        return target.removeprefix(RAY)
+    if (name := ray_name(target)) is not None:
+        return name
     if scheme_of(target) is not None or config.run == "process":
         return load_model(model_id, target, config)
     try:

@@ -1,4 +1,4 @@
-"""Checks what the configuration says of a model that a backend found by its target's scheme serves, `SCHEME://...`."""
+"""Tells targets of models apart, `ray:NAME` and `SCHEME://...`, and checks the options of the backend of a scheme."""
 
 from __future__ import annotations
 
@@ -9,6 +9,18 @@ from pydantic import ValidationError
 
 from inferential.config.extensions import BACKENDS, ExtensionError, extension_names, load_extension
 from inferential.config.section import Section, details
+
+_RAY = "ray:"
+
+
+def ray_name(target: str) -> str | None:
+    """Returns the application, or deployment, that `ray:NAME` says a model is on Ray Serve; None for other targets."""
+    return target.removeprefix(_RAY) if target.startswith(_RAY) else None
+
+
+def ray_target(name: str) -> str:
+    """Returns the target of a model with that name on Ray Serve."""
+    return _RAY + name
 
 
 def scheme_of(target: str) -> str | None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Self
 from pydantic import ConfigDict, Field, model_validator
 from pydantic.functional_validators import ModelWrapValidatorHandler  # which pydantic 2.7 does not offer at its top
 
-from inferential.config.section import NotNegative, Port, Positive, Section
+from inferential.config.section import Count, NotNegative, Port, Positive, Section
 from inferential.config.security import FilePath
 from inferential.config.services import GatewayConfig, with_installed_gateways
 from inferential.config.tokens import RobotKeys, RobotTokens
@@ -136,6 +136,8 @@ class KServeGrpcConfig(KServeConfig):
 
     port: Port = 8204
     """Port to listen on; 0 for a free one."""
+    max_request_bytes: Count = 64 * 1024 * 1024
+    """Size of a request; four, and one of each stream, may arrive at the same time."""
 
 
 class GatewaysConfig(Section):

@@ -49,6 +49,10 @@ class Problem:
         return f"{self.path}: {self.message}" + (f" ({self.source})" if self.source else "")
 
 
+MOST_PROBLEMS = 50
+"""Of one configuration, those that are reported."""
+
+
 class ConfigError(InferentialError, ValueError):
     """A configuration that cannot be used; its text has one line for each problem.
 
@@ -75,6 +79,10 @@ def from_validation(error: ValidationError, origin: Callable[[Key], Layer | None
     for found in error.errors(include_url=False):
         key = found["loc"]
         path = format_path(key)
+        if len(problems) >= MOST_PROBLEMS:  # of a file that is something else: to report all takes minutes
+            layer = origin(key) or Layer("defaults", {})
+            problems[""] = Problem("", f"and others; {error.error_count()} values are wrong", layer.source(key))
+            break
         if path not in problems:
             layer = origin(key) or Layer("defaults", {})
             message = _unknown_key(key, layer) if found["type"] == "extra_forbidden" else _bad_value(key, found)

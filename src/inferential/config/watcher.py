@@ -25,6 +25,8 @@ from inferential.config.schema import InferentialConfig
 logger: logging.Logger = logging.getLogger("inferential.config")
 
 ReloadCallback = Callable[[InferentialConfig], object]
+MAX_BYTES = 16 * 1024 * 1024
+"""Of a file that is read while robots are served, which wait meanwhile; tens of thousands of clients have room."""
 Directories = dict[Path, tuple[int, int] | None]
 _Callback = TypeVar("_Callback", bound=ReloadCallback)
 
@@ -58,6 +60,7 @@ class ConfigWatcher:
         self._overrides = overrides
         self._overrides_name = overrides_name
         self._callbacks: list[ReloadCallback] = []
+        self._why_none = ""
         self._seen = self._content()
         self._lock = asyncio.Lock()
 
@@ -117,7 +120,7 @@ class ConfigWatcher:
         async with self._lock:
             content = self._seen = self._content()
             if self._path is not None and content is None:
-                logger.warning("%s: it is empty or gone, the old configuration stays", why)
+                logger.warning("%s: it %s, the old configuration stays", why, self._why_none)
                 return
             try:
                 # In a thread: a fleet of thousands of known clients takes a second to read and check.
@@ -143,11 +146,19 @@ class ConfigWatcher:
         """
         if self._path is None:
             return None
+        self._why_none = "is empty or gone"
         try:
-            if not stat.S_ISREG(self._path.stat().st_mode):
+            status = self._path.stat()
+            if not stat.S_ISREG(status.st_mode):
+                return None
+            if status.st_size > MAX_BYTES:
+                self._why_none = f"has {status.st_size} bytes, at most {MAX_BYTES} are read"
                 return None
             content = self._path.read_bytes()
-        except OSError:
+        except FileNotFoundError:
+            return None
+        except OSError as error:  # as where no descriptor is left
+            self._why_none = f"cannot be read ({error.strerror})"
             return None
         return content if content.strip() else None
 

@@ -124,6 +124,8 @@ class Dispatcher(ABC):
         self._suspects = Suspects()
         self.on_returned: Callable[[Sequence[InferenceRequest]], None] = _nothing
         """Called with the requests of a call that has a result for each, before these are written."""
+        self.on_ending: Callable[[Sequence[InferenceRequest]], None] = _nothing
+        """Called with the requests of a call that ends, before its results are there; not every backend knows."""
         self._runner = Runner(lambda *call: self.infer_on(*call), self._may_retry)
 
     @abstractmethod
@@ -311,7 +313,7 @@ class Dispatcher(ABC):
         return False
 
     def begins_elsewhere(self, requests: Sequence[InferenceRequest]) -> bool:
-        """Returns whether the first step of `dispatch` sends these requests to another process, and then waits."""
+        """Returns whether the first step of `dispatch` hands these requests to a process or thread, and then waits."""
         return False
 
     def dispatch(

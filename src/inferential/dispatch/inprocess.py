@@ -9,14 +9,18 @@ import asyncio
 import functools
 import inspect
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from inferential.dispatch.inline import completes_inline
 from inferential.dispatch.outcomes import CallTimeout
-from inferential.dispatch.threads import CallThreads, carriable
+from inferential.dispatch.raised import carriable, failure_of
+from inferential.dispatch.threads import CallThreads
+from inferential.replica.busy_polling import Usefulness
 from inferential.replica.condition import Condition, ModelState
+from inferential.replica.failures import words_of
 from inferential.replica.model import Method, is_async, methods_of
 from inferential.replica.pace import SHARED_ROWS, Pace
 from inferential.replica.pending import Pending
@@ -26,6 +30,11 @@ from inferential.replica.structured import rows_of
 from inferential.replica.values import Observation, own
 
 logger: logging.Logger = logging.getLogger("inferential.dispatch")
+
+WORTH_S = 50e-6
+"""The event loop stands still for a call in a thread if the one before took less: no other call could begin sooner."""
+STANDS_S = 200e-6
+"""For how long at most."""
 
 
 class InProcessReplica:
@@ -52,6 +61,8 @@ class InProcessReplica:
             completes_inline(form) or (runs_inline and not is_async(form)) for form in forms
         )
         """Whether every call ends without waiting."""
+        self.runs_in_thread: bool = not runs_inline and not any(map(is_async, forms))
+        """Whether every call begins in a thread."""
         self._model_id = model_id
         self._timeout_s = None if timeout_ms is None else timeout_ms / 1e3
         self._on_change = on_change
@@ -59,6 +70,8 @@ class InProcessReplica:
         self._lost_since: float | None = None
         self._threads = CallThreads(f"inferential-{model_id}", self._on_return)
         self._pace = Pace()
+        self._waiting = Usefulness()  # of standing still for a short call
+        self._took_s = math.inf  # the latest call
         self._max_batch_size = methods.max_batch_size
         self._shares = methods.batch is None and not is_async(methods.single)
         self._pace.quick = runs_inline  # else it would have no reason to run so
@@ -67,7 +80,6 @@ class InProcessReplica:
         """Those of its robots; `run` takes `SessionRow`s then. None: the model keeps no state."""
         self.sees_timestamps: bool = bool(getattr(model, "sees_timestamps", False))
         """Whether it wants to know when its observations were seen."""
-        self._closes_in_thread = not runs_inline and not any(map(is_async, forms))
         self._each: Callable[[Sequence[Observation]], Coroutine[Any, Any, Sequence[Any]]] | None = None
         if methods.single is not None:
             self._each = self._run_form(
@@ -123,13 +135,15 @@ class InProcessReplica:
         if self.sessions is None:
             return
         try:
-            ended = await self._threads.call(self.sessions.end, client_id) if self._closes_in_thread else None
-            if not self._closes_in_thread:
+            ended = await self._threads.call(self.sessions.end, client_id) if self.runs_in_thread else None
+            if not self.runs_in_thread:
                 ended = self.sessions.end(client_id)
             if inspect.isawaitable(ended):
                 await ended
-        except Exception as error:
-            logger.error("model %s: close failed: %s: %s", self._model_id, type(error).__name__, error)
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            logger.error("model %s: close failed: %s", self._model_id, words_of(failure_of(error)))
 
     def close(self) -> None:
         """Ends the threads when their calls do."""
@@ -152,31 +166,35 @@ class InProcessReplica:
     # In threads
 
     async def _run_batch_in_thread(self, form: Method, rows: list[Observation]) -> Sequence[Any]:
+        run = _Batch(form)
         try:
-            results = await self._in_thread(form, rows)
+            results = await self._in_thread(run, rows)
         except CallTimeout:
             self._abandon(rows)
             raise
+        self._took_s = run.took_s
         if inspect.isawaitable(results):  # a plain function may return one, as a partial of a coroutine function does
-            results = await results
+            return await asyncio.create_task(_awaited_rows(results, len(rows)))
         return results if isinstance(results, (list, Sequence)) else rows_of(results, len(rows))
 
     async def _run_each_in_thread(self, form: Method, rows: Sequence[Observation]) -> Sequence[Any]:
         run = _Rows(form)
         outcomes = run.outcomes
         try:
-            took_s = await self._in_thread(run, rows)
+            took_s: float = await self._in_thread(run, rows)
         except CallTimeout as error:
             run.stopped = True  # what is left is run elsewhere, and must not be run twice
             ended = [*outcomes, error]  # the thread may still append
             self._abandon(rows[len(ended) - 1 : len(ended)])
             left = rows[len(ended) :]
             return [*ended[: len(rows)], *(await self._run_each_in_thread(form, left) if left else ())]
+        self._took_s = took_s
         if self._shares and self._pace.note(took_s / len(rows)):
             self._on_change()
         for number, outcome in enumerate(outcomes):
             if inspect.isawaitable(outcome):
-                outcomes[number] = own((await _run_each(_awaited, [outcome]))[0])
+                # In a task, which asyncio.timeout and others ask for: the model was not called within one.
+                outcomes[number] = own((await asyncio.create_task(_run_each(_awaited, [outcome])))[0])
         return outcomes
 
     def _abandon(self, rows: Sequence[Observation]) -> None:
@@ -186,8 +204,11 @@ class InProcessReplica:
                 self.sessions.abandon(row)
 
     async def _in_thread(self, function: Callable[[Any], Any], argument: Any) -> Any:
-        future = self._threads.call(function, argument)
-        if self._timeout_s is None:
+        waits = self._took_s < WORTH_S and self._waiting.begins()
+        future = self._threads.call(function, argument, STANDS_S if waits else 0.0)
+        if waits:
+            self._waiting.ended(0.0, 0.0, came=future.done())
+        if self._timeout_s is None or future.done():
             return await future
         timer = asyncio.get_running_loop().call_later(self._timeout_s, self._give_up, future)
         try:
@@ -220,6 +241,25 @@ class InProcessReplica:
             self.lost,
         )
         self._on_change()
+
+
+class _Batch:
+    """Runs a batch, in a thread.
+
+    Attributes:
+        took_s: how many seconds it took.
+    """
+
+    def __init__(self, form: Method) -> None:
+        self._form = form
+        self.took_s = 0.0
+
+    def __call__(self, rows: Sequence[Observation]) -> Any:
+        """Runs rows; returns what the model does."""
+        began = time.perf_counter()
+        results = self._form(rows)
+        self.took_s = time.perf_counter() - began
+        return results
 
 
 class _Rows:
@@ -256,10 +296,10 @@ class _Rows:
 async def _run_batch(form: Callable[[Any], Awaitable[Any]], rows: list[Observation]) -> Sequence[Any]:
     try:
         results = await form(rows)
-    except (asyncio.CancelledError, SystemExit) as error:
-        if _cancels_the_call(error):
-            raise
-        raise _failure(error) from error
+    except (Exception, GeneratorExit):
+        raise
+    except BaseException as error:
+        raise failure_of(error) from error
     # The list first: an abstract class is checked by a function of its own.
     return results if isinstance(results, (list, Sequence)) else rows_of(results, len(rows))
 
@@ -270,22 +310,20 @@ async def _run_each(form: Callable[[Any], Awaitable[Any]], observations: Sequenc
         try:
             result = await form(observation)
             results.append(result if len(observations) == 1 else own(result))
-        except (asyncio.CancelledError, SystemExit) as error:
-            if _cancels_the_call(error):
-                raise
-            results.append(_failure(error))
-        except Exception as error:
-            results.append(error)
+        except GeneratorExit:  # the coroutine is closed
+            raise
+        except BaseException as error:
+            results.append(failure_of(error))
     return results
 
 
 async def _run_batch_inline(form: Method, rows: list[Observation]) -> Sequence[Any]:
     try:
         results = form(rows)
-    except (asyncio.CancelledError, SystemExit) as error:
-        raise _failure(error) from error
+    except BaseException as error:
+        raise failure_of(error) from error
     if inspect.isawaitable(results):
-        results = await results
+        return await _awaited_rows(results, len(rows))
     return results if isinstance(results, (list, Sequence)) else rows_of(results, len(rows))
 
 
@@ -295,27 +333,22 @@ async def _run_each_inline(form: Method, observations: Sequence[Observation]) ->
         try:
             result = form(observation)
             if inspect.isawaitable(result):
-                result = await result
+                (result,) = await _run_each(_awaited, [result])
             results.append(result if len(observations) == 1 else own(result))
-        except (asyncio.CancelledError, SystemExit) as error:
-            if _cancels_the_call(error):
-                raise
-            results.append(_failure(error))
-        except Exception as error:
-            results.append(error)
+        except GeneratorExit:
+            raise
+        except BaseException as error:
+            results.append(failure_of(error))
     return results
+
+
+async def _awaited_rows(awaitable: Awaitable[Any], rows: int) -> Sequence[Any]:
+    """Returns the results that an awaitable gives, which a function has returned for so many rows."""
+    (results,) = await _run_each(_awaited, [awaitable])
+    if isinstance(results, Exception):
+        raise results
+    return results if isinstance(results, (list, Sequence)) else rows_of(results, rows)
 
 
 async def _awaited(awaitable: Awaitable[Any]) -> Any:
     return await awaitable
-
-
-def _cancels_the_call(error: BaseException) -> bool:
-    """Returns whether the call itself is cancelled, and not something that the model awaits."""
-    task = asyncio.current_task()
-    return isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling() > 0
-
-
-def _failure(error: BaseException) -> RuntimeError:
-    """Returns what a model meant for itself alone, as a failure of its call."""
-    return RuntimeError(f"{type(error).__name__}: {error}")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from inferential.dispatch.inprocess import InProcessReplica
-from inferential.dispatch.threads import carriable
+from inferential.dispatch.raised import carriable
 from inferential.proto import inferential_pb2 as pb
 from inferential.replica.condition import Condition, ModelState
 from inferential.replica.model import ModelMethods, methods_of
@@ -41,7 +41,7 @@ class LoadedReplica(InProcessReplica):
 
     def __init__(self, model_id: str, loader: ModelLoader, on_change: Callable[[], None]) -> None:
         super().__init__(model_id, _not_loaded, on_change)
-        self.completes_inline = False
+        self.completes_inline = self.runs_in_thread = False
         self.measured: Measured = []
         self.newest: Callable[[], Row | None] = lambda: None
         self._loader = loader

@@ -90,7 +90,7 @@ class LocalDispatcher(Dispatcher):
         self._gpus = Gpus()
         self._running = False
         self._ending: set[asyncio.Task[None]] = set()
-        self._completes_inline: set[str] = set()  # models that always do, in each of their forms
+        self._inline: dict[str, bool] = {}  # models that complete inline, or (True) begin in a process or a thread
         # A subclass may wait before it calls the model.
         self._is_plain = all(getattr(type(self), name) is getattr(LocalDispatcher, name) for name in _ON_THE_WAY)
         self._notify: Callable[[], None] | None = None
@@ -119,7 +119,7 @@ class LocalDispatcher(Dispatcher):
         workers = [one for one in models if isinstance(one, WorkerProcess)]
         self._runners.pop(model_id, None)
         if workers:
-            self._runners[model_id] = ProcessRunner(model_id, workers)
+            self._runners[model_id] = ProcessRunner(model_id, workers, lambda requests: self.on_ending(requests))
         if self._running:
             for one in models:
                 begin(one)
@@ -137,7 +137,7 @@ class LocalDispatcher(Dispatcher):
     def unregister_model(self, model_id: str) -> None:
         """Removes a model; calls that run end, and its processes with them."""
         self._runners.pop(model_id, None)
-        self._completes_inline.discard(model_id)
+        self._inline.pop(model_id, None)
         self._retire(self._models.pop(model_id, []))
         self._on_change()
 
@@ -149,9 +149,11 @@ class LocalDispatcher(Dispatcher):
                 self._in_background(one.aclose() if isinstance(one, InProcessReplica) else one.retire())
 
     def _note_inline(self, model_id: str) -> None:
-        self._completes_inline.discard(model_id)
-        if all(isinstance(one, InProcessReplica) and one.completes_inline for one in self._models[model_id]):
-            self._completes_inline.add(model_id)
+        self._inline.pop(model_id, None)
+        here = [one for one in self._models[model_id] if isinstance(one, InProcessReplica)]
+        elsewhere = len(here) < len(self._models[model_id]) or all(one.runs_in_thread for one in here)
+        if elsewhere or all(one.completes_inline for one in here):
+            self._inline[model_id] = elsewhere
 
     def _version_of(self, model_id: str) -> str:
         models = self._of(model_id)
@@ -373,11 +375,11 @@ class LocalDispatcher(Dispatcher):
         return infer(chosen, observations) if isinstance(chosen, WorkerProcess) else chosen.run(observations)
 
     def completes_inline(self, requests: Sequence[InferenceRequest]) -> bool:
-        """Returns whether the model never waits, and no image has to be decoded first; True of a model in a process."""
-        model_id = requests[0].pool
-        if model_id in self._runners:
+        """Returns whether the model never waits, and no image has to be decoded; or what `begins_elsewhere` does."""
+        elsewhere = self._inline.get(requests[0].pool)
+        if elsewhere:
             return self._is_plain
-        if model_id not in self._completes_inline or not self._is_plain:
+        if elsewhere is None or not self._is_plain:
             return requests[0].keeps_state and self.begins_elsewhere(requests)
         for request in requests:  # noqa: SIM110 (half the price of `any`)
             if is_encoded(request.slots):
@@ -385,8 +387,8 @@ class LocalDispatcher(Dispatcher):
         return True
 
     def begins_elsewhere(self, requests: Sequence[InferenceRequest]) -> bool:
-        """As in `Dispatcher`: True of a model in a process."""
-        return self._is_plain and whole_pool(requests[0]) in self._runners
+        """As in `Dispatcher`: True of a model in a process or in threads."""
+        return self._is_plain and self._inline.get(whole_pool(requests[0]), False)
 
     async def close(self) -> None:
         """Ends the models' processes, and lets threads end when their calls do."""

@@ -16,6 +16,7 @@ import numpy as np
 from inferential.dispatch.health import EndpointHealth
 from inferential.dispatch.limits import ActionChecks
 from inferential.dispatch.outcomes import Answer, BatchFailedError, DispatchResult, RemoteModelError, UnknownModelError
+from inferential.dispatch.raised import failure_of
 from inferential.errors import InvalidObservation
 from inferential.observation.slots import ObservationError
 from inferential.proto import PROTOCOL_VERSION
@@ -74,8 +75,8 @@ class ResultWriter:
         if not isinstance(outcome, Exception):
             try:
                 return self._response(request, outcome, latency_ms, batch_size)
-            except (TypeError, ValueError) as error:
-                outcome = error
+            except BaseException as error:  # what a model returned may raise anything when it is looked at
+                outcome = failure_of(error)
         refusal = _refusal(request.model_id, outcome)
         if refusal.kind is RefusalKind.MODEL_FAILED:
             self._note(request.pool, latency_ms, refusal.reason)

@@ -12,6 +12,7 @@ from concurrent.futures import Executor
 from typing import Any
 
 from inferential.dispatch.outcomes import Answer, ReplicaLost, UnknownModelError
+from inferential.dispatch.raised import failure_of
 from inferential.dispatch.suspects import after_loss, not_again, session_of
 from inferential.observation.values import is_encoded, read_slots, to_values
 from inferential.replica.sessions import SessionRow
@@ -116,18 +117,16 @@ class Runner:
             logger.info("model %s failed on %d observations, trying each alone: %s", model_id, len(requests), error)
             return [own((await self.run([request], replica))[0]) for request in requests]
         if requests[0].keeps_state:
-            version = self.version_of(model_id)
-            return [_with_session(row, result, version) for row, result in zip(rows, results, strict=True)]
+            return [self._with_session(*one, model_id) for one in zip(rows, results, strict=True)]
         return results
 
-
-def _with_session(row: SessionRow, result: Any, version: str) -> Any:
-    if isinstance(result, Exception):
-        return result
-    try:
-        return Answer(as_values(result), version, row.fresh)
-    except (TypeError, ValueError) as error:
-        return error
+    def _with_session(self, row: SessionRow, result: Any, model_id: str) -> Any:
+        if isinstance(result, Exception):
+            return result
+        try:
+            return Answer(as_values(result), self.version_of(model_id), row.fresh)
+        except BaseException as error:
+            return failure_of(error)
 
 
 def read(request: InferenceRequest, own: bool) -> Observation | Exception:

@@ -12,9 +12,29 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Any
 
+from inferential.dispatch.raised import carriable
 from inferential.replica.pending import Pending
 
-_Job = tuple[Pending[Any], Callable[[Any], Any], Any]
+
+class _Job:
+    """A call on its way to a thread and back."""
+
+    __slots__ = ("_unclaimed", "argument", "ended", "error", "function", "future", "result")
+
+    def __init__(self, future: Pending[Any], function: Callable[[Any], Any], argument: Any) -> None:
+        self.future, self.function, self.argument = future, function, argument
+        self.result: Any = None
+        self.error: Exception | None = None
+        self.ended: threading.Lock | None = None  # where the event loop waits for it: held until its end
+        self._unclaimed = [None]
+
+    def claim(self) -> bool:
+        """Returns True to the first of the two threads that asks: the event loop's, and the one that runs the call."""
+        try:
+            self._unclaimed.pop()
+        except IndexError:
+            return False
+        return True
 
 
 class CallThreads:
@@ -40,20 +60,38 @@ class CallThreads:
         """How many calls that were given up still run."""
         return len(self._given_up)
 
-    def call(self, function: Callable[[Any], Any], argument: Any) -> Pending[Any]:
+    def call(self, function: Callable[[Any], Any], argument: Any, wait_s: float = 0.0) -> Pending[Any]:
         """Calls `function(argument)` in a thread; what is returned is awaited for its result or what it raised.
+
+        With `wait_s` the event loop stands still for so many seconds at most, and what is returned is mostly done: a
+        call that takes microseconds is over before the event loop could do anything else.
 
         What is no Exception, or is a StopIteration, which no future can carry, becomes a RuntimeError: a model that
         means to end itself ends neither the thread nor the event loop.
         """
         future: Pending[Any] = Pending(asyncio.get_running_loop())
+        job = _Job(future, function, argument)
+        if wait_s:
+            job.ended = threading.Lock()
+            job.ended.acquire()
         if self._idle:
             self._idle -= 1
         else:
             self._threads += 1
             threading.Thread(target=self._work, args=(self._jobs,), name=self._name, daemon=True).start()
-        self._jobs.put((future, function, argument))
+        self._jobs.put(job)
+        if job.ended is not None and self._has_ended(job.ended, job, wait_s):
+            self._settle(self._jobs, job)
         return future
+
+    @staticmethod
+    def _has_ended(ended: threading.Lock, job: _Job, wait_s: float) -> bool:
+        """Waits for the end of a call; returns False where its thread will say so later."""
+        if not ended.acquire(timeout=wait_s):
+            if job.claim():
+                return False
+            ended.acquire()  # it ended just now
+        return True
 
     def give_up(self, future: Pending[Any]) -> None:
         """Counts a call's thread as lost until the call returns; the caller ends the wait for it."""
@@ -69,38 +107,29 @@ class CallThreads:
 
     def _work(self, jobs: SimpleQueue[_Job | None]) -> None:
         while (job := jobs.get()) is not None:
-            future, function, argument = job
-            result, error = None, None
             try:
-                result = function(argument)
+                job.result = job.function(job.argument)
             except BaseException as raised:
-                error = carriable(raised)
-            try:
-                future.get_loop().call_soon_threadsafe(self._settle, jobs, future, result, error)
-            except RuntimeError:
-                return  # the loop is closed: nothing waits for results any more
-            del job, future, argument, result, error  # what a model was given and gave lives no longer than its call
+                job.error = carriable(raised)
+            if job.ended is not None and job.claim():
+                job.ended.release()
+            else:
+                try:
+                    job.future.get_loop().call_soon_threadsafe(self._settle, jobs, job)
+                except RuntimeError:
+                    return  # the loop is closed: nothing waits for results any more
+            del job  # what a model was given and gave lives no longer than its call
 
-    def _settle(
-        self, jobs: SimpleQueue[_Job | None], future: Pending[Any], result: Any, error: Exception | None
-    ) -> None:
+    def _settle(self, jobs: SimpleQueue[_Job | None], job: _Job) -> None:
         if jobs is self._jobs:
             self._idle += 1
+        future = job.future
         if future.done():  # cancelled, or given up
             if future in self._given_up:
                 self._given_up.discard(future)
                 self._on_return()
             return
-        if error is None:
-            future.set_result(result)
+        if job.error is None:
+            future.set_result(job.result)
         else:
-            future.set_exception(error)
-
-
-def carriable(raised: BaseException) -> Exception:
-    """Returns what a model raised as an exception that concerns its call alone."""
-    if isinstance(raised, Exception) and not isinstance(raised, StopIteration):
-        return raised
-    error = RuntimeError(f"{type(raised).__name__}: {raised}")
-    error.__cause__ = raised
-    return error
+            future.set_exception(job.error)

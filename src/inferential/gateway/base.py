@@ -30,6 +30,7 @@ logger: logging.Logger = logging.getLogger("inferential.gateway")
 
 RETRY_PAUSES_S = (0.05, 0.2, 1.0)
 """Pauses before a request that the server refused is sent again; the last one is repeated."""
+_MAX_REASON = 2048
 _LASTING = frozenset({NOT_ACCEPTED, DRAINING})
 """Causes of refusals that hold for every request; any other (no room, expired, evicted) may pass."""
 _FINAL = frozenset({MODEL_NOT_ALLOWED, PAYLOAD_NOT_ALLOWED})
@@ -66,14 +67,19 @@ class GatewayAnswer:
     """A result in the form that other protocols have.
 
     Attributes:
-        values: what the model returned, nested as it was; arrays without axes are numbers.
+        arrays: what the model returned, nested as it was.
         timing: where the time went on the server.
         made_by: which model and version made it, as a name to compare; "" of the only one that there is.
     """
 
-    values: dict[str, Any]
+    arrays: dict[str, Any]
     timing: ResponseTiming
     made_by: str = ""
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The same, arrays without axes as numbers."""
+        return {key: _plain(value) for key, value in self.arrays.items()}
 
 
 class GatewayClient:
@@ -194,8 +200,7 @@ def _answer(result: Result) -> GatewayAnswer:
     values = {key: value for key, value in result.items() if key not in RESULT_FIELDS}
     timing = result.timing
     assert timing is not None  # the server is of this version
-    plain = {key: _plain(value) for key, value in restore(values).items()}
-    return GatewayAnswer(plain, timing, result.made_by)
+    return GatewayAnswer(restore(values), timing, result.made_by)
 
 
 def _plain(value: Any) -> Any:
@@ -208,6 +213,8 @@ def _plain(value: Any) -> Any:
 
 
 def describe_error(error: BaseException) -> str:
-    """Returns what a robot is sent of an error: its type, and its text."""
+    """Returns what a robot is sent of an error: its type, and its text, 2,048 characters of it."""
     reason = error.reason if isinstance(error, InferenceError) else str(error)
-    return f"{type(error).__name__}: {reason}"
+    if isinstance(error, MemoryError):
+        reason = reason or "the server has no memory left for this"
+    return f"{type(error).__name__}: {reason if len(reason) <= _MAX_REASON else f'{reason[:_MAX_REASON]}...'}"

@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import os
 import secrets
 from collections import OrderedDict
 from typing import Any, ClassVar
@@ -23,7 +22,7 @@ from typing import Any, ClassVar
 from inferential.config.gateways import Gr00tConfig
 from inferential.config.services import GatewayConfig
 from inferential.config.tokens import KnownTokens
-from inferential.errors import InferenceError
+from inferential.errors import InferenceError, system_reason
 from inferential.gateway.base import Gateway, GatewayClient, describe_error
 from inferential.gateway.gr00t_messages import ArrayForm, pack, token_of, unpack, with_modality_markers
 from inferential.gateway.req_router import ReqPeer, ReqRouter
@@ -73,8 +72,7 @@ class Gr00tGateway(Gateway):
         try:
             listener = listen(f"tcp://{where}")
         except OSError as error:
-            why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
-            raise OSError(error.errno, f"gateways.gr00t: cannot listen on {where}: {why}") from error
+            raise OSError(error.errno, f"gateways.gr00t: cannot listen on {where}: {system_reason(error)}") from error
         largest = 2 * self._server.config.observations.max_payload_bytes
         self._router = ReqRouter(listener, largest, self._on_message)
 

@@ -18,6 +18,7 @@ from typing import Any
 import msgpack
 import numpy as np
 
+from inferential.dtype_names import MAX_AXES, sent_dtype
 from inferential.proto.msgpack_numpy import unpack_with
 from inferential.proto.structure import narrow_float_as_float32
 
@@ -158,14 +159,16 @@ def _from_numpy(value: dict[Any, Any]) -> Any:
     if not isinstance(name, str | bytes) or not isinstance(data, bytes):
         raise ValueError("an array without type or data")
     try:
-        dtype = np.dtype(name if isinstance(name, str) else name.decode())
-    except (TypeError, ValueError, SyntaxError) as error:
-        raise ValueError(f"an array of unknown dtype {name!r}") from error
+        dtype = sent_dtype(name)
+    except ValueError as error:
+        raise ValueError(f"an array of {error}") from None
     _check(dtype)
     is_array = value[b"nd"] is True
     sizes = value.get(b"shape", ()) if is_array else ()
     if not isinstance(sizes, list | tuple) or any(type(size) is not int or size < 0 for size in sizes):
-        raise ValueError(f"an array of shape {sizes!r}")
+        raise ValueError(f"an array of shape {str(sizes)[:200]}")
+    if len(sizes) > MAX_AXES:
+        raise ValueError(f"an array of {len(sizes)} axes; at most {MAX_AXES} are allowed")
     if math.prod(sizes) * dtype.itemsize != len(data):
         raise ValueError(f"an array of {dtype} and shape {tuple(sizes)} has {len(data)} bytes")
     array: Any = np.ndarray(tuple(sizes), dtype, data)

@@ -11,6 +11,17 @@ import grpc
 from inferential.config.services import ListenerConfig
 from inferential.server.tls import check_tls
 
+HANDSHAKE_MS = 10_000
+"""How long a connection may take until it speaks HTTP/2, TLS before it included; gRPC leaves it two minutes."""
+
+
+def listening_options() -> tuple[tuple[str, int], ...]:
+    """Returns the options that every server has."""
+    return (
+        ("grpc.so_reuseport", 0),  # else a second server shares the port, and clients reach either
+        ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
+    )
+
 
 def listen(server: Any, section: str, config: ListenerConfig) -> str:
     """Adds the port of a section to a server, with TLS where it has a certificate; returns HOST:PORT.

@@ -33,7 +33,6 @@ UNPACK_BYTES = 1024 * 1024
 _MAX_AT_ONCE = 1024  # connections and requests; uvicorn answers 503 to more
 
 _AnswerT = TypeVar("_AnswerT")
-_Unpack = Callable[[bytes, int], tuple[bytes, bytes]]
 
 
 class HttpGateway(Gateway):
@@ -78,7 +77,8 @@ class HttpGateway(Gateway):
 
     async def start(self) -> None:
         """Begins to listen; OSError if the address cannot be bound, or a file of TLS cannot be read."""
-        await self._listener.start(Starlette(routes=self.routes()))
+        refused = {HTTPStatus.METHOD_NOT_ALLOWED: self._refuse_method}
+        await self._listener.start(Starlette(routes=self.routes(), exception_handlers=refused))
 
     async def stop(self) -> None:
         """Ends all connections. Idempotent."""
@@ -103,6 +103,9 @@ class HttpGateway(Gateway):
 
         return endpoint
 
+    async def _refuse_method(self, request: Request, _: Exception) -> Response:
+        return self.refusal(HTTPStatus.METHOD_NOT_ALLOWED, f"{request.url.path} is not asked by {request.method}")
+
     async def body(self, request: Request) -> bytearray:
         """Returns the body of a request, of twice `observations.max_payload_bytes` at most, also once it is unpacked.
 
@@ -110,7 +113,7 @@ class HttpGateway(Gateway):
             RequestRefused: it is larger, takes longer than `RECEIVE_S`, or its encoding is not known.
             ConnectionError: the client has left.
         """
-        unpack = _unpacker(request.headers.get("Content-Encoding", "identity").lower())
+        unpack = _Unpacking(request.headers.get("Content-Encoding", "identity").lower())
         body = bytearray()
         try:
             async with asyncio.timeout(RECEIVE_S) as within:
@@ -127,13 +130,14 @@ class HttpGateway(Gateway):
             raise ConnectionError("the client has left") from error
         finally:
             self._received.done(request)
+        unpack.check_end()
         return body
 
     @property
     def _largest(self) -> int:
         return 2 * self._server.config.observations.max_payload_bytes
 
-    async def _add(self, body: bytearray, piece: bytes, unpack: _Unpack) -> None:
+    async def _add(self, body: bytearray, piece: bytes, unpack: _Unpacking) -> None:
         """Adds a piece, unpacked, to a body.
 
         Raises:
@@ -175,23 +179,47 @@ class HttpGateway(Gateway):
             leaving.cancel()
 
 
-def _unpacker(encoding: str) -> _Unpack:
-    """Returns a function of a piece of a body and of how many bytes it may become at most, which returns these and what
-    is left of the piece."""
-    if encoding in ("", "identity"):
-        return lambda piece, _: (piece, b"")
-    if encoding not in ("gzip", "deflate"):
-        text = f"Content-Encoding: expected gzip, deflate or none, got {encoding!r}"
-        raise RequestRefused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, text)
-    inflating = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)  # either header
+class _Unpacking:
+    """Unpacks a body piece by piece.
 
-    def unpack(piece: bytes, most: int) -> tuple[bytes, bytes]:
+    Args:
+        encoding: its Content-Encoding.
+
+    Raises:
+        RequestRefused: of an encoding that is not known.
+    """
+
+    def __init__(self, encoding: str) -> None:
+        if encoding not in ("", "identity", "gzip", "deflate"):
+            text = f"Content-Encoding: expected gzip, deflate or none, got {encoding[:40]!r}"
+            raise RequestRefused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, text)
+        is_packed = encoding in ("gzip", "deflate")
+        self._inflating = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32) if is_packed else None  # either header
+
+    def __call__(self, piece: bytes, most: int) -> tuple[bytes, bytes]:
+        """Returns what a piece becomes, up to `most` bytes of it, and what is left of the piece.
+
+        Raises:
+            RequestRefused: it is not what the encoding says.
+        """
+        if self._inflating is None:
+            return piece, b""
         try:
-            return inflating.decompress(piece, most), inflating.unconsumed_tail
+            unpacked = self._inflating.decompress(piece, most)
         except zlib.error as error:
             raise RequestRefused(HTTPStatus.BAD_REQUEST, f"Content-Encoding: {error}") from error
+        if self._inflating.unused_data:
+            raise RequestRefused(HTTPStatus.BAD_REQUEST, "Content-Encoding: there are bytes behind the packed body")
+        return unpacked, self._inflating.unconsumed_tail
 
-    return unpack
+    def check_end(self) -> None:
+        """Checks that the body was whole.
+
+        Raises:
+            RequestRefused: it was not.
+        """
+        if self._inflating is not None and not self._inflating.eof:
+            raise RequestRefused(HTTPStatus.BAD_REQUEST, "Content-Encoding: the packed body is cut short")
 
 
 async def _left(request: Request) -> None:

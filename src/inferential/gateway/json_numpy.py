@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from inferential.dtype_names import sent_dtype
 from inferential.proto.structure import narrow_float_as_float32
 from inferential.proto.value_limits import check_json
 
@@ -53,9 +54,9 @@ def _decoded(value: dict[str, Any]) -> Any:
     if not isinstance(sizes, list) or any(type(size) is not int or size < 0 for size in sizes) or len(sizes) > 16:
         raise ValueError("__numpy__: expected a shape of up to 16 sizes")
     try:
-        dtype = np.dtype(name)
-    except (TypeError, ValueError, SyntaxError) as error:
-        raise ValueError(f"__numpy__: unknown dtype {name[:40]!r}") from error
+        dtype = sent_dtype(name)
+    except ValueError as error:
+        raise ValueError(f"__numpy__: {error}") from None
     if dtype.kind not in _KINDS:
         raise ValueError(f"__numpy__: dtype {name[:40]!r}: objects, structs and complex numbers are refused")
     try:

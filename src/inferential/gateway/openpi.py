@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-import os
 import secrets
 import time
 from collections.abc import Mapping
@@ -26,13 +25,13 @@ from websockets.http11 import Request, Response
 from inferential.config.gateways import OpenPiConfig
 from inferential.config.services import GatewayConfig
 from inferential.config.tokens import KnownTokens
-from inferential.errors import InferenceError
+from inferential.errors import InferenceError, system_reason
 from inferential.gateway.base import Gateway, GatewayClient, describe_error
 from inferential.gateway.receiving import Receiving
 from inferential.gateway.websocket import BoundedConnection
 from inferential.notices import Notices
 from inferential.proto.msgpack_numpy import pack, unpack
-from inferential.server import Server
+from inferential.server import Server, http_listener
 from inferential.server.http_listener import ACCEPT_AT_ONCE, BACKLOG
 from inferential.server.tls import check_tls
 from inferential.transport.keepalive import enable_keepalive
@@ -93,15 +92,14 @@ class OpenPiGateway(Gateway):
                 create_connection=partial(BoundedConnection, Receiving(largest)),  # type: ignore[arg-type]
                 logger=_websockets_logger,
                 backlog=ACCEPT_AT_ONCE,
+                ssl_handshake_timeout=None if tls is None else http_listener.HEAD_S,
             )
             for one in self._listening.sockets:
                 with one.dup() as listening:
                     listening.listen(BACKLOG)
         except OSError as error:
             where = f"{config.host}:{config.port}"
-            # asyncio's own text repeats the address.
-            why = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
-            raise OSError(error.errno, f"gateways.openpi: cannot listen on {where}: {why}") from error
+            raise OSError(error.errno, f"gateways.openpi: cannot listen on {where}: {system_reason(error)}") from error
 
     async def stop(self) -> None:
         """Ends all connections. Idempotent."""

@@ -22,6 +22,7 @@ _STATUS: dict[type[BaseException], HTTPStatus] = {
     ConnectionError: HTTPStatus.SERVICE_UNAVAILABLE,
     TypeError: HTTPStatus.BAD_REQUEST,
     ValueError: HTTPStatus.BAD_REQUEST,
+    MemoryError: HTTPStatus.SERVICE_UNAVAILABLE,
 }
 
 

@@ -16,13 +16,16 @@ from inferential.observation.validation import ObservationValidator
 from inferential.proto import Observation
 from inferential.proto.cache import CacheCounts
 from inferential.proto.cache.envelopes import CachedEnvelope, EnvelopeCache
-from inferential.proto.fields import VaryingFields, read_varying
+from inferential.proto.fields import SenderMessage, VaryingFields, read_varying
 from inferential.proto.tensors import Buffer
 
 if TYPE_CHECKING:
     from inferential.config.schema import ObservationConfig
 
 
+_ANSWERED_TIMES = 10
+"""Times the size that the limits allow, by which an envelope is read as far as is needed to answer it: that skips its
+tensors, and takes a few milliseconds at most."""
 CachedObservation = tuple[CachedEnvelope[SlotInfo], VaryingFields, float]
 """An observation of which the constant part was checked before: the cached part with the constant fields and the
 tensors, which are without timestamps; the varying fields; and its age on arrival in milliseconds by the client's clock,
@@ -121,9 +124,7 @@ class ObservationAssembler:
         """
         self._counts.misses += 1
         if len(envelope) > self._max_envelope_bytes:
-            raise ObservationError(
-                f"Failed to decode the envelope: {len(envelope)} bytes, the limits allow {self._max_envelope_bytes}"
-            )
+            raise self._too_large(envelope)
         message = Observation()
         try:
             message.ParseFromString(envelope if isinstance(envelope, bytes) else bytes(envelope))
@@ -142,6 +143,24 @@ class ObservationAssembler:
         if isinstance(envelope, bytes):
             self._cache.add(envelope, message, decoded.constant, decoded.slots)
         return decoded
+
+    def _too_large(self, envelope: Buffer) -> ObservationError:
+        """Returns the error of an envelope above the limits; of one that is not far above, to whom it belongs."""
+        most = self._max_envelope_bytes
+        reason = f"Failed to decode the envelope: {len(envelope)} bytes, the limits allow {most} of tensors and strings"
+        sender = SenderMessage()
+        if len(envelope) <= _ANSWERED_TIMES * most:
+            try:
+                sender.ParseFromString(bytes(envelope))
+            except DecodeError as error:
+                return ObservationError(f"Failed to decode the envelope: {error}")
+        return ObservationError(
+            reason,
+            client_id=sender.client.id,
+            model_id=sender.model_id,
+            request_id=sender.request_id,
+            protocol_version=sender.protocol_version,
+        )
 
     def _checked(
         self, message: Observation, envelope: Buffer, payload: Buffer, received_at: float

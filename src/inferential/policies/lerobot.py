@@ -10,6 +10,7 @@ Facts of LeRobot 0.6.1 (`policies/factory.py`, `configs/policies.py`, `processor
 from __future__ import annotations
 
 import json
+import logging
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,11 +23,15 @@ from inferential.errors import InvalidObservation
 from inferential.policies.batching import result_of
 from inferential.policies.files import PolicyFileError, check_count, check_fetched, missing_package
 from inferential.policies.lerobot_rtc import LeftOver, rtc_of
+from inferential.policies.lerobot_statistics import unnormalized
 from inferential.policies.lerobot_weights import load_policy
 from inferential.policies.tensors import Array, TensorSpec, pick
 from inferential.policies.torch_device import torch_device
 
+logger: logging.Logger = logging.getLogger("inferential.policies")
+
 DEFAULT_MAX_BATCH_SIZE = 8
+_MOST_OF_FLOATS = 2.0  # in an image: more means that it is not of 0 to 1, less may come of resizing
 TASK = "task"
 """The key of an observation's instruction, a string; none is an empty one."""
 _IMAGES = "observation.images."
@@ -68,12 +73,7 @@ def open_lerobot(
     folder = Path(path).expanduser()
     if not (folder / "config.json").is_file():
         raise PolicyFileError(
-            f"{path} has no config.json: expected a folder of a policy's save_pretrained()"
-            + (
-                ""
-                if folder.exists()
-                else f", as hf download {path} --local-dir FOLDER makes one of a policy on the Hub"
-            )
+            f"{path} has no config.json: expected a folder of a policy's save_pretrained(){_hint(path, folder)}"
         )
     for file in folder.glob("*.safetensors"):
         check_fetched(file)
@@ -108,10 +108,22 @@ def open_lerobot(
         raise
     except Exception as error:  # of the policy's own kind
         raise _unreadable(path, error) from error
+    if lacking := unnormalized(*processors):
+        logger.warning("%s has no statistics of %s, which are not normalized", path, ", ".join(lacking))
     policy.eval().requires_grad_(False)
     sees_history = int(getattr(config, "n_obs_steps", 1) or 1) > 1
     made = LeRobotHistoryPolicy if sees_history else LeRobotPolicy
     return made(policy, config, processors, max_batch_size, rename or {}, resize_images, rtc)
+
+
+def _hint(path: str, folder: Path) -> str:
+    """Returns what may have been meant by a folder that has no policy."""
+    if not folder.exists():
+        return f", as hf download {path} --local-dir FOLDER makes one of a policy on the Hub"
+    for inner in ("pretrained_model", "checkpoints/last/pretrained_model"):  # of what lerobot-train writes
+        if (folder / inner / "config.json").is_file():
+            return f"; there is one in {path.rstrip('/')}/{inner}"
+    return ""
 
 
 def _unreadable(path: str, error: Exception) -> PolicyFileError:
@@ -254,8 +266,10 @@ class _SavedPolicy:
         image = image[0] if image.ndim == 4 and image.shape[0] == 1 else image
         came = f"{image.dtype.name} {list(image.shape)}"
         expected = f"{key!r}: expected an image, uint8 [{height}, {width}, {channels}], got {came}"
-        if image.ndim != 3 or image.dtype.kind not in "uf":
+        if image.ndim != 3 or (image.dtype != np.uint8 and image.dtype.kind != "f"):
             raise InvalidObservation(expected)
+        if image.dtype != np.uint8 and (highest := image.max(initial=0)) > _MOST_OF_FLOATS:
+            raise InvalidObservation(f"{key!r}: expected an image of floats from 0 to 1, got the value {highest:g}")
         if image.shape[-1] == channels:
             image = np.moveaxis(image, -1, 0)
         if image.shape[0] != channels or (image.shape[1:] != (height, width) and not self._resizes):

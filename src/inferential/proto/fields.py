@@ -9,7 +9,7 @@ here, and the code that uses it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from numbers import Integral, Real
 from operator import attrgetter
@@ -297,12 +297,12 @@ def write_constant(message: pb.Observation | pb.ModelResponse, fields: NamedTupl
             setattr(target, name, value)
 
 
-def _varying_message() -> type[pb.Observation]:
-    """Returns the class of a message that has the varying fields of `Observation` alone, under the same numbers."""
-    whole, part = descriptor_pb2.DescriptorProto(), descriptor_pb2.DescriptorProto(name="VaryingMessage")
+def _part_of_observation(class_name: str, names: Collection[str]) -> type[pb.Observation]:
+    """Returns the class of a message that has some of the fields of `Observation` alone, under the same numbers."""
+    whole, part = descriptor_pb2.DescriptorProto(), descriptor_pb2.DescriptorProto(name=class_name)
     pb.Observation.DESCRIPTOR.CopyToProto(whole)
     for field in whole.field:
-        if field.name not in VARYING:
+        if field.name not in names:
             continue
         if field.type_name:
             field.type_name = field.type_name.replace(".Observation.", f".{part.name}.")
@@ -313,7 +313,7 @@ def _varying_message() -> type[pb.Observation]:
     part.nested_type.extend(whole.nested_type)
     origin = pb.Observation.DESCRIPTOR.file
     made = descriptor_pb2.FileDescriptorProto(
-        name="inferential_varying.proto",
+        name=f"inferential_{class_name}.proto",
         package=origin.package,
         dependency=[origin.name],
         message_type=[part],
@@ -325,5 +325,9 @@ def _varying_message() -> type[pb.Observation]:
     return cast(type[pb.Observation], found)
 
 
-VaryingMessage: type[pb.Observation] = _varying_message()
+VaryingMessage: type[pb.Observation] = _part_of_observation("VaryingMessage", VARYING)
 """A message of the varying fields: what is not in it is skipped by its reader. It is never sent."""
+SenderMessage: type[pb.Observation] = _part_of_observation(
+    "SenderMessage", ("client", "model_id", "request_id", "protocol_version")
+)
+"""A message of those fields by which an observation is answered: the same."""

@@ -16,6 +16,7 @@ from typing import Any
 import msgpack
 import numpy as np
 
+from inferential.dtype_names import MAX_AXES, sent_dtype
 from inferential.proto.structure import narrow_float_as_float32
 from inferential.proto.value_limits import check_msgpack
 
@@ -56,7 +57,8 @@ def unpack_with(decode: Callable[[dict[Any, Any]], Any], data: bytes | bytearray
     except (msgpack.exceptions.UnpackException, ValueError, TypeError, RecursionError) as error:
         path = _refused(decode, data)
         where = f"{'/'.join(path)}: " if path else ""
-        raise ValueError(f"not a message of this protocol: {where}{error or type(error).__name__}") from error
+        why = str(error) or "nested too deeply"  # which msgpack says by the type of its error
+        raise ValueError(f"not a message of this protocol: {where}{why}") from error
 
 
 def _refused(decode: Callable[[dict[Any, Any]], Any], data: bytes | bytearray | memoryview) -> list[str] | None:
@@ -119,15 +121,17 @@ def _encode(value: Any) -> Any:
 
 def _decode(value: dict[Any, Any]) -> Any:
     if b"__ndarray__" in value:
-        dtype = _check(np.dtype(_field(value, b"dtype")))
+        dtype = _check(sent_dtype(_field(value, b"dtype")))
         data, shape = _field(value, b"data"), tuple(_field(value, b"shape"))
+        if len(shape) > MAX_AXES:
+            raise ValueError(f"an array of {len(shape)} axes; at most {MAX_AXES} are allowed")
         if not isinstance(data, bytes) or any(not isinstance(size, int) or size < 0 for size in shape):
             raise ValueError("an array without bytes or with a malformed shape")
         if math.prod(shape) * dtype.itemsize != len(data):
             raise ValueError(f"an array of {dtype} and shape {shape} has {len(data)} bytes")
         return np.ndarray(shape, dtype, data)
     if b"__npgeneric__" in value:
-        return _check(np.dtype(_field(value, b"dtype"))).type(_field(value, b"data"))
+        return _check(sent_dtype(_field(value, b"dtype"))).type(_field(value, b"data"))
     return value
 
 

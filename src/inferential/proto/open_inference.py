@@ -40,6 +40,7 @@ _DATATYPES = {
 }
 _DTYPES = {datatype: dtype for dtype, datatype in _DATATYPES.items()}
 NO_SHARED_MEMORY = "shared memory is not served: send the tensors in the request"
+_MAX_AXES, _MAX_SIZE = 64, 2**63 - 1  # as many as numpy has
 _BINARY_ONLY = ("FP16", "BF16")
 
 
@@ -119,15 +120,27 @@ def read_infer(body: Buffer, header_length: int | None, key: str) -> InferMessag
     return InferMessage(tensors, {name: value for name, value in parsed.items() if name != key})
 
 
+def shape_of(shape: object) -> list[int]:
+    """Returns the sizes of an array, checked before anything is computed of them.
+
+    Raises:
+        ValueError: they are none, or there are too many.
+    """
+    if isinstance(shape, list) and len(shape) > _MAX_AXES:
+        raise ValueError(f"shape: expected {_MAX_AXES} sizes at most, got {len(shape)}")
+    if not isinstance(shape, list) or not all(type(size) is int and 0 <= size <= _MAX_SIZE for size in shape):
+        raise ValueError(f"shape: expected sizes, got {str(shape)[:200]}")
+    return shape
+
+
 def _read_tensor(described: Any, rest: memoryview) -> tuple[str, Array, int]:
     """Returns name and array of a tensor, and how many bytes of `rest` it takes."""
     if not isinstance(described, dict) or not isinstance(described.get("name"), str):
         raise ValueError("a tensor without a name")
-    name, shape = described["name"], described.get("shape")
+    name = described["name"]
     try:
         dtype = dtype_of(described.get("datatype", ""))
-        if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
-            raise ValueError(f"shape: expected sizes, got {shape!r}")
+        shape = shape_of(described.get("shape"))
         parameters = described.get("parameters") or {}
         if not isinstance(parameters, dict):
             raise ValueError(f"parameters: expected a map, got {type(parameters).__name__}")
@@ -159,6 +172,8 @@ def _from_json(described: Mapping[str, Any], dtype: str, shape: Sequence[int]) -
             array = given.astype(object if dtype == "string" else dtype)
             if given.size and array.dtype.kind in "iu" and not np.array_equal(array, given):
                 raise ValueError(f"data: a value out of the range of {described['datatype']}")
+        if array.size != math.prod(shape):
+            raise ValueError(f"data: expected {math.prod(shape)} values for shape {list(shape)}, got {array.size}")
         return array.reshape(shape)
     except (TypeError, OverflowError, FloatingPointError) as error:
         raise ValueError(f"data: {error}") from None

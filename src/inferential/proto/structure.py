@@ -33,6 +33,8 @@ from typing import Any
 
 import numpy as np
 
+from inferential.dtype_names import sent_dtype
+
 STRUCTURE_KEY = "inferential.structure"
 """Key of the string that describes the structure of an observation or a result."""
 _LONGEST_KEY = 200  # bytes; the wire's default limit is 255
@@ -43,6 +45,9 @@ _NUMBERS = "biuf"
 _NO_DTYPE = "MmS"  # kinds that the wire has no dtype for and that are plain bytes
 _WIDEST_FLOAT = 8  # bytes
 _MAX_TEXTS_BYTES = 1024 * 1024  # of one array of strings
+_MOST_VALUES = 4096
+"""Of a map, with those in it: many more than a message may have (`observations.max_tensors`), and a few milliseconds of
+work until that is said."""
 
 
 def flatten(tree: Mapping[Any, Any], reserved: Collection[str] = ()) -> tuple[dict[str, Any], str]:
@@ -178,6 +183,8 @@ class _Flattening:
         while key in self._values or key in self._reserved:
             key = self._next_number()
         self._values[key] = value
+        if len(self._values) > _MOST_VALUES:
+            raise ValueError(f"more than {_MOST_VALUES} values: send numbers as arrays, which are one each")
         return key
 
     def _next_number(self) -> str:
@@ -271,10 +278,7 @@ def _texts(texts: list[Any], dtype: np.dtype[Any], shape: tuple[int, ...]) -> np
 
 
 def _dtype(name: str, kinds: str) -> np.dtype[Any]:
-    try:
-        dtype = np.dtype(name)
-    except (TypeError, SyntaxError) as error:
-        raise ValueError(f"there is no dtype {name[:40]!r}") from error
+    dtype = sent_dtype(name)
     if dtype.kind not in kinds:
         raise ValueError(f"dtype {name[:40]!r} is not allowed here")
     return dtype

@@ -1,4 +1,4 @@
-"""Bounds how many values a message of msgpack or JSON makes, before it makes them.
+"""Bounds how many values a message of msgpack, JSON or protobuf makes, before it makes them.
 
 An empty list is one byte of msgpack and 64 bytes of memory, so a message of a few megabytes could fill a machine, and
 take the event loop for minutes. Arrays are a value each, however large they are.
@@ -7,11 +7,16 @@ take the event loop for minutes. Arrays are a value each, however large they are
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
+
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 MAX_MSGPACK_VALUES = 250_000
 """Of one message: a tenth of a second of work. An image as a list of numbers has fewer, if it is small."""
 MAX_JSON_VALUES = 2_000_000
 """The same of JSON, where lists of numbers are what others send too."""
+MAX_PROTOBUF_FIELDS = 100_000
+"""Of one message of protobuf, those of the messages in it included; numbers in lists count besides, as in JSON."""
 SMALL_BYTES = 64 * 1024
 """A message of this size has not too many values, whatever it is."""
 
@@ -86,3 +91,88 @@ def check_json(text: str | bytes | bytearray, most: int = MAX_JSON_VALUES) -> No
         count = sum(text.count(sign) for sign in b",[{")
     if count > most:
         raise ValueError(f"more than {most} values: send numbers as arrays, which are one each")
+
+
+_VARINT, _FIXED64, _LENGTH, _GROUP, _END_GROUP, _FIXED32 = range(6)
+_SIZES = {
+    FieldDescriptor.TYPE_FLOAT: 4,
+    FieldDescriptor.TYPE_FIXED32: 4,
+    FieldDescriptor.TYPE_SFIXED32: 4,
+    FieldDescriptor.TYPE_DOUBLE: 8,
+    FieldDescriptor.TYPE_FIXED64: 8,
+    FieldDescriptor.TYPE_SFIXED64: 8,
+}
+_UNPACKED = (FieldDescriptor.TYPE_STRING, FieldDescriptor.TYPE_BYTES, FieldDescriptor.TYPE_GROUP)
+_Fields = dict[int, Descriptor | int]
+"""Of those fields whose bytes are values themselves, by number: the message that they are, or the bytes of each number
+at least."""
+
+
+def check_protobuf(
+    data: bytes, kind: Descriptor, most: int = MAX_PROTOBUF_FIELDS, most_numbers: int = MAX_JSON_VALUES
+) -> None:
+    """Counts the fields of a message of protobuf, and the numbers in its lists; other bytes are left to what reads it.
+
+    Args:
+        data: of the message.
+        kind: what it is.
+        most: fields that it may have.
+        most_numbers: numbers that its lists may have together.
+
+    Raises:
+        ValueError: it has more.
+    """
+    if len(data) <= SMALL_BYTES:
+        return
+    seen = numbers = 0
+    parts = [(0, len(data), _fields_of(kind))]
+    while parts:
+        at, end, fields = parts.pop()
+        while at < end:
+            tag, at = _varint(data, at, end)
+            form = tag & 7
+            seen += 1
+            if seen > most:
+                raise ValueError(f"more than {most} fields: send numbers as raw bytes, which are one each")
+            if form == _LENGTH:
+                size, at = _varint(data, at, end)
+                field = fields.get(tag >> 3)
+                if isinstance(field, int):
+                    numbers += size // field
+                    if numbers > most_numbers:
+                        raise ValueError(f"more than {most_numbers} numbers in lists: send them as raw bytes")
+                elif field is not None:
+                    parts.append((at, min(at + size, end), _fields_of(field)))
+                at += size
+            elif form == _VARINT:
+                _, at = _varint(data, at, end)
+            elif form == _FIXED32:
+                at += 4
+            elif form == _FIXED64:
+                at += 8
+
+
+@cache
+def _fields_of(kind: Descriptor) -> _Fields:
+    fields: _Fields = {}
+    for field in kind.fields:
+        if field.message_type is not None:
+            fields[field.number] = field.message_type
+        elif field.is_repeated and field.type not in _UNPACKED:
+            fields[field.number] = _SIZES.get(field.type, 1)
+    return fields
+
+
+def _varint(data: bytes, at: int, end: int) -> tuple[int, int]:
+    """Returns a number and where what follows it begins; what is cut short is 0, up to the end."""
+    value = shift = 0
+    while at < end:
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7
+        if shift > 63:
+            break
+    return 0, end

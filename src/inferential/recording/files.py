@@ -21,8 +21,8 @@ logger: logging.Logger = logging.getLogger("inferential.recording")
 
 _CHUNK_BYTES = 256 * 1024
 """What a power failure may cost: messages are written chunk by chunk."""
-MOST_CHANNELS = 10_000
-"""A file with so many is finished: it can number 65,535, robots choose their ids, and each is kept in memory."""
+MOST_CHANNELS = 60_000
+"""A file with so many is finished: it can number 65,535, and robots choose their ids."""
 _STEP_NS = 1_000_000_000
 """A step of the wall clock by more than this begins a new file, so that within each file times are in order."""
 SUFFIX = ".mcap"

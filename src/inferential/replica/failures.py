@@ -15,7 +15,7 @@ def words_of(error: BaseException) -> str:
     """Returns type and message of an exception."""
     try:
         text = str(error)
-    except Exception as broken:
+    except BaseException as broken:  # what raises it may raise anything
         text = f"its message cannot be read: {type(broken).__name__}"
     return f"{type(error).__name__}: {text}"
 

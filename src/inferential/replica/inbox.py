@@ -8,7 +8,6 @@ Like the memory of `shared.py` it is a file without a name, of a sealed size.
 
 from __future__ import annotations
 
-import contextlib
 import mmap
 import os
 import weakref
@@ -46,9 +45,8 @@ class Inbox:
         """
         if not SHARED_FROM_BYTES <= length <= SHARED_UP_TO_BYTES:
             return None
-        with contextlib.suppress(IndexError):
-            while True:
-                self._places.give(self._freed.popleft())
+        while self._freed:
+            self._places.give(self._freed.popleft())
         offset = self._places.take(length)
         if offset is None:
             return None
@@ -93,10 +91,9 @@ class InboxView:
     def freed(self) -> list[int]:
         """Returns the offsets that are free again since it was last asked, and forgets what was written there."""
         offsets = []
-        with contextlib.suppress(IndexError):
-            while True:
-                place = self._freed.popleft()
-                # Else pages that the model wrote to would hide what is received there next.
-                self._map.madvise(mmap.MADV_DONTNEED, place.offset - INBOX_AT, place.length)
-                offsets.append(place.offset)
+        while self._freed:
+            place = self._freed.popleft()
+            # Else pages that the model wrote to would hide what is received there next.
+            self._map.madvise(mmap.MADV_DONTNEED, place.offset - INBOX_AT, place.length)
+            offsets.append(place.offset)
         return offsets

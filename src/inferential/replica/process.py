@@ -18,7 +18,7 @@ from typing import Any
 from inferential.proto import inferential_pb2 as pb
 from inferential.proto.tensors import Buffer
 from inferential.replica.busy_polling import BusyPolling
-from inferential.replica.calls import Call, end_lost
+from inferential.replica.calls import Call, OnEnding, end_lost, ignore, note_ending
 from inferential.replica.channel import Stream
 from inferential.replica.inbox import Inbox
 from inferential.replica.lending import Lending
@@ -37,6 +37,7 @@ from inferential.replica.view import WorkerView
 from inferential.replica.warming import warm_up_rows
 from inferential.replica.wire import (
     CALL,
+    ENDING,
     FAILED,
     GONE,
     HELLO,
@@ -95,7 +96,7 @@ class WorkerProcess(WorkerView):
         self._calls: dict[int, Call] = {}
         self._numbers = 0
         self._pace = Pace()
-        self._polling = BusyPolling(lambda: bool(self._calls))
+        self._polling = BusyPolling()
         self._reader = RowReader(pb.ModelResponse)
         self._process: Spawned | None = None
         self._lending = Lending(None, None)
@@ -172,8 +173,8 @@ class WorkerProcess(WorkerView):
 
     # Calls
 
-    def call(self, rows: Sequence[Row], sessions: Sequence[Sequence[Any]] = ()) -> Pending[list[Any]]:
-        """Runs rows as one call, of `sessions` where the model keeps state.
+    def call(self, rows: Sequence[Row], sessions: Sequence[Any] = (), ends: OnEnding = ignore) -> Pending[list[Any]]:
+        """Runs rows as one call, of `sessions` where the model keeps state; `ends` may be called before its end.
 
         Returns:
             What to await for one `Values`, `Refused` or `Died` for each row; it raises CallFailed where the model
@@ -185,13 +186,12 @@ class WorkerProcess(WorkerView):
         if self.greeting is None or process is None or stream is None:
             future.set_result([Died(f"{self._label}: {self._problem}", ran=False)] * len(rows))
             return future
-        self._numbers += 1
-        number = self._numbers
+        self._numbers = number = self._numbers + 1
         places = [self._lending.lend(payload) for _, payload in rows]
         frames: list[Buffer] = [number.to_bytes(8, "little"), CALL, write_head(0, places)]
         for (description, payload), place in zip(rows, places, strict=True):
             frames += (description, payload if place is None else b"")
-        self._calls[number] = Call(len(rows), future)
+        self._calls[number] = Call(len(rows), future, ends)
         self._life.call_sent(time.monotonic())
         if sessions:
             stream.send([NO_CALL, SESSIONS, json.dumps(sessions).encode()])
@@ -200,7 +200,7 @@ class WorkerProcess(WorkerView):
             self._set_timer(loop)
         self._memory_limit.watch()
         if self._pace.quick:
-            self._polling.begin(loop)
+            self._polling.call_sent(loop)
         return future
 
     def end_session(self, client_id: str) -> None:
@@ -226,10 +226,11 @@ class WorkerProcess(WorkerView):
         kind = frames[1]
         if kind == RESULT:
             self._on_result(frames)
+        elif kind == ENDING:
+            note_ending(self._calls, frames[0])
         elif kind == FAILED:
-            number = int.from_bytes(frames[0], "little")
             text = bytes(frames[2]).decode(errors="replace")
-            if number:
+            if number := int.from_bytes(frames[0], "little"):
                 call = self._answered(number)
                 if call is not None and not call.future.done():
                     call.future.set_exception(CallFailed(text))
@@ -256,6 +257,8 @@ class WorkerProcess(WorkerView):
             return
         call.future.set_result(outcomes)  # first: a robot waits for it
         self._note_pace()
+        if not self._calls and self._pace.quick:
+            self._polling.all_answered(asyncio.get_running_loop())
 
     def _answered(self, number: int) -> Call | None:
         call = self._calls.pop(number, None)
@@ -269,6 +272,7 @@ class WorkerProcess(WorkerView):
         if process is None or process.memory is None:
             return
         if self._pace.note_total(*process.memory.run_noted()):
+            process.set_quick(self._pace.quick)
             self._on_change()
         if self._pace.heavy:
             process.give_way()
@@ -348,6 +352,7 @@ class WorkerProcess(WorkerView):
         if stream is not None:
             stream.close()
         self._process = self._stream = None
+        self._polling.stop()
         self._lending = Lending(None, None)
         self._gone.set()
         self._idle.set()

@@ -187,12 +187,13 @@ def _describe(slots: Sequence[Any]) -> bytes:
     return message.SerializeToString()
 
 
+_UNSAID = "", "", ""  # no version, of a model without state
 _ENCODINGS = {"raw": pb.RAW, "jpeg": pb.JPEG, "png": pb.PNG}
 
 
 def read_outcomes(reader: RowReader, frames: Sequence[bytes | memoryview]) -> list[Values | Refused]:
     """Returns the rows of a result, whose frames are those of `wire.RESULT`."""
-    version, _, fresh = bytes(frames[2]).decode().partition("\0")
+    version, _, fresh = bytes(frames[2]).decode().partition("\0") if frames[2] else _UNSAID
     outcomes: list[Values | Refused] = []
     for at in range(3, len(frames), 2):
         layout = reader.layout(frames[at])

@@ -12,7 +12,6 @@ when nothing in the replica looks at it any more: a model may keep an observatio
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import json
 import mmap
@@ -259,7 +258,6 @@ class ReplicasMemory:
     def freed(self) -> list[int]:
         """The offsets that are free again since it was last asked."""
         offsets = []
-        with contextlib.suppress(IndexError):
-            while True:
-                offsets.append(self._freed.popleft())
+        while self._freed:
+            offsets.append(self._freed.popleft())
         return offsets

@@ -65,13 +65,16 @@ class MessageReader:
     came. Its frames are views on one buffer that nothing else has; those of other messages, and short ones, are bytes.
     """
 
-    __slots__ = ("_data", "_need", "_whole", "space")
+    __slots__ = ("_data", "_need", "_usual", "_whole", "space", "usual_messages")
 
     def __init__(self) -> None:
         self._data: bytes | bytearray = b""
         self._need = 4  # bytes from which on there may be a message
         self._whole: bytearray | None = None
+        self._usual: tuple[bytes, int, struct.Struct] | None = None  # head, size and cut of the message that came last
         self.space: memoryview | None = None
+        self.usual_messages: int = 0
+        """How many messages came alone and were cut like the one before, which takes a quarter of the steps."""
 
     def feed(self, data: bytes) -> None:
         """Takes in bytes that came."""
@@ -98,6 +101,11 @@ class MessageReader:
         Raises:
             ValueError: these are no messages.
         """
+        usual, data = self._usual, self._data
+        if usual is not None and len(data) == usual[1] and data.startswith(usual[0]) and self._whole is None:
+            self._data, self._need = b"", 4
+            self.usual_messages += 1
+            return [list(usual[2].unpack_from(data, len(usual[0])))]
         messages: list[list[Frame]] = []
         if self._whole is not None:
             if self.space is not None:
@@ -105,7 +113,6 @@ class MessageReader:
             messages.append(_frames_of(self._whole))
             self._whole = None
         at = 0
-        data = self._data
         if len(data) < self._need:
             return messages
         self._need = 4
@@ -128,6 +135,7 @@ class MessageReader:
                 self._need = end - at
                 break
             messages.append(list(cut.unpack_from(data, begin)))
+            self._usual = head, end - at, cut
             at = end
         self._data = data[at:] if at else data
         return messages

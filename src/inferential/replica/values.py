@@ -62,7 +62,7 @@ def own(result: Any) -> Any:
     if hasattr(result, "__array__"):  # a tensor of torch or jax
         try:
             return np.array(result)
-        except Exception:  # it fails again where it is sent, which says why
+        except BaseException:  # it fails again where it is sent, which says why
             return result
     return result
 

@@ -12,7 +12,9 @@ from collections.abc import Sized
 from typing import TYPE_CHECKING
 
 from inferential.scheduler.base import Scheduler
+from inferential.scheduler.client_queue import Key
 from inferential.scheduler.client_queues import ClientQueues
+from inferential.scheduler.floods import Floods
 from inferential.scheduler.request import DISPATCHED, InferenceRequest
 from inferential.scheduler.time.availability import ALWAYS_AVAILABLE, Availability
 
@@ -31,6 +33,7 @@ class Admission:
     Attributes:
         staged: requests that may bypass the queues, by model and client; read it, and take by `take_staged`.
         running_in_order: what runs that others of its robot wait for.
+        floods: what waits for a moment at which no other client is expected.
     """
 
     def __init__(
@@ -39,6 +42,7 @@ class Admission:
         self._queues = ClientQueues(config, scheduler, availability)
         self.staged: dict[str, dict[str, InferenceRequest]] = {}
         self.running_in_order: Sized = self._queues.running_in_order
+        self.floods: Floods[Key] = self._queues.floods
 
     @property
     def scheduler(self) -> Scheduler:

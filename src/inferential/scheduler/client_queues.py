@@ -21,10 +21,12 @@ from typing import TYPE_CHECKING
 
 from inferential.scheduler.adapter import SchedulerAdapter
 from inferential.scheduler.backlog import Backlog
-from inferential.scheduler.base import ModelAwareScheduler, QueueFullError, Scheduler
+from inferential.scheduler.base import QueueFullError, Scheduler
 from inferential.scheduler.client_queue import ClientQueue, Key, key_of
+from inferential.scheduler.floods import Floods
 from inferential.scheduler.heap import LazyHeap
 from inferential.scheduler.holds import Holds
+from inferential.scheduler.ordered import OrderedWaiting
 from inferential.scheduler.request import (
     CLIENT_LEFT,
     DISPATCHED,
@@ -38,7 +40,6 @@ from inferential.scheduler.request import (
     RefusalKind,
 )
 from inferential.scheduler.time.availability import ALWAYS_AVAILABLE, Availability, ReplicaSlot
-from inferential.scheduler.waiting import Waiting
 
 if TYPE_CHECKING:
     from inferential.config.schema import SchedulingConfig
@@ -48,7 +49,7 @@ MAX_BYTES = 1024 * 1024 * 1024
 """Of the payloads of all waiting requests."""
 
 
-class ClientQueues(Waiting):
+class ClientQueues(OrderedWaiting):
     """All queued requests, and the strategy that orders the heads of the queues.
 
     Args:
@@ -60,12 +61,13 @@ class ClientQueues(Waiting):
     def __init__(
         self, config: SchedulingConfig, scheduler: Scheduler, availability: Availability = ALWAYS_AVAILABLE
     ) -> None:
-        super().__init__()
-        self._availability = availability
+        super().__init__(availability)
         self._holds: Holds[Key] = Holds()
         self._not_before = self._holds.not_before
         self.held: list[tuple[float, Key]] = self._holds.queue  # queues whose next request is not shown yet
         self.running_in_order: dict[Key, object] = self._holds.running
+        self.floods: Floods[Key] = Floods(availability)
+        self._floods_waiting = self.floods.waiting
         self.perishes: bool = False  # whether any request of lately may become stale
         self._ended: list[InferenceRequest] = []
         self._outdated: list[InferenceRequest] = []
@@ -75,16 +77,7 @@ class ClientQueues(Waiting):
         self._max_queue_size = config.max_queue_size
         self._ttl_s = config.request_ttl_ms / 1e3
         self._drops_oldest = config.overflow_policy == "drop_oldest"
-        self.scheduler = scheduler
-        self._order: ModelAwareScheduler = (
-            scheduler if isinstance(scheduler, ModelAwareScheduler) else SchedulerAdapter(scheduler)
-        )
-        # Set by the class itself, not inherited: a strategy derived from a built-in one is to see every request.
-        self._straight_on = "may_defer" in vars(type(self._order))
-        # A strategy that ignores the replica answers alike for each free one, so it is asked for the first only.
-        self._compares_replicas = type(self._order).next_batch_on is not ModelAwareScheduler.next_batch_on
-        self._refuses = type(self._order).take_infeasible is not ModelAwareScheduler.take_infeasible
-        self._order.bind(self._availability)
+        self._put_in_charge(scheduler)
 
     def ended(self) -> list[InferenceRequest]:
         """Returns the requests that were refused since the last call."""
@@ -106,7 +99,7 @@ class ClientQueues(Waiting):
         """Returns whether a new request need not wait for its pace, nor for an older one of its robot."""
         key = key_of(request)
         return self._holds.until(key) <= request.received_at and (
-            not request.in_order or key not in self._client_queues
+            key not in self._client_queues if request.in_order else not self.floods.stops(request)
         )
 
     def offer(self, request: InferenceRequest, now: float) -> None:
@@ -178,7 +171,9 @@ class ClientQueues(Waiting):
         if retried and request.in_order and (queue.shown or key in self.running_in_order):
             self._return(request, queue, key, now)
         elif retried or (
-            not queue.behind and self._has_room(queue) and not (self._not_before and self._holds.stops(key, now))
+            not queue.behind
+            and self._has_room(queue)
+            and not ((self._not_before or request.pace_s) and self._is_stopped(request, key, now))
         ):
             self._show(request, queue, now, retried=retried)
         else:
@@ -202,9 +197,23 @@ class ClientQueues(Waiting):
             if (queue := self._client_queues.get(key)) is not None:
                 self._move_up(queue, key, now)
 
+    def show_floods(self, now: float) -> bool:
+        """Shows the strategy requests that flood and no other will wait for; returns whether there are any."""
+        keys = self.floods.due(now, self._has_next_of, self._keeps_nothing_for)
+        for key in keys:
+            self._show_next(self._client_queues[key], now)
+        return bool(keys)
+
+    def _has_next_of(self, key: Key) -> bool:
+        queue = self._client_queues.get(key)
+        return queue is not None and bool(queue.behind) and self._has_room(queue)
+
     def held_until(self) -> float | None:
-        """Returns when `release` next has something to do; None: `held` is empty."""
-        return self.held[0][0] if self.held else None
+        """Returns when `release` or `show_floods` next has something to do; None: nothing is held back."""
+        at = self.held[0][0] if self.held else None
+        if self._floods_waiting and (look_at := self.floods.due_at()) is not None:
+            return look_at if at is None else min(at, look_at)
+        return at
 
     def dispatched(self, request: InferenceRequest, now: float) -> None:
         """Notes a call of a request whose client's next one is held back, until its end or for a while."""
@@ -259,10 +268,6 @@ class ClientQueues(Waiting):
                 break
         return None
 
-    def in_turn(self, model_ids: Sequence[str]) -> Sequence[str]:
-        """Returns models that share a device, in the order in which they may use it next."""
-        return self._order.in_turn(model_ids)
-
     def refuse_infeasible(self, now: float) -> None:
         """Refuses what cannot be in time and must not be served late; finds observations that are to be made anew."""
         if not self._refuses:
@@ -282,20 +287,12 @@ class ClientQueues(Waiting):
         if self._refuses and (at := self._order.infeasible_at()) is not None and at <= now:
             self.refuse_infeasible(now)
 
-    def infeasible_at(self) -> float | None:
-        """Returns when `refuse_infeasible` next has something to do; None: never by itself."""
-        return self._order.infeasible_at() if self._refuses else None
-
     def end(self, request: InferenceRequest, refusal: Refusal, now: float) -> None:
         """Refuses a waiting request."""
         if request in self._stands[request][1].shown:
             self._order.remove(request)
         self._leave(request, now=now)
         self._refuse(request, refusal)
-
-    def tick(self) -> None:
-        """Lets the strategy do what only time brings about."""
-        self._order.tick()
 
     def expire(self, now: float) -> None:
         """Refuses what has waited longer than its time to live, or until it was stale."""
@@ -307,12 +304,6 @@ class ClientQueues(Waiting):
     def expires_at(self) -> float | None:
         """Returns when `expire` next has something to do; None: nothing waits."""
         return self._ages.top()[0] + self._ttl_s if self._ages else None
-
-    def ready_at(self, slots: Sequence[ReplicaSlot]) -> float | None:
-        """Returns from when on `take` returns something for these free replicas of a model; None: not by itself."""
-        if not self._compares_replicas:
-            return self._order.ready_on(slots[0]) if slots else None
-        return min((at for slot in slots if (at := self._order.ready_on(slot)) is not None), default=None)
 
     def forget(self, client_id: str, now: float) -> None:
         """Refuses all waiting requests of a client that is gone."""
@@ -339,6 +330,7 @@ class ClientQueues(Waiting):
             table.clear()
         self._ages, self._held_bytes = LazyHeap(), 0
         self._holds.keep_endless()
+        self.floods.clear()
         self._configure(config, scheduler)
         for request in requests:
             moved(request)
@@ -359,10 +351,6 @@ class ClientQueues(Waiting):
         for request in requests:
             moved(request)
             self._enter(request, key_of(request), self._order.eviction_rank(request), now)
-
-    def client_connected(self, client_id: str) -> None:
-        """Notifies the strategy of a client's first request."""
-        self._order.on_client_connected(client_id)
 
     def _refuse(self, request: InferenceRequest, refusal: Refusal) -> None:
         request.refuse(refusal)
@@ -392,7 +380,18 @@ class ClientQueues(Waiting):
                 self._client_queues.pop(queue.key, None)
 
     def _move_up(self, queue: ClientQueue, key: Key, now: float) -> None:
-        while queue.behind and self._has_room(queue) and not self._holds.stops(key, now):
-            following, _ = queue.behind.popitem(last=False)
-            following.waiting_since = max(following.waiting_since, now)
-            self._show(following, queue, now)
+        while queue.behind and self._has_room(queue) and not self._is_stopped(next(iter(queue.behind)), key, now):
+            self._show_next(queue, now)
+
+    def _show_next(self, queue: ClientQueue, now: float) -> None:
+        following, _ = queue.behind.popitem(last=False)
+        following.waiting_since = max(following.waiting_since, now)
+        self._show(following, queue, now)
+
+    def _is_stopped(self, request: InferenceRequest, key: Key, now: float) -> bool:
+        if self._not_before and self._holds.stops(key, now):
+            return True
+        if not request.pace_s or not self.floods.stops(request):
+            return False
+        self.floods.enter(key, request.pool, now)
+        return True

@@ -130,6 +130,10 @@ class Engine:
         """Returns whether nothing that waits could go before a new request, so that `stage` may take it."""
         return self._admission.can_bypass(request)
 
+    def expect(self, request: InferenceRequest) -> None:
+        """Notes a request of a client that does not flood: calls of clients that do are not to meet its next."""
+        self._admission.floods.expect(request)
+
     def stage(self, request: InferenceRequest) -> None:
         """Takes a new request for which `can_bypass` is true, until `take_bypassed` or `work` dispatches it."""
         self._admission.stage(request)
@@ -182,6 +186,15 @@ class Engine:
         if queues.perishes:
             queues.expire(now)  # the timer may be late
         queues.refuse_infeasible(now)
+        self._dispatch_all(queues, batches, now)
+        if queues.floods.waiting and queues.show_floods(now):
+            self._dispatch_all(queues, batches, now)
+        if batches:
+            queues.refuse_infeasible_due(now)  # requests that became infeasible while calls were chosen
+        return batches
+
+    def _dispatch_all(self, queues: ClientQueues, batches: list[Batch], now: float) -> None:
+        """Adds the calls that free replicas can begin."""
         shared: dict[str, list[str]] = {}
         for model_id in queues.models():
             capacity = self._capacity(model_id)
@@ -196,9 +209,6 @@ class Engine:
             batch = self._dispatch_one_of(queues, model_ids, device, now)
             if batch is not None:
                 batches.append(batch)
-        if batches:
-            queues.refuse_infeasible_due(now)  # requests that became infeasible while calls were chosen
-        return batches
 
     def _dispatch_one_of(self, queues: ClientQueues, model_ids: Sequence[str], device: str, now: float) -> Batch | None:
         """Returns a call of one of the models that share a device, which takes one at a time."""
@@ -219,6 +229,17 @@ class Engine:
         batch = Batch(model_id, requests, slot.replica, now)
         self._running.begin(batch, device)
         return batch
+
+    def fills_call(self, model_id: str) -> bool:
+        """Returns whether what waits for a model fills its next call, so that no later request could join it."""
+        return self._admission.waiting(model_id) >= self._capacity(model_id).max_batch_size
+
+    def ending(self, batch: Batch, now: float) -> None:
+        """Frees the slot of a call that is about to end, so that the next one is there by then; `finished` follows.
+
+        Its requests run until then.
+        """
+        self._running.ending(batch, now)
 
     def finished(self, batch: Batch, now: float, *, measured: bool = True) -> None:
         """Frees the slot of a call that ended, with a result or without.

@@ -265,6 +265,11 @@ class InferenceRequest:
         self.refusal = refusal
 
     @property
+    def floods(self) -> bool:
+        """Whether its client asks its model for much more than its share."""
+        return self.pace_s > 0 and not self.in_order
+
+    @property
     def over(self) -> bool:
         """Whether it is ANSWERED or REFUSED."""
         return self.state is ANSWERED or self.state is REFUSED

@@ -189,6 +189,8 @@ class Accounting:
         # A robot that is asked for newer observations sends several for each answer, and floods nothing by that.
         if request.serve_interval_ms and not incoming.renews and not request.in_order:
             request.pace_s = self._shares.pace_s(client_id, request.pool)
+        if self._shares.finds_floods and not request.floods:
+            self._engine.expect(request)
         if incoming.applied is not None and incoming.applied.request_id:
             self._applied(request, incoming.applied)
         self._fleet.responses.on_request(client_id, request.response_id, model_id, now)

@@ -29,9 +29,14 @@ class Capacities:
         self._cache: dict[str, Capacity] = {}
         self._begun = True
 
-    def begin(self, begun: bool) -> None:
-        """Sets whether the backend has begun; before that no call can."""
-        self._begun = begun
+    def suspend(self) -> None:
+        """Makes every capacity 0 until `resume`: the backend has not begun, and no call can."""
+        self._begun = False
+        self._cache.clear()
+
+    def resume(self) -> None:
+        """Makes capacities those of the backend, which has begun."""
+        self._begun = True
         self._cache.clear()
 
     def __len__(self) -> int:

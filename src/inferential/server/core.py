@@ -87,7 +87,7 @@ class Core:
             self._clients_lately,
             lambda now, within_s: self.accounting.fleet.expects(now, within_s),
         )
-        self.capacities.begin(False)  # else models of this process would be up, and then down until the server starts
+        self.capacities.suspend()  # else models of this process would be up, and then down until the server starts
         self.models.configure(config.models)
         self.ingress.models = self.models
 
@@ -157,9 +157,14 @@ class Core:
         self.ingress.configure(self.config)
         self.accounting.engine.swap(config, scheduler, time.monotonic())
 
-    def begin(self, begun: bool) -> None:
-        """Notes whether the backend has begun."""
-        self.capacities.begin(begun)
+    def suspend_models(self) -> None:
+        """Keeps requests from the models until `resume_models`, as the backend has not begun."""
+        self.capacities.suspend()
+        self.models.refresh()
+
+    def resume_models(self) -> None:
+        """Lets requests to the models, as the backend has begun."""
+        self.capacities.resume()
         self.models.refresh()
 
     def on_replicas_changed(self) -> None:

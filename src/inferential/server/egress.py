@@ -139,7 +139,8 @@ class Egress:
         assert refusal is not None
         self._accounting.refused(request, refusal)
         if refusal.kind is not RefusalKind.SUPERSEDED and refusal.cause not in _UNREAD:
-            key = (request.client_id, request.model_id, refusal.cause)
+            made_up = refusal.kind is RefusalKind.UNKNOWN_MODEL  # as many names as a client likes
+            key = (request.client_id, "" if made_up else request.model_id, refusal.cause)
             text = "client %s: a request for model %s was refused (%s): %s"
             self._notices.say(key, text, request.client_id, request.model_id, refusal.cause, refusal.reason)
         if request.protocol_version >= PROTOCOL_VERSION and refusal.cause not in _UNREAD:

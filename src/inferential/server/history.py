@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass
 
@@ -68,9 +69,15 @@ class History:
             (self._running.pop(batch), batch.model_id, batch.replica, batch.started_at, now, ok, clients)
         )
 
-    def batches(self, after: int = 0) -> list[BatchStatus]:
-        """Returns the finished calls with a number above `after`, oldest first, then the running ones."""
-        found = [self._status(*call) for call in self._finished if call[0] > after]
+    def batches(self, after: int = 0, most: int = MAX_FINISHED_CALLS) -> list[BatchStatus]:
+        """Returns the finished calls with a number above `after`, oldest first, then the running ones.
+
+        Of more than `most` finished ones it returns so many or fewer, every second, third and so on, and the last.
+        """
+        calls = [call for call in self._finished if call[0] > after]
+        if len(calls) > most:
+            calls = calls[:: -math.ceil(len(calls) / most)][::-1]
+        found = [self._status(*call) for call in calls]
         for batch, number in self._running.items():
             clients = [request.client_id for request in batch.requests]
             found.append(self._status(number, batch.model_id, batch.replica, batch.started_at, None, True, clients))

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import socket
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 import uvicorn
@@ -22,7 +23,12 @@ if TYPE_CHECKING:
 logger: logging.Logger = logging.getLogger("inferential.server.http")
 
 HEAD_S = 10.0
-"""How long the head of a request may take, from the connection or from its first byte on."""
+"""How long the head of a request may take, from the connection or from its first byte on, and TLS before it."""
+HEAD_BYTES = 64 * 1024
+"""Of the head of a request, and of what else is not its body: sizes of chunks, and fields behind them."""
+_CHUNK_BYTES = 16  # beside each byte of a body, however small its chunks are
+PIPELINED = 16
+"""Requests of a connection that may wait until those before them are answered."""
 BACKLOG = 128
 """Connections that may wait until they are accepted."""
 ACCEPT_AT_ONCE = 1
@@ -91,7 +97,6 @@ class HttpListener:
             uvicorn.Config(
                 app,
                 http=_TimedProtocol,
-                backlog=ACCEPT_AT_ONCE,
                 lifespan="off",
                 log_config=None,
                 access_log=False,
@@ -135,11 +140,33 @@ _uvicorn_logger.addFilter(_Once())
 
 
 class _TimedProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
-    """Ends connections on which no request comes, or half of one, and takes none where descriptors are needed for
-    robots."""
+    """Ends connections on which no request comes, or half of one, or what is larger around its body than any client's
+    is, and takes none where descriptors are needed for robots.
+
+    What `httptools` calls is not called where uvicorn has h11 in its place, which has such limits itself.
+    """
 
     _notices = Notices(logger)
     _overdue: asyncio.TimerHandle | None = None
+    _in_message = False
+    _around = _body = 0  # bytes of the message
+
+    def on_message_begin(self) -> None:
+        self._in_message, self._around, self._body = True, 0, 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        if len(self.pipeline) >= PIPELINED:
+            raise ValueError("too many requests at once")
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._body += len(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._in_message = False
+        super().on_message_complete()
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -147,7 +174,8 @@ class _TimedProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
 
     def send_400_response(self, msg: str) -> None:
         host = self.client[0] if self.client else ""
-        self._notices.say((host, msg), "%s: what came is no HTTP/1.1 request", host)
+        what = "what came is no HTTP/1.1 request" if msg.startswith("Invalid") else msg
+        self._notices.say((host, msg), "%s: %s", host, what)
         super().send_400_response(msg)
 
     def connection_made(self, transport: Any) -> None:
@@ -161,7 +189,12 @@ class _TimedProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
         self._expect_head()
 
     def data_received(self, data: bytes) -> None:
+        before = self._body
         super().data_received(data)
+        if self._in_message:
+            self._around += len(data) - max(self._body - before, 0)
+            if self._around > HEAD_BYTES + _CHUNK_BYTES * self._body:
+                self.send_400_response(f"more than {HEAD_BYTES} bytes of a request that are not its body")
         if self.cycle is None or self.cycle.response_complete:
             self._expect_head()
         else:
@@ -189,9 +222,19 @@ class _Uvicorn(uvicorn.Server):
         self._ending = asyncio.Event()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        """Does what uvicorn's does for sockets, which would let TLS take a minute."""
+        config, loop = self.config, asyncio.get_running_loop()
+        state: dict[str, Any] = {"server_state": self.server_state, "app_state": self.lifespan.state}
+        make = partial(_TimedProtocol, config=config, **state)
+        tls_s = None if config.ssl is None else HEAD_S
+        self.servers = []
         for one in sockets or ():
-            one.listen(BACKLOG)  # uvicorn has set it to what is accepted at once
+            listening = loop.create_server(
+                make, sock=one, ssl=config.ssl, ssl_handshake_timeout=tls_s, backlog=ACCEPT_AT_ONCE
+            )
+            self.servers.append(await listening)
+            one.listen(BACKLOG)
+        self.started = True
 
     def end(self) -> None:
         """Makes `serve` close all connections and return."""

@@ -357,8 +357,7 @@ class EventPump:
 
     def _resume(self, request: InferenceRequest) -> None:
         """Has a connection read whose request waits no more; one that floods is once it was parked for its time."""
-        paced = request.pace_s and not request.in_order
-        if not paced and not self._attention.excess(request.connection):
+        if not request.floods and not self._attention.excess(request.connection):
             self._transport.resume(request.connection)
 
     # Timers: the engine or the fleet asked to be called at a time

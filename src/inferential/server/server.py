@@ -135,6 +135,25 @@ class Server(ServerView):
             raise RuntimeError("the server runs already")
         raise_mmap_threshold()
         core, config = self._core, self._core.config
+        self._run = run = self._connect_parts()
+        run.pump.start(run.executor)
+        run.keys.start()
+        logger.info("listening on %s, strategy %s", ", ".join(run.transport.addresses), config.scheduling.strategy)
+        for warning in exposure(config):
+            logger.warning("%s", warning)
+        try:
+            await self._on_listening()
+            await core.dispatcher.begin()
+            core.resume_models()
+            self._work()
+            await self._wait_for_models()
+        except BaseException:
+            await self.shutdown()
+            raise
+
+    def _connect_parts(self) -> Run:
+        """Listens, and connects the parts that live until `shutdown` with each other and with those that outlive it."""
+        core, config = self._core, self._core.config
         # A client whose message is up to twice too large is sent an error; beyond that its connection is closed.
         guard = HandshakeGuard(config.security, core.recorder.handshake_failed)
         core.ingress.has_key = guard.has_key
@@ -149,7 +168,7 @@ class Server(ServerView):
             pump.work()
 
         core.dispatcher.watch(on_replicas_changed, core.engine.waiting)
-        core.begin(False)
+        core.suspend_models()
         history = History(time.monotonic())
         executor = Executor(
             core.dispatcher,
@@ -165,22 +184,8 @@ class Server(ServerView):
         )
         core.models.on_work, core.models.on_overdue = pump.work, executor.hand_over
         keys = KeyWatch(guard, transport, config.security.clients)
-        self._run = Run(asyncio.get_running_loop(), transport, pump, executor, history, keys)
         core.inprocess.on_closed = pump.on_closed
-        pump.start(executor)
-        keys.start()
-        logger.info("listening on %s, strategy %s", ", ".join(transport.addresses), config.scheduling.strategy)
-        for warning in exposure(config):
-            logger.warning("%s", warning)
-        try:
-            await self._on_listening()
-            await core.dispatcher.begin()
-            core.begin(True)
-            self._work()
-            await self._wait_for_models()
-        except BaseException:
-            await self.shutdown()
-            raise
+        return Run(asyncio.get_running_loop(), transport, pump, executor, history, keys)
 
     async def _on_listening(self) -> None:
         """Does what a subclass has to do before the models are begun, which may take long."""

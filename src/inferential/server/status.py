@@ -20,7 +20,7 @@ from inferential.scheduler.engine import Capacity, Engine
 from inferential.scheduler.time.fair_share import FairShares
 from inferential.scheduler.time.profile import Profiles
 from inferential.server.capacities import Capacities
-from inferential.server.history import BatchStatus, History
+from inferential.server.history import MAX_FINISHED_CALLS, BatchStatus, History
 from inferential.tracking.fleet import Fleet
 from inferential.tracking.lateness import Lateness
 from inferential.tracking.outcome_counts import NOTHING_S, OutcomeCounts
@@ -214,11 +214,12 @@ def status_of(
     sizes: dict[str, int],
     late_by_cause: dict[str, int],
     after_batch: int = 0,
+    most_batches: int = MAX_FINISHED_CALLS,
 ) -> ServerStatus:
     """Returns the status of a server from its parts, with these of its clients.
 
     `model_ids` is None if every id may be a model's; of the calls that have ended there are those with a number above
-    `after_batch`.
+    `after_batch`, or some of them, `most_batches`.
     """
     now = time.monotonic()
     served = engine.profiles.models() if model_ids is None else model_ids
@@ -246,7 +247,7 @@ def status_of(
             )
             for model_id in sorted(served)
         ],
-        batches=history.batches(after_batch),
+        batches=history.batches(after_batch, most_batches),
         nodes=list(dispatcher.nodes()),
         workers=list(dispatcher.workers()),
         warnings=warnings,

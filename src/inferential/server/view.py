@@ -16,7 +16,7 @@ from inferential.scheduler.base import Scheduler
 from inferential.scheduler.time.profile import Profiles
 from inferential.server.core import Core
 from inferential.server.executor import Executor
-from inferential.server.history import History
+from inferential.server.history import MAX_FINISHED_CALLS, History
 from inferential.server.key_watch import KeyWatch
 from inferential.server.pump import EventPump
 from inferential.server.robot import RobotStatus, robot_of
@@ -129,12 +129,13 @@ class ServerView:
         served = self._core.model_ids()
         return sorted(self.profiles.models() if served is None else served)
 
-    def overview(self, after_batch: int = 0) -> ServerStatus:
+    def overview(self, after_batch: int = 0, most_batches: int = MAX_FINISHED_CALLS) -> ServerStatus:
         """Returns the status without clients, whose number may be large; `client_status` has them, some at a time.
 
-        Of the calls that have ended it has those with a number above `after_batch`.
+        Of the calls that have ended it has those with a number above `after_batch`; of more than `most_batches` so
+        many or fewer, at even distances.
         """
-        return self._status((), after_batch)
+        return self._status((), after_batch, most_batches)
 
     def client_status(self, client_ids: Iterable[str], *, with_lateness: bool = True) -> list[ClientStatus]:
         """Returns the status of those of these clients that are connected, or disconnected lately.
@@ -156,11 +157,14 @@ class ServerView:
             return None
         return robot_of(found[0], self._core.accounting.fleet, self._core.models, time.monotonic())
 
-    def _status(self, client_ids: Iterable[str], after_batch: int = 0) -> ServerStatus:
+    def _status(
+        self, client_ids: Iterable[str], after_batch: int = 0, most_batches: int = MAX_FINISHED_CALLS
+    ) -> ServerStatus:
         run, core = self._require_run(), self._core
         return status_of(
             client_ids=client_ids,
             after_batch=after_batch,
+            most_batches=most_batches,
             address=run.transport.address,
             strategy=core.config.scheduling.strategy,
             draining=run.pump.draining,
@@ -191,13 +195,20 @@ class ServerView:
         )
 
     def readiness(self) -> list[str]:
-        """Returns why robots should not be sent here; empty if they may. Asks no client: it takes microseconds."""
+        """Returns why robots should not be sent here; empty if they may. Asks no client: it takes microseconds.
+
+        A model that fails or hangs keeps no robots away while another one answers: what it fails with may be what the
+        robots send, and would be everywhere.
+        """
         problems = ["the server is draining"] if self._require_run().pump.draining else []
         faults, without = self._faults(), set(self._core.without_replica())
         down = without | {model_id for model_id, fault in faults.items() if fault.is_down}
         for model_id in sorted(down):
             reason = f": {faults[model_id].reason}" if model_id in faults else ""
             problems.append(f"model {model_id!r} has no replica{reason}")
+        silent = self._silent(down)
+        if silent and len(down.union(silent)) == len(self.model_ids):
+            problems += silent.values()
         return problems
 
     def is_ready(self, model_id: str) -> bool:
@@ -217,13 +228,26 @@ class ServerView:
         return found
 
     def impairments(self) -> list[str]:
-        """Returns which models have fewer replicas or slots than they should, and still answer."""
-        without = set(self._core.without_replica())
+        """Returns which models fail, or have fewer replicas or slots than they should, where that keeps none away."""
+        without, faults = set(self._core.without_replica()), self._faults()
+        silent = self._silent(without | {model_id for model_id, fault in faults.items() if fault.is_down})
         return [
-            f"model {model_id!r} is impaired: {fault.reason}"
-            for model_id, fault in sorted(self._faults().items())
-            if not fault.is_down and model_id not in without
+            *silent.values(),
+            *(
+                f"model {model_id!r} is impaired: {fault.reason}"
+                for model_id, fault in sorted(faults.items())
+                if not fault.is_down and model_id not in without and model_id not in silent
+            ),
         ]
+
+    def _silent(self, down: set[str]) -> dict[str, str]:
+        """Returns the models that have replicas and do not answer, besides these, and what each is at."""
+        conditions = {model_id: self._core.models.condition(model_id) for model_id in self.model_ids}
+        return {
+            model_id: f"model {model_id!r}: {condition.brief}"
+            for model_id, condition in conditions.items()
+            if model_id not in down and not condition.answers
+        }
 
     def _faults(self) -> dict[str, ModelProblem]:
         """Returns the problems of the pools that answer, by the ids of their models."""

@@ -235,17 +235,19 @@ class ActionAges:
         parts = _split_all(rows)
         ages, budgets = parts.sum(axis=1), (rows[:, 6] - rows[:, 3]) * 1e3
         is_late = ages > budgets
-        found = [cause_of(part, budget) for part, budget in zip(parts[is_late], budgets[is_late], strict=True)]
-        shares = {cause: found.count(cause) / len(found) for cause in CAUSES if cause in found}
+        counts = np.bincount(_causes_of(parts[is_late], budgets[is_late]), minlength=len(CAUSES)).tolist()
+        late = sum(counts)
+        shares = {cause: count / late for cause, count in zip(CAUSES, counts, strict=True) if count}
+        age, *of_parts = _quantiles(np.column_stack([ages, parts]))
         return Lateness(
             WINDOW_S,
             actions=len(rows),
-            late=len(found),
+            late=late,
             budget_ms=float(budgets[-1]) if math.isfinite(budgets[-1]) else None,
-            age=_quantiles(ages),
-            parts={cause: _quantiles(parts[:, index]) for index, cause in enumerate(CAUSES)},
+            age=age,
+            parts=dict(zip(CAUSES, of_parts, strict=True)),
             causes=dict(sorted(shares.items(), key=lambda one: -one[1])),
-            late_s_ago=now - self._late_since if found else None,
+            late_s_ago=now - self._late_since if late else None,
             unchanged=_unchanged(parts[~is_late], parts[is_late]),
         )
 
@@ -281,8 +283,21 @@ def _unchanged(good: _Floats, late: _Floats) -> list[str]:
     return [cause for cause, was, now in zip(CAUSES, before, after, strict=True) if now <= max(was * _SAME, was + 1.0)]
 
 
-def _quantiles(values: _Floats) -> Quantiles:
-    return Quantiles(*np.quantile(values, (0.5, 0.95, 0.99), method="higher").tolist())
+def _causes_of(parts: _Floats, budgets_ms: _Floats) -> npt.NDArray[np.intp]:
+    """Does what `cause_of` does, for late actions all at once: the causes' places in `CAUSES`."""
+    saves = parts.sum(axis=1, keepdims=True) - parts <= budgets_ms[:, None]
+    saves |= ~saves.any(axis=1, keepdims=True)  # where none does alone, the longest
+    longest: npt.NDArray[np.intp] = np.where(saves, parts, -np.inf).argmax(axis=1)
+    return longest
+
+
+_SHARES = np.array([0.5, 0.95, 0.99])
+
+
+def _quantiles(columns: _Floats) -> list[Quantiles]:
+    """Returns those of each column: of two values between which one lies, the higher one."""
+    at = np.ceil(_SHARES * (len(columns) - 1)).astype(np.intp)  # np.quantile takes ten times as long
+    return [Quantiles(*values) for values in np.sort(columns, axis=0)[at].T.tolist()]
 
 
 _WORDS = {"encode": "encoding and decoding", "unread": "unread on the robot"}

@@ -27,6 +27,9 @@ MAX_FAILURES = 100
 """Failed handshakes of one peer, until further connections of it are closed as soon as they are made."""
 FAILURES_PER_S = 10.0
 """At which rate they are forgiven."""
+KEYLESS_FACTOR = 10
+"""So many times as much is allowed where there are no keys, and a handshake costs a fraction: behind one address may be
+many robots, which what fails there must not keep out."""
 NETWORK_FACTOR = 10
 """So many times as much is allowed to the 64 bits of an IPv6 network, whose addresses one machine may all use."""
 MAX_PEERS = 1024
@@ -145,10 +148,13 @@ class HandshakeGuard:
 
         Clients on this machine, by ipc://, have no addresses to tell them apart, and are not refused.
         """
-        for name, factor in _names(host) if host else ():
+        for name, factor in self._names(host) if host else ():
             peer = self._peers.get(name)
             if peer is not None and _left(peer, factor, now) >= MAX_FAILURES * factor:
                 self._count(TOO_MANY)
+                text = "connections from %s are closed unread: %d handshakes of it failed, and %g a second are forgiven"
+                many, rate = MAX_FAILURES * factor, FAILURES_PER_S * factor
+                self._notices.say((name, TOO_MANY), text, name, many, rate, level=logging.WARNING)
                 return True
         return False
 
@@ -162,7 +168,7 @@ class HandshakeGuard:
                 self._notices.say((host, "cut short"), "handshake with %s failed: %s", host or "a local client", error)
             return
         self._count(error.cause if isinstance(error, HandshakeError) else "protocol")
-        for name, factor in _names(host):
+        for name, factor in self._names(host):
             peer = self._peers.get(name) or _Peer()
             self._peers[name] = peer
             self._peers.move_to_end(name)
@@ -173,20 +179,21 @@ class HandshakeGuard:
         text = "handshake with %s failed: %s"
         self._notices.say((host, said[:_KEY]), text, host or "a local client", said, level=logging.WARNING)
 
+    def _names(self, host: str) -> list[tuple[str, int]]:
+        """Returns what failures of an address count for, and how many times as much is allowed there."""
+        factor = KEYLESS_FACTOR if self.client_keys is None else 1
+        if ":" not in host:
+            return [(host, factor)]
+        address = ipaddress.IPv6Address(host.partition("%")[0])
+        if address.is_link_local or address.is_loopback:
+            return [(host, factor)]
+        network = f"{ipaddress.IPv6Address(address.packed[:8] + bytes(8))}/64"
+        return [(host, factor), (network, NETWORK_FACTOR * factor)]
+
     def _count(self, cause: str) -> None:
         self.failures += 1
         if self._on_failure is not None:
             self._on_failure(cause)
-
-
-def _names(host: str) -> list[tuple[str, int]]:
-    """Returns what failures of an address count for, and how many times as much is allowed there."""
-    if ":" not in host:
-        return [(host, 1)]
-    address = ipaddress.IPv6Address(host.partition("%")[0])
-    if address.is_link_local or address.is_loopback:
-        return [(host, 1)]
-    return [(host, 1), (f"{ipaddress.IPv6Address(address.packed[:8] + bytes(8))}/64", NETWORK_FACTOR)]
 
 
 def _left(peer: _Peer, factor: int, now: float) -> float:

@@ -1,23 +1,33 @@
-"""Produces the status for the live page: once for all viewers, four times a second at most, while there are any."""
+"""Produces the status for the live page: once for all viewers, four times a second at most, while there are any.
+
+The first event of a stream has every robot. Of many robots each that follows has some, in turn, so that what an open
+page costs does not grow with the fleet.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import fields
+from itertools import islice
 from typing import Any
 
 from inferential.server import Server
 from inferential.server.status import ServerStatus
 
 INTERVAL_S = 0.25
+ROBOTS_EACH = 100
+"""In an event, at most: each of a thousand robots is shown anew within 2.5 s."""
+CALLS_EACH = 64
+"""Of models, in an event, at most: of more than that the page draws some."""
 SHARE = 0.1
-"""Of the event loop's time, the part that events may take: with very many robots they come less often."""
-CLIENTS_AT_ONCE = 25
-_WITH_LATENESS_AT_ONCE = 4  # each takes a millisecond
+"""Of the event loop's time, the part that whole statuses, and events, may take: one that takes long is given again."""
+CLIENTS_AT_ONCE = 10
+_WITH_LATENESS_AT_ONCE = 4
 _NO_CLIENTS = '"clients":[]'
+_MISSED = ""  # in place of an event: the viewer is to get all robots, as it missed some
 
 
 class Feed:
@@ -32,11 +42,33 @@ class Feed:
         self._task: asyncio.Task[None] | None = None
         self._viewers: set[asyncio.Queue[str | None]] = set()
         self._last_batch = 0
+        self._rows: dict[str, str] = {}  # of each robot, as it was last sent
+        self._at = 0  # where in the list of robots the next event goes on
+        self._whole = ""
+        self._whole_until = -1.0
+        self._making: asyncio.Task[str] | None = None
 
     async def now(self) -> str:
-        """Returns the whole status as JSON, with the lateness of every robot."""
-        rows = await self._rows(_WITH_LATENESS_AT_ONCE, with_lateness=True)
-        return _joined(self._server.overview(), rows)
+        """Returns the whole status as JSON, with the lateness of every robot.
+
+        A caller that asks while one is made gets that one; it is given again for ten times as long as it took.
+        """
+        if self._making is None:
+            if time.monotonic() < self._whole_until:
+                return self._whole
+            self._making = asyncio.get_running_loop().create_task(self._make_whole())
+        return await asyncio.shield(self._making)
+
+    async def _make_whole(self) -> str:
+        began = time.thread_time()
+        try:
+            rows = await self._rows_of(self._server.known_clients, _WITH_LATENESS_AT_ONCE, with_lateness=True)
+            self._whole = _joined(self._server.overview(), list(rows.values()))
+        finally:
+            self._making = None
+        # Robots that are served between its parts count too, so that it is rather too long than too short.
+        self._whole_until = time.monotonic() + (time.thread_time() - began) / SHARE
+        return self._whole
 
     def robot(self, client_id: str) -> str | None:
         """Returns one robot in full as JSON; None: it is not known."""
@@ -44,17 +76,26 @@ class Feed:
         return None if found is None else _json(found)
 
     async def events(self) -> AsyncIterator[str]:
-        """Yields the status now, then every change; a viewer that is too slow misses some."""
+        """Yields the whole status now, then what changes; a viewer that is too slow misses some of that.
+
+        What changes has `left`: the ids of the robots that the status has no longer. Those of which it has nothing are
+        as they were.
+        """
         queue: asyncio.Queue[str | None] = asyncio.Queue(maxsize=2)
         self._viewers.add(queue)
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._run())
         try:
-            yield _joined(self._server.overview(), await self._rows(CLIENTS_AT_ONCE, with_lateness=False))
+            missing = [client_id for client_id in self._server.known_clients if client_id not in self._rows]
+            self._rows |= await self._rows_of(missing, CLIENTS_AT_ONCE, with_lateness=False)
+            yield self._snapshot()
             while (event := await queue.get()) is not None:
-                yield event
+                yield self._snapshot() if event == _MISSED else event
         finally:
             self._viewers.discard(queue)
+
+    def _snapshot(self) -> str:
+        return _joined(self._server.overview(0, CALLS_EACH), list(self._rows.values()))
 
     def close(self) -> None:
         """Ends all streams of events."""
@@ -62,7 +103,8 @@ class Feed:
             self._task.cancel()
             self._task = None
         for queue in self._viewers:
-            _put(queue, None)
+            _empty(queue)
+            queue.put_nowait(None)
 
     async def _run(self) -> None:
         pause_s = INTERVAL_S
@@ -70,46 +112,65 @@ class Feed:
             await asyncio.sleep(pause_s)
             began = time.thread_time()
             event = await self.next_event()
-            # Robots that are served between its parts count too, so that it is rather too long than too short.
             pause_s = max(INTERVAL_S, (time.thread_time() - began) / SHARE)
             for queue in self._viewers:
-                _put(queue, event)
+                missed = queue.full()
+                if missed:
+                    _empty(queue)
+                queue.put_nowait(_MISSED if missed else event)
         self._task = None
+        self._rows.clear()
 
     async def next_event(self) -> str:
         """Returns an event; between some clients and the next ones the event loop is left to robots."""
-        rows = await self._rows(CLIENTS_AT_ONCE, with_lateness=False)
-        status = self._server.overview(self._last_batch)  # of a thousand calls it would take milliseconds
+        known = self._server.known_clients
+        left = self._rows.keys() - set(known)
+        for client_id in left:
+            del self._rows[client_id]
+        rows = await self._rows_of(self._next_of(known), CLIENTS_AT_ONCE, with_lateness=False)
+        self._rows |= rows
+        status = self._server.overview(self._last_batch, CALLS_EACH)  # of a thousand calls it would take milliseconds
         ended = [batch.number for batch in status.batches if batch.ended_s is not None]
         self._last_batch = max(ended, default=self._last_batch)
         await asyncio.sleep(0)
-        return _joined(status, rows)
+        return _joined(status, list(rows.values()), sorted(left))
 
-    async def _rows(self, at_once: int, *, with_lateness: bool) -> list[str]:
-        rows = []
-        client_ids = self._server.known_clients
+    def _next_of(self, known: Sequence[str]) -> Sequence[str]:
+        """Returns the robots of the next event: new ones first."""
+        if len(known) <= ROBOTS_EACH:
+            return known
+        some = list(islice((client_id for client_id in known if client_id not in self._rows), ROBOTS_EACH))
+        count, at = ROBOTS_EACH - len(some), self._at % len(known)
+        self._at = at + count
+        return [*some, *known[at : at + count]]
+
+    async def _rows_of(self, client_ids: Sequence[str], at_once: int, *, with_lateness: bool) -> dict[str, str]:
+        rows: dict[str, str] = {}
         for at in range(0, len(client_ids), at_once):
             some = self._server.client_status(client_ids[at : at + at_once], with_lateness=with_lateness)
-            rows += [_json(client) for client in some]
+            rows |= {client.client_id: _json(client) for client in some}
             await asyncio.sleep(0)
         return rows
 
 
-def _joined(overview: ServerStatus, rows: list[str]) -> str:
+def _joined(overview: ServerStatus, rows: Sequence[str], left: Sequence[str] | None = None) -> str:
     before, after = _json(overview).split(_NO_CLIENTS, 1)
-    return f'{before}"clients":[{",".join(rows)}]{after}'
+    gone = "" if left is None else f'"left":{_json(left)},'
+    return f'{before}{gone}"clients":[{",".join(rows)}]{after}'
 
 
-def _put(queue: asyncio.Queue[str | None], event: str | None) -> None:
-    if queue.full():
+def _empty(queue: asyncio.Queue[str | None]) -> None:
+    while not queue.empty():
         queue.get_nowait()
-    queue.put_nowait(event)
 
 
-def _json(value: object) -> str:
-    return json.dumps(value, separators=(",", ":"), allow_nan=False, default=_fields)
+_NAMES: dict[type, tuple[str, ...]] = {}  # of the fields of each part of the status
+_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False, default=lambda status: _fields(status)).encode
 
 
 def _fields(status: Any) -> dict[str, Any]:
     """Returns a part of the status as a dict; unlike `dataclasses.asdict`, without a copy of what is in it."""
-    return {field.name: getattr(status, field.name) for field in fields(status)}
+    names = _NAMES.get(type(status))
+    if names is None:
+        names = _NAMES[type(status)] = tuple(field.name for field in fields(status))
+    return {name: getattr(status, name) for name in names}

@@ -159,7 +159,7 @@ class HttpServer(Service):
 
     async def _readyz(self, request: Request) -> Response:
         blocking = self._server.readiness()
-        problems = blocking + self._server.impairments()
+        problems = list(dict.fromkeys(blocking + self._server.impairments()))
         content = {"ready": not blocking, "problems": problems, "models": self._server.model_states()}
         return JSONResponse(content, status_code=503 if blocking else 200)
 

@@ -93,6 +93,13 @@ def test_several_arrays_keep_their_names_and_may_get_others() -> None:
     assert named["observation.grip"] == (("force",), "int32", (1,))
 
 
+def test_arrays_of_more_axes_than_a_column_may_have_are_flat() -> None:
+    one = asked(0, observation={"history": np.zeros((1, 2, 1, 2, 1, 3)), "window": np.zeros((1, 2, 1, 2, 1))})
+    found = features(one)
+    assert found["observation.history"][2] == (12,)
+    assert found["observation.window"][2] == (1, 2, 1, 2, 1)
+
+
 @pytest.mark.parametrize(
     ("answer", "keys", "shape"),
     [
@@ -117,11 +124,34 @@ def test_what_was_not_answered_or_not_chosen_takes_no_part() -> None:
     assert [(episode.client_id, episode.asked) for episode in found.episodes] == [("arm-01", [(0, 0)])]
 
 
+def test_values_and_answers_without_elements_are_left_out() -> None:
+    observation = {"state": np.zeros(7), "boxes": np.zeros((0, 4))}
+    nothing = asked(0.1, 1, answer={"actions": np.zeros((0, 6))})
+    found = plan(asked(0, 0, observation=observation), nothing)
+    assert {feature.name for feature in found.features} == {"observation.state", "action"}
+    assert [number for _, number in found.episodes[0].asked] == [0]
+    assert found.left_out == {
+        "boxes": "an array without elements",
+        "requests": "1 whose answer has no element",
+    }
+
+
+def test_a_value_that_is_not_always_alike_may_be_left_out() -> None:
+    requests = [asked(0, 0), asked(0.1, 1, observation={"state": np.zeros(7, np.float32), "boxes": np.zeros((2, 4))})]
+    with pytest.raises(DatasetError, match=r"boxes .* or leave it out with --without boxes"):
+        plan(*requests)
+    found = plan(*requests, without=frozenset({"boxes"}))
+    assert [feature.name for feature in found.features] == ["observation.state", "action"]
+    with pytest.raises(DatasetError, match="--without boxen: no observation has it"):
+        plan(*requests, without=frozenset({"boxes", "boxen"}))
+
+
 @pytest.mark.parametrize(
     ("requests", "options", "problem"),
     [
         ((), {}, "no answered observation is in the recordings"),
         ((asked(0),), {"models": frozenset({"other"})}, "no answered observation is in the recordings for these"),
+        ((asked(0, answer={"actions": np.zeros((0, 3))}),), {}, "which array of the answer is the action.*none"),
         ((asked(0, answer={"a": np.zeros(1), "b": np.zeros(1)}),), {}, "which array of the answer is the action.*a, b"),
         (
             (asked(0), asked(1, 1, "leg-01", observation={"state": np.zeros(3, np.float32)})),

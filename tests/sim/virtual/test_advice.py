@@ -43,6 +43,35 @@ def test_beyond_capacity_the_busiest_model_is_named_and_a_replica_tried() -> Non
     assert "out of reach for 4 robots: pi0 is busy" in found.sentence()
 
 
+def test_a_model_that_takes_longer_than_robots_wait_is_the_reason_however_idle_it_is() -> None:
+    robots = [replace(one, budget_ms=5.0 if one.client_id == "arm-0" else 100.0) for one in clients(3, 0.2)]
+    found = advise(robots, STRATEGIES, "deadline_aware")
+    assert found.busiest[1] < 0.3
+    assert found.too_slow is not None
+    assert (found.too_slow[0], round(found.too_slow[2], 2)) == ("pi0", 0.33)
+    assert "out of reach for 3 robots: a call of pi0 takes 9" in found.sentence()
+    assert found.sentence().endswith(" ms, and 33% are due before that")
+    assert advice_for(SLOW, 4).too_slow is None
+
+
+def test_requests_that_failed_are_held_against_no_strategy() -> None:
+    asked = [replace(one, end="model_failed") if number % 2 else one for number, one in enumerate(clients(3, 0.2))]
+    found = advise(asked, STRATEGIES, None)
+    assert (found.was, found.failed) == (1.0, 150)
+    assert found.sentence().endswith("; 150 requests failed, which no strategy changes")
+
+
+def test_robots_that_wait_for_each_other_all_the_time_are_not_in_time_in_the_simulation_either() -> None:
+    turn = (182.0, 121.0, 60.7, 1, 170.0)  # each of three waits for the two others
+    asked = [Happened(0.0607 * number, f"arm-{number % 3}", "arm", "pi0", "answered", *turn) for number in range(90)]
+    found = advise(asked, ["deadline_aware"], "deadline_aware")
+    assert found.was == 0.0
+    assert found.shares["deadline_aware"][0] < 0.1
+    assert "out of reach for 3 robots: pi0 is busy" in found.sentence()
+    assert found.with_more is not None
+    assert found.with_more > 0.9
+
+
 def test_robots_carried_are_as_many_as_a_simulation_of_them_says() -> None:
     found = advice_for(ModelSpec("pi0", (0.02,)), 6)
     assert 6 <= found.carried <= 10

@@ -182,7 +182,7 @@ class Inference:
             RequestRefused: the model gives no such output, or rows that do not fit together.
         """
         try:
-            return model.outputs_of([answer.values for answer in answers], asked.outputs)
+            return model.outputs_of([answer.arrays for answer in answers], asked.outputs)
         except InvalidObservation:
             raise
         except ValueError as error:

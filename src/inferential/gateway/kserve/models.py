@@ -215,7 +215,7 @@ def _value(name: str, array: Any) -> Any:
     Raises:
         InvalidObservation: it has texts that are no UTF-8.
     """
-    array = np.asarray(array)
+    array = np.asarray(array, object if isinstance(array, str) else None)  # a row of texts is one
     if array.dtype.kind != "O":
         return array
     for text in array.flat:

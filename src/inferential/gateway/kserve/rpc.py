@@ -19,20 +19,24 @@ except ModuleNotFoundError as _error:
         "gateways.kserve_grpc needs grpcio: pip install 'inferential[kserve]'", name="grpc"
     ) from _error
 from google.protobuf.json_format import ParseDict
+from google.protobuf.message import DecodeError
 
 from inferential.config.gateways import KServeGrpcConfig
 from inferential.config.services import GatewayConfig
 from inferential.gateway.base import Gateway
 from inferential.gateway.clients import CLIENT_ID_HEADER, Clients
-from inferential.gateway.grpc_listening import listen
+from inferential.gateway.grpc_listening import listen, listening_options
 from inferential.gateway.kserve.inference import UNSERVED, Inference
 from inferential.gateway.kserve.messages import SERVICE, message_class
+from inferential.gateway.kserve.rpc_limits import Room
 from inferential.gateway.kserve.rpc_tensors import asked_of, response_of
 from inferential.gateway.refusals import RequestRefused, refusal_of
+from inferential.proto.value_limits import check_protobuf
 from inferential.server import Server
 
 logger: logging.Logger = logging.getLogger("inferential.gateway.kserve")
 
+_MOST_CALLS = 4096  # of each that waits for its turn gRPC has 64 KiB
 _AT_ONCE = 32
 """Requests of one stream that are answered at the same time."""
 _Code = grpc.StatusCode
@@ -77,6 +81,7 @@ class KServeGrpcGateway(Gateway):
         self._clients = Clients(server, self.name, config)
         self._grpc: grpc.aio.Server | None = None
         self._address = ""
+        self._room = Room(config.max_request_bytes)
 
     @property
     def address(self) -> str:
@@ -91,13 +96,14 @@ class KServeGrpcGateway(Gateway):
 
     async def start(self) -> None:
         """Begins to listen; OSError if the address cannot be bound, or a file of TLS cannot be read."""
-        limit = 2 * self._server.config.observations.max_payload_bytes
         listening = grpc.aio.server(
             options=(
-                ("grpc.so_reuseport", 0),  # else a second server shares the port, and clients reach either
-                ("grpc.max_receive_message_length", limit),
+                *listening_options(),
+                ("grpc.max_receive_message_length", self._settings.max_request_bytes),
                 ("grpc.max_send_message_length", -1),
-            )
+                ("grpc.http2.bdp_probe", 0),  # else megabytes are read of a call whose turn has not come
+            ),
+            maximum_concurrent_rpcs=_MOST_CALLS,
         )
         listening.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, self._handlers()),))
         self._address = listen(listening, f"gateways.{self.name}", self._settings)
@@ -123,31 +129,35 @@ class KServeGrpcGateway(Gateway):
             "RepositoryIndex": self._index,
             "ModelInfer": self._infer,
         }
+        # A request is a stream of one message: handlers of streams read it themselves, when there is room for it.
         handlers = {
-            name: grpc.unary_unary_rpc_method_handler(
-                self._ending(call),
-                message_class(f"{name}Request").FromString,
-                message_class(f"{name}Response").SerializeToString,
+            name: grpc.stream_unary_rpc_method_handler(
+                self._ending(call, message_class(f"{name}Request")),
+                response_serializer=message_class(f"{name}Response").SerializeToString,
             )
             for name, call in calls.items()
         }
         handlers["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(
-            self._stream,
-            message_class("ModelInferRequest").FromString,
-            message_class("ModelStreamInferResponse").SerializeToString,
+            self._stream, response_serializer=message_class("ModelStreamInferResponse").SerializeToString
         )
         for why, names in _UNSERVED.items():
             for name in names:
-                handlers[name] = grpc.unary_unary_rpc_method_handler(self._ending(_refusing(UNSERVED[why])))
+                handlers[name] = grpc.stream_unary_rpc_method_handler(self._ending(_refusing(UNSERVED[why])))
         return handlers
 
-    def _ending(self, handler: _Handler) -> Callable[[Any, Any], Awaitable[Any]]:
-        """Returns a handler of gRPC that ends each call with an answer, or with a code and a text."""
+    def _ending(self, handler: _Handler, kind: Any = None) -> Callable[[Any, Any], Awaitable[Any]]:
+        """Returns a handler of gRPC that ends each call with an answer, or with a code and a text.
 
-        async def handle(request: Any, context: Any) -> Any:
+        Args:
+            handler: gets the request.
+            kind: the class of that; None: its bytes do not matter.
+        """
+
+        async def handle(requests: object, context: Any) -> Any:
             try:
                 self._client_id(context)
-                return await handler(request, context)
+                async with self._room.request(context.read) as data:
+                    return await handler(data if kind is None else _read(kind, data), context)
             except Exception as error:
                 status, text = refusal_of(error, context.peer())
             logger.info("%s: %s", context.peer(), text)
@@ -206,13 +216,26 @@ class KServeGrpcGateway(Gateway):
             except ValueError as error:  # what the model gave has no datatype
                 raise RequestRefused(HTTPStatus.INTERNAL_SERVER_ERROR, str(error)) from error
 
-    async def _stream(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
+    async def _stream(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
         """Answers the requests of a stream in their order, several at once; an error ends its request alone."""
+        try:
+            self._client_id(context)
+            with self._room.stream():
+                async for answer in self._answers(requests, context):
+                    yield answer
+            return
+        except RequestRefused as error:
+            status, text = error.status, str(error)
+        logger.info("%s: %s", context.peer(), text)
+        await context.abort(_CODES.get(status, _Code.UNKNOWN), text[:2000])
+
+    async def _answers(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
         answers: asyncio.Queue[asyncio.Task[Any] | None] = asyncio.Queue(_AT_ONCE)
 
         async def read() -> None:
-            async for request in requests:
-                await answers.put(asyncio.create_task(self._answer(request, context)))
+            async for data in requests:
+                await answers.put(asyncio.create_task(self._answer(data, context)))
+                await self._room.found()
             await answers.put(None)
 
         reading = asyncio.create_task(read())
@@ -225,10 +248,12 @@ class KServeGrpcGateway(Gateway):
                 if (left := answers.get_nowait()) is not None:
                     left.cancel()
 
-    async def _answer(self, request: Any, context: Any) -> Any:
-        response = message_class("ModelStreamInferResponse")
+    async def _answer(self, data: bytes, context: Any) -> Any:
+        response, request = message_class("ModelStreamInferResponse"), message_class("ModelInferRequest")()
         try:
-            found = await self._infer(request, context)
+            with self._room.kept(data):
+                request = _read(message_class("ModelInferRequest"), data)
+                found = await self._infer(request, context)
             found.parameters["triton_final_response"].bool_param = True
             return response(infer_response=found)
         except Exception as error:
@@ -237,6 +262,14 @@ class KServeGrpcGateway(Gateway):
             return response(
                 error_message=text[:2000], infer_response=message_class("ModelInferResponse")(id=request.id)
             )
+
+
+def _read(kind: Any, data: bytes) -> Any:
+    check_protobuf(data, kind.DESCRIPTOR)
+    try:
+        return kind.FromString(data)
+    except DecodeError as error:
+        raise RequestRefused(HTTPStatus.BAD_REQUEST, f"the request cannot be read: {error}") from error
 
 
 def _refusing(text: str) -> _Handler:

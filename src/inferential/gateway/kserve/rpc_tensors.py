@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ from inferential.gateway.kserve.inference import Asked, check_tensor_parameters
 from inferential.gateway.kserve.messages import message_class
 from inferential.gateway.kserve.models import ServedModel
 from inferential.policies.tensors import TEXT, Array
-from inferential.proto.open_inference import array_from_bytes, bytes_of, dtype_of
+from inferential.proto.open_inference import array_from_bytes, bytes_of, dtype_of, shape_of
 
 _LISTS = {
     "bool": "bool_contents",
@@ -71,14 +72,19 @@ def response_of(request_id: str, model: ServedModel, outputs: Mapping[str, Array
 
 def _array(described: Any, raw: bytes | None) -> Array:
     dtype = dtype_of(described.datatype)
-    shape = list(described.shape)
-    if any(size < 0 for size in shape):
-        raise ValueError(f"shape: expected sizes, got {shape}")
+    shape = shape_of(list(described.shape))
+    given = [field.name for field, _ in described.contents.ListFields()]
     if raw is not None:
+        if given:
+            raise ValueError(f"{given[0]}: expected none beside raw_input_contents")
         return array_from_bytes(memoryview(raw), dtype, shape)
     if dtype not in _LISTS:
         raise ValueError(f"{described.datatype} travels in raw_input_contents only")
+    if wrong := [name for name in given if name != _LISTS[dtype]]:
+        raise ValueError(f"{wrong[0]}: {described.datatype} travels in {_LISTS[dtype]}")
     listed = getattr(described.contents, _LISTS[dtype])
+    if len(listed) != math.prod(shape):
+        raise ValueError(f"{_LISTS[dtype]}: expected {math.prod(shape)} values for shape {shape}, got {len(listed)}")
     try:
         if dtype == TEXT:
             array: Array = np.empty(len(listed), object)

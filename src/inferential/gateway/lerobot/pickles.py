@@ -18,6 +18,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from inferential.dtype_names import sent_dtype
+
 _HELPERS = "lerobot.async_inference.helpers"
 _MAX_OPCODES = 50_000  # an observation of 30 values has 200; a million would hold up the event loop
 _KINDS = "biuf"
@@ -65,9 +67,9 @@ class _DType:
 
     def numpy(self) -> np.dtype[Any]:
         try:
-            dtype = np.dtype(self.name)
-        except (TypeError, ValueError, SyntaxError) as error:
-            raise ValueError(f"pickle: unknown dtype {self.name[:40]!r}") from error
+            dtype = sent_dtype(self.name)
+        except ValueError as error:
+            raise ValueError(f"pickle: {error}") from None
         if dtype.kind not in _KINDS:
             raise ValueError(f"pickle: dtype {self.name[:40]!r}: only numbers and bools are read")
         return dtype if self.order == "|" else dtype.newbyteorder(self.order)

@@ -35,7 +35,7 @@ from inferential.config.gateways import LeRobotConfig
 from inferential.config.services import GatewayConfig
 from inferential.errors import InferentialError
 from inferential.gateway.base import Gateway, describe_error
-from inferential.gateway.grpc_listening import listen
+from inferential.gateway.grpc_listening import listen, listening_options
 from inferential.gateway.lerobot.messages import (
     MAX_MESSAGE_BYTES,
     SERVICE,
@@ -122,7 +122,7 @@ class LeRobotGateway(Gateway):
         """Begins to listen; OSError if the address cannot be bound."""
         listening = grpc.aio.server(
             options=(
-                ("grpc.so_reuseport", 0),  # else a second server shares the port, and robots reach either
+                *listening_options(),
                 ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
                 ("grpc.max_concurrent_streams", 8),

@@ -24,6 +24,7 @@ TASKS: Final = ("prompt", "task", "instruction", "language_instruction")
 """Texts of observations that say what the robot is to do, the first one first."""
 _IMAGES = "observation.images."
 _FASTEST_HZ = 1000
+_MOST_AXES = 5  # Array5D of the package `datasets`
 _NAMED = 10  # robots, in an error
 
 
@@ -103,6 +104,7 @@ def make_plan(
     fps: int | None = None,
     pause_s: float = 1.0,
     names: dict[str, str] | None = None,
+    without: frozenset[str] = frozenset(),
 ) -> Plan:
     """Returns the plan of a dataset.
 
@@ -112,6 +114,7 @@ def make_plan(
         fps: frames per second of the dataset; None: the usual rate of the robots, 1 at least.
         pause_s: seconds without an observation that end an episode.
         names: what a value of the observation is called in the dataset, by its key.
+        without: keys of values of the observation that the dataset is to be without.
 
     Raises:
         DatasetError: nothing was answered, or robots whose values do not fit one dataset are among them.
@@ -120,19 +123,29 @@ def make_plan(
     shapes: dict[tuple[Feature, ...], str] = {}
     left_out: dict[str, str] = {}
     asked: set[tuple[str, str]] = set()
+    empty: list[dict[str, Any]] = []  # answers
     for one in recorded:
         if one.observation is None or one.answer is None:
             continue
         asked.add((one.client_id, one.model_id))
         if (models and one.model_id not in models) or (robots and one.client_id not in robots):
             continue
-        shapes.setdefault(_features(one, names or {}, left_out), f"{one.client_id} at {one.model_id}")
+        if not _arrays(one.answer):
+            empty.append(one.answer)
+            continue
+        shapes.setdefault(_features(one, names or {}, without, left_out), f"{one.client_id} at {one.model_id}")
         episode = Episode(one.client_id, one.client_type, one.model_id, one.session)
         episodes.setdefault(episode.key, episode).asked.append((one.received_ns, one.request_id))
+    if empty and not shapes:
+        _action(empty[0], left_out)
+    if empty:
+        left_out["requests"] = f"{len(empty)} whose answer has no element"
     if not shapes:
         there = ", ".join(f"{robot} at {model}" for robot, model in sorted(asked)[:_NAMED])
         others = f" for these robots and models; there is: {there}" if asked else ""
         raise DatasetError(f"no answered observation is in the recordings{others}")
+    if unknown := sorted(without - left_out.keys()):
+        raise DatasetError(f"--without {unknown[0]}: no observation has it")
     if len(shapes) > 1:
         raise DatasetError(_unlike(shapes))
     (features,) = shapes
@@ -146,14 +159,18 @@ def make_plan(
     return Plan(split, list(features), rate, left_out)
 
 
-def _features(one: Recorded, names: dict[str, str], left_out: dict[str, str]) -> tuple[Feature, ...]:
+def _features(
+    one: Recorded, names: dict[str, str], without: frozenset[str], left_out: dict[str, str]
+) -> tuple[Feature, ...]:
     """Returns the features of a request, and notes what is in none."""
     assert one.observation is not None
     assert one.answer is not None
     arrays: list[str] = []
     found: list[Feature] = []
     for key, value in sorted(one.observation.items()):
-        if isinstance(value, str):
+        if key in without:
+            left_out[key] = "as asked"
+        elif isinstance(value, str):
             if key not in TASKS:
                 left_out[key] = "a text that is no task"
         elif isinstance(value, EncodedImage):
@@ -164,6 +181,8 @@ def _features(one: Recorded, names: dict[str, str], left_out: dict[str, str]) ->
         elif (sides := depth_sides(key, value.dtype, value.shape)) is not None:
             dtype = "uint16" if value.dtype == np.uint16 else "float32"
             found.append(Feature(names.get(key) or _image_name(key), (key,), "depth", dtype, (*sides, 1)))
+        elif not value.size:
+            left_out[key] = "an array without elements"
         else:
             arrays.append(key)
     for key in arrays:
@@ -172,7 +191,7 @@ def _features(one: Recorded, names: dict[str, str], left_out: dict[str, str]) ->
             "observation.state" if alone else f"observation.{_plain(key.removeprefix('observation.'))}"
         )
         value = one.observation[key]
-        found.append(Feature(name, (key,), "array", _dtype(value), value.shape or (1,)))
+        found.append(Feature(name, (key,), "array", _dtype(value), _shape(value)))
     action = _action(one.answer, left_out)
     twice = [name for name, times in Counter(feature.name for feature in (*found, action)).items() if times > 1]
     if twice:
@@ -182,7 +201,7 @@ def _features(one: Recorded, names: dict[str, str], left_out: dict[str, str]) ->
 
 def _action(answer: dict[str, Any], left_out: dict[str, str]) -> Feature:
     """Returns the feature of the actions, which may stand in several arrays of the answer."""
-    arrays = {key: value for key, value in answer.items() if isinstance(value, np.ndarray) and value.size}
+    arrays = _arrays(answer)
     keys = [key for key in arrays if key in ("action", "actions") or key.startswith(("action.", "actions."))]
     if not keys and len(arrays) == 1:
         keys = list(arrays)
@@ -196,6 +215,10 @@ def _action(answer: dict[str, Any], left_out: dict[str, str]) -> Feature:
     return Feature("action", tuple(keys), "array", _dtype(np.concatenate(rows)), (sum(map(len, rows)),))
 
 
+def _arrays(answer: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in answer.items() if isinstance(value, np.ndarray) and value.size}
+
+
 def first_action(values: Any) -> Any:
     """Returns the first action, of shape (D,), of what a policy answers: (D,), (T, D) or (1, T, D)."""
     return values.reshape(-1, values.shape[-1])[0] if values.ndim else values.reshape(1)
@@ -205,6 +228,11 @@ def _dtype(values: Any) -> str:
     """Returns the dtype of a column: numpy's name; float32 for those that a dataset has no name for."""
     name = str(values.dtype.name)
     return "float32" if name in ("bfloat16", "float16") else name
+
+
+def _shape(values: Any) -> tuple[int, ...]:
+    """Returns the shape in a column, whose type has no more than so many axes."""
+    return values.shape or (1,) if values.ndim <= _MOST_AXES else (values.size,)
 
 
 def _image_name(key: str) -> str:
@@ -225,7 +253,9 @@ def _unlike(shapes: dict[tuple[Feature, ...], str]) -> str:
         f"{owner} has {'none' if feature is None else f'{feature.dtype} {feature.shape}'}"
         for owner, feature in ((who, mine.get(name)), (other_who, its.get(name)))
     )
-    return f"one dataset has one kind of robot: of {name} {described} (choose with --model or --robot)"
+    there = mine.get(name) or its[name]
+    leave = "" if name == "action" else f", or leave it out with --without {there.keys[0]}"
+    return f"one dataset has one kind of robot: of {name} {described} (choose with --model or --robot{leave})"
 
 
 def _without_pauses(episode: Episode, pause_s: float) -> list[Episode]:

@@ -13,6 +13,7 @@ MAX_CLIENTS = 64
 _FOLLOWS = 0.1  # by which the mean deviation follows each request
 _MOST_OFF_S = 1.0
 _ALIKE = 1.1  # times the shortest
+_MARGIN = 3.0  # times the mean deviation, within which almost all requests come
 _LEAST_S = 1e-3  # after the expected moment, for rounding and for the request's own way
 
 
@@ -47,6 +48,15 @@ class Expected:
         times = [time_s for _, time_s, _ in self._clients.values()]
         is_even = len({weight for _, _, weight in self._clients.values()}) <= 1
         return is_even and (not times or max(times) <= _ALIKE * min(times))
+
+    def clear_from(self, now: float, lasts_s: float) -> float:
+        """Returns from when on no request is expected for so many seconds; some come a few times `off_s` too early."""
+        margin_s = max(_MARGIN * self.off_s, _LEAST_S)
+        for at in sorted(at for at, _, _ in self._clients.values() if at + margin_s > now):
+            if at - margin_s >= now + lasts_s:
+                break
+            now = at + margin_s
+        return now
 
     def coming(self, now: float, until: float) -> list[tuple[float, float]]:
         """Returns when requests are expected until then, and their deadlines.

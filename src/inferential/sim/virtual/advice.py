@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
-from inferential.sim.virtual.happened import Happened, asking_at_once, models_of, multiplied, robots_at, run_of
+from inferential.sim.virtual.happened import (
+    BEFORE,
+    Happened,
+    asking_at_once,
+    models_of,
+    multiplied,
+    robots_at,
+    run_of,
+    waiting_before,
+)
 from inferential.sim.virtual.measures import Measures, measure
 from inferential.sim.virtual.simulation import simulate
-from inferential.sim.virtual.world import ModelSpec
+from inferential.sim.virtual.world import Arrival, ModelSpec
 
 LOADS: Final = (1.0, 1.5, 2.0)
 """How many times as many robots are simulated, for the table."""
 _FURTHER: Final = (3.0, 4.0, 6.0, 8.0)
 GOOD: Final = 0.98
 """Share of the observations answered in time with which robots are carried."""
+_FAILED: Final = frozenset(
+    {"model_failed", "model_failing", "model_loading", "batch_failed", "invalid_observation", "unknown_model"}
+)
 _MUCH = 0.01  # difference of shares that is worth a change
 
 
@@ -25,7 +38,7 @@ class Advice:
 
     Attributes:
         robots, requests, seconds: what there was.
-        was: share of the observations that the server answered in time.
+        was: share of the observations that the server answered in time, of those that did not fail.
         robots_at: how many robots there are at each of LOADS.
         shares: by strategy, that share at each of LOADS.
         in_force: the strategy that the server goes by; None: not known.
@@ -34,6 +47,9 @@ class Advice:
         busiest: the model whose replicas are busy most, and which share of the time.
         with_more: the share in time of `best` at load 1 if that model ran one more call at once; None: not needed.
         left_out: clients that ask again as soon as they are answered, which are no load of a size.
+        too_slow: where more observations than GOOD allows are due before a call of their model alone has ended: the
+            model with most of them, the median milliseconds of its calls, and which share of all observations that is.
+        failed: requests that ended for a reason that no strategy changes, as their model failed.
     """
 
     robots: int
@@ -48,6 +64,8 @@ class Advice:
     busiest: tuple[str, float]
     with_more: float | None
     left_out: tuple[str, ...] = ()
+    too_slow: tuple[str, float, float] | None = None
+    failed: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """Returns plain values, for JSON; `advice` is the sentence."""
@@ -56,6 +74,9 @@ class Advice:
     def sentence(self) -> str:
         """Returns what to do, in words."""
         text = f"{self._which()}; {self._how_many()}"
+        if self.failed:
+            requests = "1 request" if self.failed == 1 else f"{self.failed} requests"
+            text += f"; {requests} failed, which no strategy changes"
         if not self.left_out:
             return text
         more = f" and {len(self.left_out) - 1} more" if len(self.left_out) > 1 else ""
@@ -81,7 +102,11 @@ class Advice:
         if self.carried:
             more = self.carried - self.robots
             return f"{GOOD:.0%} hold up to about {_robots(self.carried)}, {more or 'no'} more than now"
-        fewer = f"{GOOD:.0%} are out of reach for {_robots(self.robots)}: {model} is busy {busy:.0%} of the time"
+        out_of_reach = f"{GOOD:.0%} are out of reach for {_robots(self.robots)}"
+        if self.too_slow is not None:
+            slow, takes_ms, share = self.too_slow
+            return f"{out_of_reach}: a call of {slow} takes {takes_ms:.3g} ms, and {share:.0%} are due before that"
+        fewer = f"{out_of_reach}: {model} is busy {busy:.0%} of the time"
         if self.with_more is None:
             return fewer
         return f"{fewer}, and with one more replica {self.with_more:.1%} would be in time"
@@ -119,13 +144,15 @@ def advise(
         raise ValueError("nothing to advise on: every client asks again as soon as it is answered, as a benchmark does")
     served = {model.model_id for model in models}
     arrivals = [outcome.arrival for outcome in run.outcomes if outcome.arrival.model_id in served]
-    robots = len({arrival.client_id for arrival in arrivals})
+    robots, before = len({arrival.client_id for arrival in arrivals}), waiting_before(run, models)
 
     def tried(strategy: str, load: float, specs: Sequence[ModelSpec] = models) -> Measures:
         asked = arrivals if load == 1 else multiplied(arrivals, load, run.seconds)
-        found = simulate(specs, asked, strategy, seconds=run.seconds, seed=seed, profiled=True)
+        everything = sorted([*before, *asked], key=lambda one: one.at)
+        found = simulate(specs, everything, strategy, seconds=run.seconds, seed=seed, profiled=True)
         advance()
-        return measure(found, {model.model_id: model.max_inflight for model in specs})
+        counted = [one for one in found.outcomes if one.arrival.client_id != BEFORE]
+        return measure(replace(found, outcomes=counted), {model.model_id: model.max_inflight for model in specs})
 
     measured = {strategy: [tried(strategy, load) for load in LOADS] for strategy in strategies}
     shares = {name: tuple(in_time(one) for one in found) for name, found in measured.items()}
@@ -145,7 +172,8 @@ def advise(
             for model in models
         ]
         with_more = in_time(tried(best, 1.0, more))
-    was = in_time(measure(run))
+    ended_well = [one for one in run.outcomes if one.end not in _FAILED]
+    was = in_time(measure(replace(run, outcomes=ended_well)))
     counts = tuple(robots_at(arrivals, load) for load in LOADS)
     return Advice(
         robots,
@@ -160,6 +188,8 @@ def advise(
         busiest,
         with_more,
         tuple(sorted(left_out)),
+        _too_slow(models, arrivals),
+        len(run.outcomes) - len(ended_well),
     )
 
 
@@ -169,6 +199,15 @@ def simulations(strategies: int) -> int:
 
 
 _HALVINGS = 3
+
+
+def _too_slow(models: Sequence[ModelSpec], arrivals: Sequence[Arrival]) -> tuple[str, float, float] | None:
+    alone_s = {model.model_id: model.latency_s[0] for model in models}
+    hopeless = Counter(one.model_id for one in arrivals if one.deadline - one.at < alone_s[one.model_id])
+    if hopeless.total() <= (1 - GOOD) * len(arrivals):
+        return None
+    ((model_id, count),) = hopeless.most_common(1)
+    return model_id, alone_s[model_id] * 1e3, count / len(arrivals)
 
 
 def in_time(measures: Measures) -> float:

@@ -15,15 +15,23 @@ byId("theme").addEventListener("click", () => {
   localStorage.setItem("theme", root.dataset.theme);
 });
 
-// The stream
+// The stream: its first event has every robot, the others some of them, and the ids of those that are listed no more.
 
-function showFacts(status) {
+const robots = new Map();
+function takeRobots(status) {
+  if (!status.left) robots.clear();
+  for (const id of status.left ?? []) robots.delete(id);
+  for (const client of status.clients) robots.set(client.client_id, client);
+  return [...robots.values()];
+}
+
+function showFacts(status, clients) {
   const facts = {
     strategy: status.strategy,
     up: duration(status.uptime_s),
     waiting: String(status.waiting),
     "in flight": String(status.in_flight),
-    robots: String(status.clients.filter((client) => client.state !== "gone").length),
+    robots: String(clients.filter((client) => client.state !== "gone").length),
     version: status.version,
   };
   for (const node of status.nodes) {
@@ -59,12 +67,13 @@ const stream = new EventSource("api/stream");
 stream.onmessage = (event) => {
   const status = JSON.parse(event.data);
   showConnection("live", status.draining ? "draining" : "live");
-  showFacts(status);
+  const clients = takeRobots(status);
+  showFacts(status, clients);
   showWarnings(status.warnings);
   takeBatches(status);
   showModels(status.models, status.workers, status.uptime_s);
   showTensors(status.models);
-  showFleet(status.clients);
+  showFleet(clients);
   animate();
 };
 stream.onerror = () => showConnection("lost", "connection lost, trying again");

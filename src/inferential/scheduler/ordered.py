@@ -1,0 +1,60 @@
+"""The waiting requests and the strategy that orders them: what is asked of the strategy alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from inferential.scheduler.adapter import SchedulerAdapter
+from inferential.scheduler.base import ModelAwareScheduler, Scheduler
+from inferential.scheduler.time.availability import Availability, ReplicaSlot
+from inferential.scheduler.waiting import Waiting
+
+
+class OrderedWaiting(Waiting):
+    """The tables, and a strategy; `client_queues` submits to it.
+
+    Args:
+        availability: when replicas can begin calls, for strategies that go by time.
+    """
+
+    def __init__(self, availability: Availability) -> None:
+        super().__init__()
+        self._availability = availability
+
+    def _put_in_charge(self, scheduler: Scheduler) -> None:
+        self.scheduler: Scheduler = scheduler
+        self._order: ModelAwareScheduler = (
+            scheduler if isinstance(scheduler, ModelAwareScheduler) else SchedulerAdapter(scheduler)
+        )
+        # Set by the class itself, not inherited: a strategy derived from a built-in one is to see every request.
+        self._straight_on = "may_defer" in vars(type(self._order))
+        # A strategy that ignores the replica answers alike for each free one, so it is asked for the first only.
+        self._compares_replicas = type(self._order).next_batch_on is not ModelAwareScheduler.next_batch_on
+        self._refuses = type(self._order).take_infeasible is not ModelAwareScheduler.take_infeasible
+        self._order.bind(self._availability)
+
+    def _keeps_nothing_for(self, slot: ReplicaSlot) -> bool:
+        """Returns whether the strategy waits for nothing before it uses a free replica."""
+        return self._order.ready_on(slot) is None
+
+    def in_turn(self, model_ids: Sequence[str]) -> Sequence[str]:
+        """Returns models that share a device, in the order in which they may use it next."""
+        return self._order.in_turn(model_ids)
+
+    def tick(self) -> None:
+        """Lets the strategy do what only time brings about."""
+        self._order.tick()
+
+    def ready_at(self, slots: Sequence[ReplicaSlot]) -> float | None:
+        """Returns from when on `take` returns something for these free replicas of a model; None: not by itself."""
+        if not self._compares_replicas:
+            return self._order.ready_on(slots[0]) if slots else None
+        return min((at for slot in slots if (at := self._order.ready_on(slot)) is not None), default=None)
+
+    def infeasible_at(self) -> float | None:
+        """Returns when `refuse_infeasible` next has something to do; None: never by itself."""
+        return self._order.infeasible_at() if self._refuses else None
+
+    def client_connected(self, client_id: str) -> None:
+        """Notifies the strategy of a client's first request."""
+        self._order.on_client_connected(client_id)
