@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import numpy as np
@@ -105,3 +106,18 @@ def test_a_wrapper_around_no_array_is_a_type_error_that_names_the_key(value: Any
 def test_an_array_that_is_no_image_is_an_error_that_names_the_key(values: dict[str, Any]) -> None:
     with pytest.raises(ImageError, match=r"^camera: JPEG cannot hold float64 of shape \(4, 4\)"):
         EncodingRules({"camera": "jpeg"}).apply(values)
+
+
+@pytest.mark.parametrize("key", [1, None, b"joints", (1, 2)])
+def test_a_key_that_is_no_string_is_named(key: Any) -> None:
+    with pytest.raises(TypeError, match=re.escape(f"observation: expected keys that are strings, got {key!r}")):
+        EncodingRules(None).apply_to_nested({}, {key: np.zeros(1)})
+
+
+def test_of_a_masked_array_nothing_is_sent_that_the_mask_hides() -> None:
+    hidden = np.ma.masked_array([1.0, 2.0], [False, True])
+    for apply in (EncodingRules(None).apply, lambda values: EncodingRules(None).apply_to_nested({}, values)):
+        with pytest.raises(TypeError, match=r"^depth: a mask cannot be sent"):
+            apply({"depth": hidden})
+        tensors, _, _ = apply({"depth": np.ma.masked_array([1.0, 2.0], False)})
+        assert tensors["depth"].tolist() == [1.0, 2.0]

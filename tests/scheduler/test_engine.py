@@ -48,6 +48,55 @@ def test_a_freed_slot_takes_the_next(clock: Any, make_request: MakeRequest) -> N
     assert [batch.requests for batch in engine.work(clock.now)] == [[second]]
 
 
+def test_a_call_that_ends_can_be_followed_and_its_requests_run_on(clock: Any, make_request: MakeRequest) -> None:
+    engine = make_engine()
+    first, second = make_request("a"), make_request("b")
+    engine.offer(first, clock.now)
+    engine.offer(second, clock.now)
+    (batch,) = engine.work(clock.now)
+    engine.ending(batch, clock.now)
+    (following,) = engine.work(clock.now)
+    assert engine.inflight("m") == 1
+    assert engine.running() == [second, first]
+    assert engine.running_calls("m") == [following, batch]
+    engine.finished(batch, clock.now)
+    engine.ending(following, clock.now)
+    assert engine.running() == [second]
+    assert not engine.idle
+    engine.finished(following, clock.now)
+    assert engine.idle
+
+
+def test_a_call_is_full_from_its_models_batch_size_on(clock: Any, make_request: MakeRequest) -> None:
+    engine = make_engine(max_batch_size=2)
+    found = []
+    for robot in ("a", "b", "c", "d"):
+        engine.offer(make_request(robot), clock.now)
+        if robot == "a":
+            engine.work(clock.now)
+        found.append(engine.fills_call("m"))
+    assert found == [False, False, True, True]
+
+
+def test_a_call_that_was_sent_ahead_begins_when_the_one_before_it_has_ended(
+    clock: Any, make_request: MakeRequest
+) -> None:
+    engine = make_engine()
+    for robot in ("a", "b"):
+        engine.offer(make_request(robot), clock.now)
+    (batch,) = engine.work(clock.now)
+    clock.now += 0.009
+    engine.ending(batch, clock.now)
+    (following,) = engine.work(clock.now)
+    clock.now += 0.001
+    engine.finished(batch, clock.now)
+    assert following.started_at == clock.now
+    clock.now += 0.010
+    engine.finished(following, clock.now)
+    profile = engine.profiles.of("m", "")
+    assert profile.typical(1) == pytest.approx(0.010, rel=0.05)
+
+
 BYPASSED = ["deadline_aware", "model_deadline", "priority_tiered", "round_robin"]
 
 

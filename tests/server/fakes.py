@@ -50,6 +50,12 @@ class FakeEngine(Engine):
     def finished(self, batch: Batch, now: float, *, measured: bool = True) -> None:
         self.log.append(("finished", measured))
 
+    def fills_call(self, model_id: str) -> bool:
+        return self.waits > 0
+
+    def ending(self, batch: Batch, now: float) -> None:
+        self.log.append("ending")
+
     def retry(self, request: InferenceRequest, now: float) -> None:
         request.move(RequestState.QUEUED)
         self.log.append("retry")

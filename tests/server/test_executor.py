@@ -199,6 +199,41 @@ async def test_the_next_call_begins_before_the_answers_of_one_are_written(bench:
     assert bench.log == ["dispatched", ("finished", True), "next", "answer", "over"]
 
 
+class Announcing(Echo):
+    """Says that a call ends, and then ends it."""
+
+    requests: Sequence[InferenceRequest] = ()
+
+    async def infer(self, model_id: str, observations: Sequence[Any]) -> Sequence[Any]:
+        await asyncio.sleep(0)
+        self.on_ending(self.requests)
+        await asyncio.sleep(0)
+        return await super().infer(model_id, observations)
+
+
+async def test_the_next_call_is_sent_while_one_ends(bench: Bench) -> None:
+    bench.engine.waits = 1
+    backend = Announcing()
+    backend.requests = bench.batch.requests
+    await over(bench.run(backend))
+    assert bench.log == ["dispatched", "ending", "next", "answer", ("finished", True), "over"]
+
+
+async def test_a_call_that_ends_and_then_fails_is_no_measure(bench: Bench) -> None:
+    bench.engine.waits = 1
+    backend = Announcing(ValueError("no"))
+    backend.requests = bench.batch.requests
+    await over(bench.run(backend, lambda: 1))
+    assert bench.log == ["dispatched", "ending", "next", "retried", "retry", ("finished", False), "over"]
+
+
+async def test_nothing_is_sent_ahead_where_a_later_request_could_join_it(bench: Bench) -> None:
+    backend = Announcing()
+    backend.requests = bench.batch.requests
+    await over(bench.run(backend))
+    assert bench.log == ["dispatched", "answer", ("finished", True), "over"]
+
+
 async def test_no_call_goes_before_requests_that_may_be_retried(bench: Bench) -> None:
     await over(bench.run(Echo(ValueError("no")), lambda: 1))
     assert bench.log == ["dispatched", "retried", "retry", ("finished", False), "over"]

@@ -10,9 +10,10 @@ import asyncio
 import math
 import time
 from collections.abc import Sequence
+from typing import NoReturn
 
 from inferential.client.failover import open_transport
-from inferential.client.fork import forked, leave_to_parent
+from inferential.client.fork import cannot_be_copied, forked, leave_to_parent
 from inferential.client.handles import AsyncHandles, AsyncModel
 from inferential.client.keys import client_id_with, robot_keys
 from inferential.client.mailbox import Mailbox
@@ -143,6 +144,10 @@ class AsyncConnection(AsyncHandles):
     def _nudge(self) -> None:
         if not self._transport.closed:
             self._transport.nudge()
+            self._set_timer()
+
+    def __reduce__(self) -> NoReturn:
+        raise cannot_be_copied(self.client_id)
 
     def _after_fork(self) -> None:
         """Leaves the connection to the parent: in the child nothing of it may be read, written or shut down."""

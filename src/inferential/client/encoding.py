@@ -108,6 +108,9 @@ class EncodingRules:
         Raises:
             TypeError, ImageError: as `apply`.
         """
+        for key in nested:
+            if not isinstance(key, str):
+                raise TypeError(f"observation: expected keys that are strings, got {key!r}")
         for key, value in values.items():
             if not isinstance(value, (*_ON_THE_WIRE, Jpeg, Png)):
                 self.apply({key: value})

@@ -31,6 +31,14 @@ def forked(client_id: str) -> ConnectionError:
     )
 
 
+def cannot_be_copied(client_id: str) -> TypeError:
+    """Returns the error of a connection that is copied or pickled, as for another process."""
+    return TypeError(
+        f"the connection of client {client_id!r} cannot be copied or pickled, nor can its handles;"
+        " open one in each process"
+    )
+
+
 def _in_child() -> None:
     for connection in list(_open):
         connection._after_fork()

@@ -15,14 +15,15 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 from weakref import ref
 
 from inferential.client.arguments import check_names, timeout_s_of
 from inferential.client.failover import open_transport
-from inferential.client.fork import forked, leave_to_parent
+from inferential.client.fork import cannot_be_copied, forked, leave_to_parent
 from inferential.client.handle import Handle, ModelFactory, ObservationHints
 from inferential.client.keys import client_id_with, robot_keys
+from inferential.client.lock import ConnectionLock
 from inferential.client.mailbox import Mailbox, Outcome, result_of
 from inferential.client.model import Model
 from inferential.client.result import ClientStats, Result
@@ -94,11 +95,11 @@ class Connection(ModelFactory["Model"]):
         keys = robot_keys(server_key, secret_key)
         self._session = Session(client_id_with(client_id, keys), client_type)
         self._transport = open_transport(server, self._session.client_id, reconnect_ivl_ms, reconnect_max_ms, keys)
-        self._lock = threading.Lock()
+        self._lock = ConnectionLock()
         self._arrived = threading.Condition(self._lock)
         self._followers = 0
-        self._leading = False
-        self._closed = self._forked = False
+        self._leading, self._leader = False, 0  # and the thread that leads
+        self._closed = self._released = self._forked = False
         leave_to_parent(self)
         self._reached = False
         self._was_writable = True
@@ -146,14 +147,28 @@ class Connection(ModelFactory["Model"]):
             return Model(self, self._session.mailbox(handle))
 
     def close(self) -> None:
-        """Closes the connection; threads that wait in it raise ConnectionError. Closing twice does nothing."""
+        """Closes the connection; threads that wait in it raise ConnectionError. Closing twice does nothing.
+
+        The handler of a signal may close the connection, too: a call that it interrupts ends in ConnectionError, or as
+        it would have ended.
+        """
+        if self._lock.is_held_here():
+            self._closed = True  # the rest is done by the next call, which may be this one again
+            return
         with self._lock:
-            if self._closed:
-                return
             self._closed = True
+            if self._leading and self._leader == threading.get_ident():
+                self._wake()  # and by the call that sleeps below this one
+                return
             while self._leading:
                 self._wake()
                 self._wait_as_follower(0.1)
+            self._release()
+
+    def _release(self) -> None:
+        """Closes what the connection has open, once no thread waits for it."""
+        if not self._released and not self._leading:
+            self._released = True
             self._transport.close()
             self._woken_by.close()
             self._wakes.close()
@@ -318,7 +333,7 @@ class Connection(ModelFactory["Model"]):
 
     def _wait_as_leader(self, timeout_s: float) -> None:
         """Sleeps with the lock released until the socket or another thread wakes it."""
-        self._leading = True
+        self._leading, self._leader = True, threading.get_ident()
         self._lock.release()
         try:
             self._leader_poll.poll(max(timeout_s, 0.0) * 1e3)
@@ -350,15 +365,19 @@ class Connection(ModelFactory["Model"]):
             self._woken = True
             self._wakes.send(b"\0")
 
+    def __reduce__(self) -> NoReturn:
+        raise cannot_be_copied(self.client_id)
+
     def _after_fork(self) -> None:
         """Leaves the connection to the parent: in the child nothing of it may be read, written or shut down."""
-        self._forked = self._closed = True
-        self._lock = threading.Lock()  # another thread of the parent may have held the one before
+        self._forked = self._closed = self._released = True
+        self._lock = ConnectionLock()  # another thread of the parent may have held the one before
 
     def _check_open(self) -> None:
         if self._forked:
             raise forked(self.client_id)
         if self._closed:
+            self._release()
             raise ConnectionError(f"the connection of client {self.client_id!r} is closed")
 
 

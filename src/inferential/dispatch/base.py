@@ -124,6 +124,8 @@ class Dispatcher(ABC):
         self._suspects = Suspects()
         self.on_returned: Callable[[Sequence[InferenceRequest]], None] = _nothing
         """Called with the requests of a call that has a result for each, before these are written."""
+        self.on_ending: Callable[[Sequence[InferenceRequest]], None] = _nothing
+        """Called with the requests of a call that ends, before its results are there; not every backend knows."""
         self._runner = Runner(lambda *call: self.infer_on(*call), self._may_retry)
 
     @abstractmethod

@@ -123,7 +123,7 @@ class LocalDispatcher(Dispatcher):
         workers = [one for one in models if isinstance(one, WorkerProcess)]
         self._runners.pop(model_id, None)
         if workers:
-            self._runners[model_id] = ProcessRunner(model_id, workers)
+            self._runners[model_id] = ProcessRunner(model_id, workers, lambda requests: self.on_ending(requests))
         if self._running:
             for one in models:
                 begin(one)

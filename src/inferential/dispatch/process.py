@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from inferential.dispatch.outcomes import (
@@ -39,11 +39,18 @@ class ProcessRunner:
     Args:
         model_id: for messages.
         workers: the processes.
+        on_ending: called with the requests of a call that ends, before its results are there.
     """
 
-    def __init__(self, model_id: str, workers: Sequence[WorkerProcess]) -> None:
+    def __init__(
+        self,
+        model_id: str,
+        workers: Sequence[WorkerProcess],
+        on_ending: Callable[[Sequence[InferenceRequest]], None],
+    ) -> None:
         self._model_id = model_id
         self._workers = workers
+        self._on_ending = on_ending
         self._rows = RowWriter()
 
     def run(self, worker: WorkerProcess, requests: Sequence[InferenceRequest]) -> Coroutine[Any, Any, Sequence[Any]]:
@@ -60,7 +67,7 @@ class ProcessRunner:
         keeps_state = worker.greeting is not None and worker.greeting.keeps_state
         sessions = [session_of(request) for request in requests] if keeps_state else ()
         try:
-            outcomes = await worker.call(rows, sessions)
+            outcomes = await worker.call(rows, sessions, lambda: self._on_ending(requests))
         except CallFailed as error:
             if len(requests) == 1:
                 return [RemoteModelError(str(error))]

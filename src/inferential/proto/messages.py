@@ -96,6 +96,10 @@ def split_values(values: Mapping[str, Any]) -> tuple[Tensors, Mapping[str, str]]
     metadata: dict[str, str] = {}
     for key, value in values.items():
         if isinstance(value, (np.ndarray, EncodedImage)):  # a union of types takes three times as long
+            if type(value) is not np.ndarray and np.ma.is_masked(value):
+                raise TypeError(
+                    f"{key}: a mask cannot be sent, got a masked array; value.filled(...) makes an array of it"
+                )
             tensors[key] = value
         elif isinstance(value, str):
             metadata[key] = value
@@ -112,7 +116,7 @@ def arrays_alone(values: Mapping[str, Any]) -> Content | None:
     """Returns the content of a message of arrays alone, which almost all are; None where there is anything else."""
     signature = []
     for key, value in values.items():
-        if not isinstance(value, np.ndarray):
+        if type(value) is not np.ndarray:  # a subclass may hold more than can be sent
             return None
         signature.append((key, value.dtype, value.shape))
     return values, {}, tuple(signature)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,13 +10,27 @@ from inferential.replica.outcomes import Died
 from inferential.replica.pending import Pending
 from inferential.replica.shared import ALL_ROWS
 
+OnEnding = Callable[[], None]
+
+
+def ignore() -> None:
+    """Does nothing as a call ends."""
+
 
 @dataclass(slots=True)
 class Call:
-    """One call: how many rows it has, and what waits for their outcomes."""
+    """One call: how many rows it has, what waits for their outcomes, and what is called as it ends."""
 
     rows: int
     future: Pending[list[Any]]
+    on_ending: OnEnding
+
+
+def note_ending(calls: Mapping[int, Call], number: bytes | memoryview) -> None:
+    """Takes that a call ends, whose results will follow."""
+    call = calls.get(int.from_bytes(number, "little"))
+    if call is not None and not call.future.done():
+        call.on_ending()
 
 
 def end_lost(calls: Mapping[int, Call], marked: tuple[int, int], reason: str, *, timed_out: bool) -> None:

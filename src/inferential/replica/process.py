@@ -18,7 +18,7 @@ from typing import Any
 from inferential.proto import inferential_pb2 as pb
 from inferential.proto.tensors import Buffer
 from inferential.replica.busy_polling import BusyPolling
-from inferential.replica.calls import Call, end_lost
+from inferential.replica.calls import Call, OnEnding, end_lost, ignore, note_ending
 from inferential.replica.channel import Stream
 from inferential.replica.inbox import Inbox
 from inferential.replica.lending import Lending
@@ -37,6 +37,7 @@ from inferential.replica.view import WorkerView
 from inferential.replica.warming import warm_up_rows
 from inferential.replica.wire import (
     CALL,
+    ENDING,
     FAILED,
     GONE,
     HELLO,
@@ -172,8 +173,8 @@ class WorkerProcess(WorkerView):
 
     # Calls
 
-    def call(self, rows: Sequence[Row], sessions: Sequence[Sequence[Any]] = ()) -> Pending[list[Any]]:
-        """Runs rows as one call, of `sessions` where the model keeps state.
+    def call(self, rows: Sequence[Row], sessions: Sequence[Any] = (), ends: OnEnding = ignore) -> Pending[list[Any]]:
+        """Runs rows as one call, of `sessions` where the model keeps state; `ends` may be called before its end.
 
         Returns:
             What to await for one `Values`, `Refused` or `Died` for each row; it raises CallFailed where the model
@@ -190,7 +191,7 @@ class WorkerProcess(WorkerView):
         frames: list[Buffer] = [number.to_bytes(8, "little"), CALL, write_head(0, places)]
         for (description, payload), place in zip(rows, places, strict=True):
             frames += (description, payload if place is None else b"")
-        self._calls[number] = Call(len(rows), future)
+        self._calls[number] = Call(len(rows), future, ends)
         self._life.call_sent(time.monotonic())
         if sessions:
             stream.send([NO_CALL, SESSIONS, json.dumps(sessions).encode()])
@@ -225,10 +226,11 @@ class WorkerProcess(WorkerView):
         kind = frames[1]
         if kind == RESULT:
             self._on_result(frames)
+        elif kind == ENDING:
+            note_ending(self._calls, frames[0])
         elif kind == FAILED:
-            number = int.from_bytes(frames[0], "little")
             text = bytes(frames[2]).decode(errors="replace")
-            if number:
+            if number := int.from_bytes(frames[0], "little"):
                 call = self._answered(number)
                 if call is not None and not call.future.done():
                     call.future.set_exception(CallFailed(text))

@@ -1,6 +1,6 @@
 """A worker process: runs one model, one call after another, for the server that started it.
 
-Its only thread waits for calls, so that it costs nothing while idle and runs calls without handing them on. It ends
+The thread that waits for calls runs them, so that none is handed on and the process costs nothing while idle. It ends
 with its server, however that one ends.
 """
 
@@ -9,24 +9,23 @@ from __future__ import annotations
 import base64
 import contextlib
 import gc
-import inspect
 import json
 import os
 import socket
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import Any
 
 from inferential.errors import InvalidObservation
 from inferential.proto import inferential_pb2 as pb
 from inferential.proto.images import ImageError
+from inferential.replica.end_notice import EndNotice
 from inferential.replica.failures import FailureLog, words_of
 from inferential.replica.inbox import INBOX_AT, InboxView
 from inferential.replica.life_line import end_with_server, leave_signals_to_server
 from inferential.replica.metadata import metadata_of
+from inferential.replica.method_caller import MethodCaller
 from inferential.replica.model import Method, methods_of
 from inferential.replica.results import ResultWriter
 from inferential.replica.rows import RowReader, write_refusal
@@ -38,6 +37,7 @@ from inferential.replica.targets import TargetError, import_module_of, load_targ
 from inferential.replica.warming import LAST, Measured, load_observations, warmed
 from inferential.replica.wire import (
     CALL,
+    ENDING,
     FAILED,
     GONE,
     HELLO,
@@ -51,14 +51,10 @@ from inferential.replica.wire import (
     write_offsets,
 )
 
-if TYPE_CHECKING:
-    import asyncio
-
 _READ_BYTES = 256 * 1024
 _HOLD_S = 0.5e-3  # answers of short calls wait up to this long for those of the next calls that are there already
 _HOLD_BYTES = 64 * 1024
 _MAX_INFLIGHT = 1
-_PLAIN = (np.ndarray, dict, list)  # what most models return, and no awaitable
 
 
 def main(socket_fd: int, life_fd: int, memory_fd: int, inbox_fd: int) -> None:
@@ -106,7 +102,7 @@ class Worker:
         self._messages = MessageReader()
         self._rows = RowReader(pb.Observation)
         self._written = ResultWriter().write
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._call = MethodCaller().call
         self._single: Method | None = None
         self._sessions: SessionStore | None = None
         self._rows_of: list[list[Any]] = []  # whose the rows of the next call are
@@ -114,6 +110,7 @@ class Worker:
         self._model: Any = None
         self._model_id = ""
         self._ran_ns = self._ran_rows = 0
+        self._notice = EndNotice(self._send_ending)
         self._failures = FailureLog("")
 
     def load(self) -> bool:
@@ -197,7 +194,8 @@ class Worker:
             self._stream.sendall(buffer)
 
     def _leave(self) -> None:
-        """Lets go of the server in a process that the model has forked."""
+        """Lets go of the server in a process that the model has forked, which has no second thread."""
+        self._notice = EndNotice(lambda call: None)
         self._stream.close()
 
     def serve(self) -> None:
@@ -255,6 +253,7 @@ class Worker:
             answer = self._run(frames)
         except BaseException as error:  # where a result is looked at, for example
             answer = [frames[0], FAILED, self._failures.note(error).encode(errors="replace")]
+        self._notice.cancel()  # of a call that failed
         if self._stream.fileno() < 0:
             os._exit(0)  # the model has forked, and this is not the process that was called
         return answer
@@ -332,8 +331,7 @@ class Worker:
         count = len(sound)
         results: Any = ()
         if sound:
-            self._mark(call, ALL_ROWS)
-            began = time.perf_counter_ns()
+            self._begin(call, ALL_ROWS, count)
             try:
                 assert self._batch is not None
                 results = self._call(self._batch, sound)
@@ -346,7 +344,7 @@ class Worker:
                 results = [error]
             except BaseException as error:
                 return self._failures.note(error)
-            self._note(began, count)
+            self._ended(count, is_sound=not refused and not any(isinstance(one, Exception) for one in results))
         outcomes = iter(results)
         return [
             part
@@ -360,8 +358,7 @@ class Worker:
             if at in refused:
                 parts += (refused[at], b"")
                 continue
-            self._mark(call, at)
-            began = time.perf_counter_ns()
+            self._begin(call, at, len(rows))
             try:
                 assert self._single is not None
                 result = self._call(self._single, row)
@@ -370,31 +367,22 @@ class Worker:
             except BaseException as error:
                 parts += (write_refusal("MODEL_FAILED", self._failures.note(error)), b"")
             else:
-                self._note(began, 1)
+                self._ended(1, is_sound=True)
                 parts += self._written(result)
             rows[at] = row = None
         return parts
 
-    def _call(self, method: Method, argument: Any) -> Any:
-        result = method(argument)
-        if type(result) not in _PLAIN and inspect.isawaitable(result):
-            if self._loop is None:
-                import asyncio  # half of a worker's own memory, and most models have no coroutines
-
-                self._loop = asyncio.new_event_loop()
-            return self._loop.run_until_complete(_awaited(result))
-        return result
-
-    def _mark(self, call: int, row: int) -> None:
+    def _begin(self, call: int, row: int, rows: int) -> None:
         if self._memory is not None:
             self._memory.mark(call, row)
+        self._notice.begin(call if row == ALL_ROWS or rows == 1 else 0, rows)
 
-    def _note(self, began_ns: int, rows: int) -> None:
+    def _ended(self, rows: int, *, is_sound: bool) -> None:
+        took_ns = self._notice.end(is_sound=is_sound)
         if self._memory is not None:
-            self._ran_ns += time.perf_counter_ns() - began_ns
+            self._ran_ns += took_ns
             self._ran_rows += rows
             self._memory.note_run(self._ran_ns, self._ran_rows)
 
-
-async def _awaited(awaitable: Any) -> Any:
-    return await awaitable
+    def _send_ending(self, call: int) -> None:
+        self._send([call.to_bytes(8, "little"), ENDING, b""])

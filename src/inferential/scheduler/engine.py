@@ -230,6 +230,17 @@ class Engine:
         self._running.begin(batch, device)
         return batch
 
+    def fills_call(self, model_id: str) -> bool:
+        """Returns whether what waits for a model fills its next call, so that no later request could join it."""
+        return self._admission.waiting(model_id) >= self._capacity(model_id).max_batch_size
+
+    def ending(self, batch: Batch, now: float) -> None:
+        """Frees the slot of a call that is about to end, so that the next one is there by then; `finished` follows.
+
+        Its requests run until then.
+        """
+        self._running.ending(batch, now)
+
     def finished(self, batch: Batch, now: float, *, measured: bool = True) -> None:
         """Frees the slot of a call that ended, with a result or without.
 

@@ -47,7 +47,8 @@ class Batch:
         model_id: the model, or the pool of one of its versions (`InferenceRequest.pool`).
         requests: one for each row.
         replica: name of the replica that runs it.
-        started_at: when it was dispatched, in seconds of `time.monotonic()`.
+        started_at: when it was dispatched, in seconds of `time.monotonic()`, or when the call ended that it was sent
+            ahead of.
         handed_over: whether another pool was given its requests, so that what it ends in is no answer to them.
     """
 
@@ -75,6 +76,7 @@ class Running:
         self.capacity = capacity
         self._models: dict[str, _Calls] = {}
         self._devices: dict[str, Batch] = {}
+        self._ending: dict[Batch, float] = {}  # whose slots are free, and since when
         self._members: dict[str, dict[str, None]] = {}
         self._slots: dict[str, tuple[Capacity, Sequence[ReplicaSlot]]] = {}  # until a call begins or ends
         self._asked: dict[str, Sequence[ReplicaSlot]] = {}  # those of them whose capacity was asked at this decision
@@ -101,16 +103,17 @@ class Running:
             for batch in batches
             if not batch.handed_over
             for request in batch.requests
-        ]
+        ] + [request for batch in self._ending if not batch.handed_over for request in batch.requests]
 
     def calls(self, model_id: str) -> list[Batch]:
-        """Returns the running calls of a model."""
-        return [batch for batches in self._models.get(model_id, {}).values() for batch in batches]
+        """Returns the running calls of a model, those that are about to end too."""
+        running = [batch for batches in self._models.get(model_id, {}).values() for batch in batches]
+        return running + [batch for batch in self._ending if batch.model_id == model_id]
 
     @property
     def any(self) -> bool:
         """Whether a call runs."""
-        return bool(self._models)
+        return bool(self._models or self._ending)
 
     def count(self, model_id: str) -> int:
         """Returns how many calls of a model run."""
@@ -135,8 +138,24 @@ class Running:
         if device is not None:
             self._devices[device] = batch
 
+    def ending(self, batch: Batch, now: float) -> None:
+        """Frees the slot of a call that is about to end."""
+        self._free(batch)
+        self._ending[batch] = now
+
     def end(self, batch: Batch, now: float, *, measured: bool) -> None:
         """Removes a call that ended; learns from its duration if `measured`."""
+        since = self._ending.pop(batch, None)
+        if since is None:
+            self._free(batch)
+        else:
+            for other in self._models.get(batch.model_id, {}).get(batch.replica, ()):
+                if other.started_at >= since:  # it was sent ahead, and begins now
+                    other.started_at = now
+        if measured:
+            self._profile(batch).note(len(batch.requests), now - batch.started_at)
+
+    def _free(self, batch: Batch) -> None:
         if self._slots:
             self._room_changed()
         calls = self._models[batch.model_id]
@@ -148,8 +167,6 @@ class Running:
                 del self._models[batch.model_id]
         if self._devices:
             self._devices = {device: running for device, running in self._devices.items() if running is not batch}
-        if measured:
-            self._profile(batch).note(len(batch.requests), now - batch.started_at)
 
     def free_slots(self, model_id: str) -> Sequence[ReplicaSlot]:
         """Returns the replicas that can begin a call now, the fastest first."""

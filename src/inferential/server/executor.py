@@ -73,9 +73,11 @@ class Executor:
         self._on_end = on_end
         self._on_returned = on_returned
         dispatcher.on_returned = self._returned
+        dispatcher.on_ending = self._ending
         self._loop = asyncio.get_running_loop()
         self._tasks: dict[Batch, asyncio.Task[None] | Resumed] = {}
         self._unreturned: dict[int, Batch] = {}  # of the tasks; by the id of their requests
+        self._ahead: set[Batch] = set()  # of the tasks, those that may be followed already
 
     def __len__(self) -> int:
         return len(self._tasks)
@@ -166,7 +168,9 @@ class Executor:
                 self._finish(batch, results)  # first: robots wait for it
             finally:
                 task = self._tasks.pop(batch, None)
-                if task is None or self._unreturned.pop(id(batch.requests), None) is not None:
+                is_ahead = batch in self._ahead
+                self._ahead.discard(batch)
+                if task is None or is_ahead or self._unreturned.pop(id(batch.requests), None) is not None:
                     self._free(batch, now, ok=any(result.refusal is None for result in results))
                 if self._running_in_order:
                     self._engine.release(batch, now)
@@ -181,9 +185,21 @@ class Executor:
         if not self._engine.waiting():
             return  # the answers come first
         batch = self._unreturned.pop(id(requests), None)
-        if batch is None:
-            return
-        self._free(batch, time.monotonic(), ok=True)
+        if batch is not None:
+            self._free(batch, time.monotonic(), ok=True)
+            self._follow(batch)
+
+    def _ending(self, requests: Sequence[InferenceRequest]) -> None:
+        """Has what waits for the slot of a call begun while that call ends."""
+        if not self._engine.fills_call(requests[0].pool):
+            return  # others may still join it
+        batch = self._unreturned.pop(id(requests), None)
+        if batch is not None:
+            self._ahead.add(batch)
+            self._engine.ending(batch, time.monotonic())
+            self._follow(batch)
+
+    def _follow(self, batch: Batch) -> None:
         try:
             self._on_returned()
         except Exception as error:  # of a strategy, for instance; the answers are there all the same

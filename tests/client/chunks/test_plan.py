@@ -114,7 +114,7 @@ def test_replace_plays_exactly_the_newest_chunk_that_came(chunks: list[tuple[int
 
 
 def test_bad_merges_are_named() -> None:
-    with pytest.raises(ValueError, match="merge: expected one of replace, average, ensemble or a function, got 'mean'"):
+    with pytest.raises(ValueError, match="merge: expected 'replace', 'average', 'ensemble' or a function, got 'mean'"):
         new_plan("mean")
     with pytest.raises(ValueError, match="weight: expected a number from 0 to 1, got 2"):
         average(2)

@@ -234,12 +234,36 @@ def test_steps_that_the_loop_missed_are_skipped() -> None:
     assert drive.player.stats.skipped_steps == 4
 
 
+def test_after_a_pause_of_the_control_loop_an_observation_is_made_at_once() -> None:
+    """What is left to play was seen before the pause."""
+    drive = Drive(horizon=50, latency=lambda number: 2)
+    drive.run(10)
+    assert len(drive.asked) == 1
+    drive.now += 0.4
+    drive.run(1)
+    assert len(drive.asked) == 1
+    drive.now += 3.0
+    assert drive.run(5) == [11, 12, 13, 14, 15]
+    assert drive.asked == [0, 11]
+
+
+def test_a_slow_control_rate_is_no_pause() -> None:
+    player = Player(1.0)
+    player.asked(1, now=0.0)
+    player.answered(1, np.zeros((50, 1)), now=0.1)
+    asks = []
+    for step in range(20):
+        asks.append(player.wants_chunk(float(step)))
+        player.play()
+    assert not any(asks)
+
+
 @pytest.mark.parametrize(
     ("options", "problem"),
     [
         ({"control_rate_hz": 0}, "control_rate_hz: expected a finite number above 0, got 0"),
         ({"starved": "freeze"}, "starved: expected 'hold', 'stop' or a function, got 'freeze'"),
-        ({"execution_horizon": 0}, "execution_horizon: expected at least 1, got 0"),
+        ({"execution_horizon": 0}, "execution_horizon: expected a whole number of at least 1, or None, got 0"),
         ({"quantile": 0}, "quantile: expected a number above 0 and at most 1, got 0"),
         ({"merge": "average", "rtc": True}, "merge: with rtc the policy itself makes chunks agree"),
     ],
@@ -247,6 +271,38 @@ def test_steps_that_the_loop_missed_are_skipped() -> None:
 def test_a_bad_argument_is_named(options: dict[str, Any], problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         Player(**{"control_rate_hz": RATE_HZ, **options})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"control_rate_hz": "50"},
+        {"execution_horizon": 2.5},
+        {"execution_horizon": True},
+        {"quantile": "high"},
+        {"refresh_ms": "20"},
+        {"hold_ms": "20"},
+        {"hold_ms": True},
+        {"merge": 3},
+        {"starved": 3},
+        {"on_starved": 3},
+    ],
+)
+def test_an_argument_of_another_type_is_named_when_the_player_is_made(options: dict[str, Any]) -> None:
+    ((name, value),) = options.items()
+    with pytest.raises(TypeError, match=f"^{name}: expected .*, got {value!r}$"):
+        Player(**{"control_rate_hz": RATE_HZ, **options})
+
+
+@pytest.mark.parametrize("stop", [[0.0, np.nan], np.full(2, np.inf), {"action.arm": [np.nan]}, "stop", [None]])
+def test_a_robot_is_not_stopped_by_what_are_no_finite_numbers(stop: Any) -> None:
+    with pytest.raises(ValueError, match=r"^stop_action: expected finite numbers"):
+        Player(RATE_HZ, stop_action=stop)
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    player = Player(np.float32(50), execution_horizon=np.int64(5), hold_ms=np.float64(20), stop_action=[0, 0])
+    assert player.period_s == pytest.approx(0.02)
 
 
 @pytest.mark.parametrize("merge", ["average", "ensemble", "replace"])

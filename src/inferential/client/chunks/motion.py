@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from inferential.client.chunks.arguments import check_choice, check_number, check_stop_action
 from inferential.client.chunks.stats import ChunkStats
 from inferential.proto.actions import Array, BadActions, Layout, is_finite
 
@@ -51,12 +52,13 @@ class Motion:
         on_starved: OnStarved | None = None,
         hold_ms: float | None = None,
     ) -> None:
-        if isinstance(starved, str) and starved not in ("hold", "stop"):
-            raise ValueError(f"starved: expected 'hold', 'stop' or a function, got {starved!r}")
-        if on_starved is not None and on_starved not in ("hold", "zero") and not callable(on_starved):
-            raise ValueError(f"on_starved: expected 'hold', 'zero', a function or None, got {on_starved!r}")
-        if hold_ms is not None and (isinstance(hold_ms, bool) or not hold_ms >= 0):
-            raise ValueError(f"hold_ms: expected a number of 0 or more, or None, got {hold_ms!r}")
+        check_choice("starved", starved, "hold", "stop")
+        if on_starved is not None:
+            check_choice("on_starved", on_starved, "hold", "zero")
+        if hold_ms is not None:
+            check_number("hold_ms", hold_ms, "a number of 0 or more, or None", lambda ms: ms >= 0)
+        if stop_action is not None:
+            check_stop_action(stop_action)
         self.layout: Layout | None = None
         """How an action's values lie side by side; None before the first chunk."""
         self.max_change: Array | None = None

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from inferential.client.chunks.arguments import check_choice
 from inferential.proto.actions import Array, BadActions, is_finite
 
 Merge = Callable[[Array, Array], Array]
@@ -167,9 +168,7 @@ def new_plan(merge: str | Merge) -> Plan:
 
     Raises:
         ValueError: an unknown name.
+        TypeError: neither a name nor a function.
     """
-    if not isinstance(merge, str):
-        return MergedPlan(merge)
-    if merge not in _NAMED:
-        raise ValueError(f"merge: expected one of {', '.join(_NAMED)} or a function, got {merge!r}")
-    return _NAMED[merge]()
+    check_choice("merge", merge, *_NAMED)
+    return _NAMED[merge]() if isinstance(merge, str) else MergedPlan(merge)

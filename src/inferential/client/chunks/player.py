@@ -41,6 +41,7 @@ from typing import Literal
 
 import numpy as np
 
+from inferential.client.chunks.arguments import check_player
 from inferential.client.chunks.latency import Latency
 from inferential.client.chunks.motion import Action, Motion, OnStarved, Starved
 from inferential.client.chunks.open_requests import Asked, OpenRequests
@@ -51,6 +52,7 @@ from inferential.proto.actions import ActionSpecs, Array, Layout, SpecArgument
 _MARGIN_STEPS = 1
 _MIN_TIMEOUT_S = 1.0
 _SILENCE_S = 1.5  # links ask the server for a sign of life every second
+_PAUSE_S, _PAUSE_STEPS = 0.5, 4  # of the control loop: what is played was seen before it
 _SILENT_REFRESH_S = 0.1  # between observations while nothing is heard: the newest is to leave when the link is back
 _ANSWER_TIMEOUT_S = 30.0  # where the link says when the server was heard of
 _TIMEOUT_ROUND_TRIPS = 10
@@ -85,14 +87,7 @@ class Player:
         action_spec: SpecArgument = None,
         index: Index = "executed",
     ) -> None:
-        if refresh_ms is not None and not (refresh_ms > 0 and math.isfinite(refresh_ms)):
-            raise ValueError(f"refresh_ms: expected a finite number above 0, or None, got {refresh_ms!r}")
-        if not (control_rate_hz > 0 and math.isfinite(control_rate_hz)):
-            raise ValueError(f"control_rate_hz: expected a finite number above 0, got {control_rate_hz!r}")
-        if execution_horizon is not None and execution_horizon < 1:
-            raise ValueError(f"execution_horizon: expected at least 1, got {execution_horizon!r}")
-        if not 0 < quantile <= 1:
-            raise ValueError(f"quantile: expected a number above 0 and at most 1, got {quantile!r}")
+        check_player(control_rate_hz, execution_horizon, quantile, refresh_ms)
         if rtc and merge != "replace":
             raise ValueError(f"merge: with rtc the policy itself makes chunks agree; expected 'replace', got {merge!r}")
         if index not in ("executed", "time"):
@@ -112,6 +107,7 @@ class Player:
         self._index: Index = index
         self._latency = Latency()
         self._step = 0
+        self._stepped_at = math.inf
         self._begin()
 
     def _begin(self) -> None:
@@ -264,6 +260,7 @@ class Player:
             heard_s_ago: returns how long ago the server was last heard of; None, or nan: not known.
             awaits: returns whether the answer to a request may still come; None: to each.
         """
+        paused, self._stepped_at = now - self._stepped_at > max(_PAUSE_S, _PAUSE_STEPS * self.period_s), now
         self.stats.lost += self._open.drop_ended(now, awaits)
         in_flight = self._open.in_flight
         silence_s = self._silence_s(now, heard_s_ago)
@@ -277,6 +274,8 @@ class Player:
             return True
         if in_flight and now - self._asked_at >= self._refresh_s - _ROUNDING_S:
             self.stats.refreshed += 1
+            return True
+        if paused:
             return True
         if silence_s > _SILENCE_S:
             self.stats.refreshed += 1

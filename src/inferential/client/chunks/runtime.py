@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary, ref
 
 from inferential.client.aio import AsyncModel
+from inferential.client.chunks.arguments import check_function, check_key
 from inferential.client.chunks.motion import Action, OnStarved, Starved
 from inferential.client.chunks.plan import Merge
 from inferential.client.chunks.player import Index, Player
@@ -82,6 +83,10 @@ class _Runtime(Generic[ModelT]):
             action_spec,
             index,
         )
+        if key is not None:
+            check_key(key)
+        if on_error is not None:
+            check_function("on_error", on_error)
         self._renew = renew
         self._follow_horizon = follow_horizon
         self._model: ModelT = model

@@ -1,0 +1,106 @@
+"""Announces to the server that a call of the model ends, so that the next one is there by then.
+
+A server takes some tenths of a millisecond from there to the next call, in which the model stands idle. So a second
+thread announces the end before it comes, where the latest calls took alike; else it is announced before the results are
+written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+
+LEAD_NS = 400_000
+"""How long before its expected end a call is announced: about what the server takes to send the next one."""
+SHORT_NS = 1_000_000
+"""Calls up to this long are not announced."""
+_AHEAD_FROM_NS = 5 * LEAD_NS
+_ALIKE = 1.15  # the longest of the latest calls by the shortest
+_LATEST = 8
+_REMEMBERED = 64  # numbers of rows
+
+
+class CallLengths:
+    """How long the latest calls took, by their rows; it reads no clock."""
+
+    def __init__(self) -> None:
+        self._latest: dict[int, deque[int]] = {}
+
+    def note(self, rows: int, took_ns: int) -> None:
+        """Takes in a call."""
+        if rows not in self._latest and len(self._latest) >= _REMEMBERED:
+            self._latest.clear()
+        self._latest.setdefault(rows, deque(maxlen=_LATEST)).append(took_ns)
+
+    def notice_after_ns(self, rows: int) -> int | None:
+        """Returns when in a call of so many rows its end is announced; None: not before it comes."""
+        latest = self._latest.get(rows, ())
+        if len(latest) < _LATEST:
+            return None
+        shortest = min(latest)
+        return shortest - LEAD_NS if shortest >= _AHEAD_FROM_NS and max(latest) <= shortest * _ALIKE else None
+
+
+class EndNotice:
+    """Announces the ends of the calls of one model, one after another.
+
+    Args:
+        send: sends the server that the call of this number ends. A second thread may call it between `begin` and `end`
+            or `cancel`, and at no other time.
+    """
+
+    def __init__(self, send: Callable[[int], None]) -> None:
+        self._send = send
+        self._lengths = CallLengths()
+        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._call = 0  # that is still to be announced
+        self._due_ns = 0  # when the thread is to do so; 0: never
+        self._rows = 0
+        self._began_ns = 0
+
+    def begin(self, call: int, rows: int) -> None:
+        """Notes that a call begins; 0: one that is not to be announced."""
+        after_ns = self._lengths.notice_after_ns(rows) if call else None
+        self._call, self._rows, self._began_ns = call, rows, time.perf_counter_ns()
+        if after_ns is None:
+            return
+        with self._changed:
+            self._due_ns = self._began_ns + after_ns
+            self._changed.notify()
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._watch, name="inferential-end-notice", daemon=True)
+            self._thread.start()
+
+    def end(self, *, is_sound: bool) -> int:
+        """Notes that a call has ended, `is_sound` where no row failed; returns how many nanoseconds it took."""
+        took_ns = time.perf_counter_ns() - self._began_ns
+        call = self.cancel()
+        if took_ns > SHORT_NS:
+            self._lengths.note(self._rows, took_ns)
+            if call and is_sound:
+                self._send(call)
+        return took_ns
+
+    def cancel(self) -> int:
+        """Announces the call no more; returns its number where it was not announced, else 0."""
+        if self._thread is None:
+            call, self._call = self._call, 0
+            return call
+        with self._changed:
+            call, self._call, self._due_ns = self._call, 0, 0
+        return call
+
+    def _watch(self) -> None:
+        with self._changed:
+            while True:
+                wait_ns = self._due_ns - time.perf_counter_ns() if self._due_ns else None
+                if wait_ns is None or wait_ns > 0:
+                    self._changed.wait(None if wait_ns is None else wait_ns / 1e9)
+                    continue
+                call, self._call, self._due_ns = self._call, 0, 0
+                with contextlib.suppress(OSError):  # the server has gone, which reading will tell
+                    self._send(call)
