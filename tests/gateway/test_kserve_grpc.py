@@ -289,3 +289,9 @@ async def test_a_connection_that_says_nothing_is_ended(monkeypatch: pytest.Monke
                 while await reader.read(1000):  # what gRPC says first
                     pass
         writer.close()
+
+
+async def test_none_of_very_many_calls_at_once_is_cancelled(served: tuple[Server, Caller]) -> None:
+    live = message_class("ServerLiveRequest")()
+    answers = await asyncio.gather(*(served[1].call("ServerLive", live) for _ in range(3000)))
+    assert all(not isinstance(answer, tuple) and answer.live for answer in answers)

@@ -177,12 +177,15 @@ def test_floats_and_channels_in_front_are_recorded_as_asked(images: str, tmp_pat
     np.testing.assert_array_equal(one.observation["depth"], METRES)
 
 
-def test_pictures_of_one_topic_may_be_of_two_kinds(tmp_path: Path) -> None:
+def test_pictures_of_two_kinds_share_no_topic(tmp_path: Path) -> None:
     sent: dict[str, Any] = {"wrist/left": LEVELS, "wrist_left": MILLIMETRES}
     path = record(tmp_path, **sent)
     found = shown(path)
     np.testing.assert_array_equal(pixels(found["wrist/left"]), LEVELS)
     assert found["wrist_left"].encoding == "16UC1"
+    with path.open("rb") as file:
+        topics = {channel.topic for _, channel, _ in make_reader(file).iter_messages()}
+    assert {"/robots/arm/pi0/image/wrist_left", "/robots/arm/pi0/depth/wrist_left"} <= topics
     for key, value in sent.items():
         assert_seen(path, key, value)
 

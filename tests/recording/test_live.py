@@ -115,7 +115,7 @@ async def test_a_robot_is_shown_with_what_it_sees_and_is_answered() -> None:
 
 async def test_depth_is_shown_as_rows_of_numbers() -> None:
     metres = np.linspace(0.5, 4.0, 48 * 64, dtype=np.float32).reshape(1, 48, 64)
-    topic = f"{ROBOT}/image/depth"
+    topic = f"{ROBOT}/depth/depth"
     async with shown() as (server, _, viewer), asking(server, depth=metres):
         assert (await viewer.wait_for(topic))["schemaName"] == RAW_IMAGE
         await viewer.subscribe(topic)
@@ -136,8 +136,8 @@ async def test_a_camera_that_comes_later_is_offered_and_so_is_one_of_another_kin
         viewer.channels.clear()
         await ask(server, times=1, camera=millimetres, wrist=CAMERA)
         assert (await viewer.wait_for(f"{ROBOT}/image/wrist"))["schemaName"] == IMAGE
-        assert (await viewer.wait_for(f"{ROBOT}/image/camera"))["schemaName"] == RAW_IMAGE
-        await viewer.subscribe(f"{ROBOT}/image/camera")
+        assert (await viewer.wait_for(f"{ROBOT}/depth/camera"))["schemaName"] == RAW_IMAGE
+        await viewer.subscribe(f"{ROBOT}/depth/camera")
         async with asking(server, camera=millimetres):
             _, data = await viewer.message()
     assert message_class(RAW_IMAGE).FromString(data).encoding == "16UC1"

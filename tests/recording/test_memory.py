@@ -36,6 +36,14 @@ def test_what_is_small_or_finds_no_room_is_to_be_sent(size: int, payload: bytes)
     assert RecordersMemory(size).put(payload) is None
 
 
+def test_however_much_may_wait_there_is_memory() -> None:
+    memory = RecordersMemory(10**15)
+    place = memory.put(PAYLOAD)
+    assert place is not None
+    assert bytes(WritersMemory(memory.fd).view(place)) == PAYLOAD
+    memory.close()
+
+
 def test_a_place_that_is_given_back_is_taken_again() -> None:
     memory = RecordersMemory(150_000)
     place = memory.put(PAYLOAD)

@@ -15,11 +15,17 @@ HANDSHAKE_MS = 10_000
 """How long a connection may take until it speaks HTTP/2, TLS before it included; gRPC leaves it two minutes."""
 
 
+MOST_CALLS = 4096
+"""That may wait until they are looked at; of more than 1000 gRPC cancels some, without a word."""
+
+
 def listening_options() -> tuple[tuple[str, int], ...]:
     """Returns the options that every server has."""
     return (
         ("grpc.so_reuseport", 0),  # else a second server shares the port, and clients reach either
         ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
+        ("grpc.server.max_pending_requests", MOST_CALLS),
+        ("grpc.server.max_pending_requests_hard_limit", 2 * MOST_CALLS),
     )
 
 

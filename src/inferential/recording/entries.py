@@ -65,11 +65,12 @@ class Record(NamedTuple):
     data: bytes
 
 
-def topics_of(client_id: str, model_id: str, cameras: Mapping[str, Kind]) -> list[tuple[str, str]]:
+def topics_of(client_id: str, model_id: str, cameras: Mapping[str, Kind]) -> dict[str, str]:
     """Returns the topics of a robot at a model, each with the name of its schema."""
     base = _base(client_id, model_id)
-    images = [(f"{base}/image/{_segment(key)}", _schema_of(kind)) for key, kind in cameras.items()]
-    return [(f"{base}/observation", OBSERVATION), *images, (f"{base}/answer", ANSWER)]
+    schemas = {key: RAW_IMAGE if kind is Kind.DEPTH else IMAGE for key, kind in cameras.items()}
+    images = {_image_topic(base, key, schema): schema for key, schema in schemas.items()}
+    return {f"{base}/observation": OBSERVATION, **images, f"{base}/answer": ANSWER}
 
 
 def cameras_of(envelope: Buffer, payload: Buffer) -> dict[str, Kind]:
@@ -85,7 +86,7 @@ def cameras_of(envelope: Buffer, payload: Buffer) -> dict[str, Kind]:
 def records_of(
     entry: Entry,
     images: Images,
-    is_wanted: Callable[[str, str], bool] = lambda topic, schema: True,
+    is_wanted: Callable[[str], bool] = lambda topic: True,
     *,
     clock_ns: int | None = None,
 ) -> Iterator[Record]:
@@ -94,7 +95,7 @@ def records_of(
     Args:
         entry: the request.
         images: what becomes of pictures.
-        is_wanted: whether a topic's messages of a schema are; what is not is not encoded.
+        is_wanted: whether a topic's messages are; what is not is not encoded.
         clock_ns: what to take the wall clock as ahead by; None: what it was.
 
     Raises:
@@ -109,21 +110,22 @@ def records_of(
         slots, texts = read_slots(entry.envelope, len(entry.payload))
         _add_texts(message, texts)
         for slot in slots:
-            topic, kind = f"{base}/image/{_segment(slot.key)}", kind_of(slot, entry.payload)
+            kind = kind_of(slot, entry.payload)
+            topic = _image_topic(base, slot.key, RAW_IMAGE if kind is Kind.DEPTH else IMAGE)
             if kind is not None and images.kind == "none":
                 continue
-            skipped = kind is not None and not is_wanted(topic, _schema_of(kind))
+            skipped = kind is not None and not is_wanted(topic)
             picture = None if kind is None or skipped else picture_of(slot, entry.payload, kind, images)
             if picture is not None or skipped:
                 message.images.add(key=slot.key, dtype=slot.numpy_dtype.name, shape=slot.shape)
             if picture is not None:
-                yield _image_record(topic, slot.key, received_ns, picture)
+                yield _image_record(base, slot.key, received_ns, picture)
             if not skipped and (picture is None or not picture.is_exact):
                 data = view(entry.payload, slot.numpy_dtype, slot.shape, slot.byte_offset, slot.byte_length)
                 _add_array(message.arrays, slot.key, data)
-        if is_wanted(f"{base}/observation", OBSERVATION):
+        if is_wanted(f"{base}/observation"):
             yield Record(f"{base}/observation", OBSERVATION, received_ns, message.SerializeToString())
-    if not is_wanted(f"{base}/answer", ANSWER):
+    if not is_wanted(f"{base}/answer"):
         return
     message = _Answer(**entry.common, **entry.answer)
     message.timestamp.FromNanoseconds(ended_ns)
@@ -141,11 +143,12 @@ def records_of(
     yield Record(f"{base}/answer", ANSWER, ended_ns, message.SerializeToString())
 
 
-def _schema_of(kind: Kind) -> str:
-    return RAW_IMAGE if kind is Kind.DEPTH else IMAGE
+def _image_topic(base: str, key: str, schema: str) -> str:
+    """Returns the topic of a picture: viewers want one schema for each."""
+    return f"{base}/{'depth' if schema == RAW_IMAGE else 'image'}/{_segment(key)}"
 
 
-def _image_record(topic: str, key: str, time_ns: int, picture: Picture) -> Record:
+def _image_record(base: str, key: str, time_ns: int, picture: Picture) -> Record:
     """Returns the message of a picture: Foxglove's own types, by which viewers show it."""
     if picture.form in ENCODINGS:
         schema, step = RAW_IMAGE, picture.width * ENCODINGS[picture.form].itemsize
@@ -154,7 +157,7 @@ def _image_record(topic: str, key: str, time_ns: int, picture: Picture) -> Recor
     else:
         schema, message = IMAGE, _Image(frame_id=key, data=picture.data, format=picture.form)
     message.timestamp.FromNanoseconds(time_ns)
-    return Record(topic, schema, time_ns, message.SerializeToString())
+    return Record(_image_topic(base, key, schema), schema, time_ns, message.SerializeToString())
 
 
 def _add_array(arrays: Any, key: str, value: Any) -> None:

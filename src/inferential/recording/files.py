@@ -49,7 +49,7 @@ class RecordingFiles:
         self._file: BinaryIO | None = None
         self._writer: Writer | None = None
         self._schemas: dict[str, int] = {}
-        self._channels: dict[tuple[str, str], int] = {}  # by topic and schema
+        self._channels: dict[str, int] = {}
         self._count = 0
         self._begun: list[Path] = []  # files of its own, oldest first
         self._head_bytes = self._written_bytes = 0
@@ -114,12 +114,10 @@ class RecordingFiles:
 
     def _write(self, record: Record, sequence: int) -> None:
         writer = self._writer or self._begin()
-        key = record.topic, record.schema
-        channel = self._channels.get(key)
+        channel = self._channels.get(record.topic)
         if channel is None:
-            channel = self._channels[key] = writer.register_channel(
-                record.topic, "protobuf", self._schemas[record.schema]
-            )
+            channel = writer.register_channel(record.topic, "protobuf", self._schemas[record.schema])
+            self._channels[record.topic] = channel
         writer.add_message(channel, record.time_ns, record.data, record.time_ns, sequence)
 
     def _begin(self) -> Writer:

@@ -40,8 +40,7 @@ FORGET_EVERY = 20
 """After so many of them the topics of robots that are gone are taken back."""
 LOOK_S = 2.0
 """After so long a robot's observation is looked at for topics that it had none of before."""
-_Topic = tuple[str, str]  # its name, and that of its schema
-_FLEET: _Topic = ("/fleet", "inferential.Fleet")
+_FLEET_TOPIC = "/fleet"
 _PICTURES = Images("jpeg", 80)  # raw ones; what comes compressed is shown as it is
 
 
@@ -49,7 +48,7 @@ _PICTURES = Images("jpeg", 80)  # raw ones; what comes compressed is shown as it
 class _Topics:
     """Those of a robot at a model that are offered, and when to look for others."""
 
-    known: set[_Topic] = field(default_factory=set)
+    known: set[str] = field(default_factory=set)
     look_at: float = 0.0
 
 
@@ -70,7 +69,7 @@ class FoxgloveServer(EntryMaker):
         super().__init__(server, config)
         self.shown: int = 0
         self._context = foxglove.Context()
-        self._channels: dict[_Topic, foxglove.Channel] = {}
+        self._channels: dict[str, foxglove.Channel] = {}
         self._topics: dict[tuple[str, str], _Topics] = {}  # of each robot at each model
         self._notices = Notices(logger)
         self._queue: Queue[Entry | None] = Queue(_WAITING)
@@ -102,7 +101,9 @@ class FoxgloveServer(EntryMaker):
         except RuntimeError as error:  # of any kind
             raise OSError(f"foxglove: cannot listen on {self.address}: {error}") from error
         self._offer(
-            _FLEET, "json", foxglove.Schema(name=_FLEET[1], encoding="jsonschema", data=_json({"type": "object"}))
+            _FLEET_TOPIC,
+            foxglove.Schema(name="inferential.Fleet", encoding="jsonschema", data=_json({"type": "object"})),
+            "json",
         )
         self._thread = threading.Thread(target=self._encode, name="foxglove", daemon=True)
         self._thread.start()
@@ -133,29 +134,25 @@ class FoxgloveServer(EntryMaker):
         if request.received_at >= topics.look_at:
             topics.look_at = request.received_at + LOOK_S
             topics.known.update(self._declare(key, request))
-        return any(itertools.starmap(self._is_watched, topics.known))
+        return any(map(self._is_watched, topics.known))
 
-    def _declare(self, key: tuple[str, str], request: InferenceRequest) -> list[_Topic]:
+    def _declare(self, key: tuple[str, str], request: InferenceRequest) -> list[str]:
         """Offers the topics of a robot at a model that an observation has."""
         try:
             cameras = cameras_of(request.envelope, request.payload)
         except (InferentialError, ValueError):  # of a request that was refused for it
             cameras = {}
         topics = topics_of(*key, cameras)
-        for topic in topics:
+        for topic, schema in topics.items():
             if topic not in self._channels:
-                self._offer(
-                    topic, "protobuf", foxglove.Schema(name=topic[1], encoding="protobuf", data=descriptor_set())
-                )
-        return topics
+                self._offer(topic, foxglove.Schema(name=schema, encoding="protobuf", data=descriptor_set()), "protobuf")
+        return list(topics)
 
-    def _offer(self, topic: _Topic, encoding: str, schema: foxglove.Schema) -> None:
-        self._channels[topic] = foxglove.Channel(
-            topic[0], schema=schema, message_encoding=encoding, context=self._context
-        )
+    def _offer(self, topic: str, schema: foxglove.Schema, encoding: str) -> None:
+        self._channels[topic] = foxglove.Channel(topic, schema=schema, message_encoding=encoding, context=self._context)
 
-    def _is_watched(self, topic: str, schema: str) -> bool:
-        channel = self._channels.get((topic, schema))
+    def _is_watched(self, topic: str) -> bool:
+        channel = self._channels.get(topic)
         return channel is not None and channel.has_sinks()
 
     def _ends(self, refusal: RefusalKind | None, *, is_late: bool) -> bool:
@@ -169,7 +166,7 @@ class FoxgloveServer(EntryMaker):
             self._server.metrics.record(names.FOXGLOVE_DROPS, 1.0)
 
     async def _tell_of_fleet(self) -> None:
-        fleet = self._channels[_FLEET]
+        fleet = self._channels[_FLEET_TOPIC]
         for period in itertools.count(1):
             if fleet.has_sinks():
                 fleet.log(_json(asdict(self._server.status())))
@@ -192,7 +189,7 @@ class FoxgloveServer(EntryMaker):
         while (entry := self._queue.get()) is not None:
             try:
                 for record in records_of(entry, _PICTURES, self._is_watched):
-                    channel = self._channels.get((record.topic, record.schema))
+                    channel = self._channels.get(record.topic)
                     if channel is not None:
                         channel.log(record.data, log_time=record.time_ns)
             except ValueError as error:

@@ -17,6 +17,7 @@ from inferential.proto.tensors import Buffer
 from inferential.replica.shared import Place, Places, new_memory
 
 _PAGE = 4096
+_MOST_BYTES = 1 << 30
 _SHARED_FROM_BYTES = 16 * 1024  # below it, sending is as fast
 
 
@@ -24,7 +25,7 @@ class RecordersMemory:
     """The memory, as the server has it.
 
     Args:
-        size_bytes: of payloads that lie there at once, at most. What is never used costs nothing.
+        size_bytes: of payloads that lie there at once, at most; up to a gigabyte. What is never used costs nothing.
 
     Raises:
         OSError: there can be none.
@@ -34,7 +35,7 @@ class RecordersMemory:
     """
 
     def __init__(self, size_bytes: int) -> None:
-        end = _PAGE + -(-size_bytes // _PAGE) * _PAGE
+        end = _PAGE + -(-min(size_bytes, _MOST_BYTES) // _PAGE) * _PAGE
         try:
             self.fd: int = new_memory(end)
         except OSError:  # of other platforms than Linux: payloads are sent, and the number alone is shared

@@ -1,7 +1,8 @@
 """The messages of a recording, as protobuf types that are made here, so that a reader needs nothing but the file.
 
     /robots/ID/MODEL/observation    Observation: arrays and texts as the model got them, without images
-    /robots/ID/MODEL/image/KEY      foxglove.CompressedImage, of depth foxglove.RawImage
+    /robots/ID/MODEL/image/KEY      foxglove.CompressedImage
+    /robots/ID/MODEL/depth/KEY      foxglove.RawImage
     /robots/ID/MODEL/answer         Answer: how the request ended, its times, and the arrays of the result
 
 Messages of one request have the same sequence number. Values of small arrays are there as numbers too, to be plotted.

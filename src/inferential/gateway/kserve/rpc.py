@@ -25,7 +25,7 @@ from inferential.config.gateways import KServeGrpcConfig
 from inferential.config.services import GatewayConfig
 from inferential.gateway.base import Gateway
 from inferential.gateway.clients import CLIENT_ID_HEADER, Clients
-from inferential.gateway.grpc_listening import listen, listening_options
+from inferential.gateway.grpc_listening import MOST_CALLS, listen, listening_options
 from inferential.gateway.kserve.inference import UNSERVED, Inference
 from inferential.gateway.kserve.messages import SERVICE, message_class
 from inferential.gateway.kserve.rpc_limits import Room
@@ -36,7 +36,6 @@ from inferential.server import Server
 
 logger: logging.Logger = logging.getLogger("inferential.gateway.kserve")
 
-_MOST_CALLS = 4096  # of each that waits for its turn gRPC has 64 KiB
 _AT_ONCE = 32
 """Requests of one stream that are answered at the same time."""
 _Code = grpc.StatusCode
@@ -103,7 +102,7 @@ class KServeGrpcGateway(Gateway):
                 ("grpc.max_send_message_length", -1),
                 ("grpc.http2.bdp_probe", 0),  # else megabytes are read of a call whose turn has not come
             ),
-            maximum_concurrent_rpcs=_MOST_CALLS,
+            maximum_concurrent_rpcs=MOST_CALLS,  # of each that waits for its turn gRPC has 64 KiB
         )
         listening.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, self._handlers()),))
         self._address = listen(listening, f"gateways.{self.name}", self._settings)
