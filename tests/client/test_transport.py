@@ -11,6 +11,7 @@ import pytest
 import zmq
 
 from inferential import AsyncConnection, Connection
+from inferential.client.transport import normalize_address
 
 pytestmark = pytest.mark.usefixtures("patient")
 WAIT_MS = 10_000
@@ -56,6 +57,8 @@ def test_an_address_may_be_a_path(tmp_path: Path, open_connection: Callable[...,
         "a..b:5555",
         "tcp://" + "x" * 64 + ".lan:5555",
         "tcp://a\0b:5555",
+        "[::1:5555",
+        "::1]:5555",
         "ipc:///" + "x" * 107,
     ],
 )
@@ -63,6 +66,13 @@ def test_an_address_that_is_none_is_refused_by_name(kind: Any, address: str) -> 
     with pytest.raises(ValueError, match=r"^server: expected HOST:PORT, tcp://HOST:PORT or ipc://PATH, got ") as raised:
         kind(address)
     assert repr(address) in str(raised.value)
+
+
+@pytest.mark.parametrize("address", ["[fe80::1]:5555", "tcp://fe80::1:5555", "[FE80::1]:5555"])
+def test_a_link_local_address_needs_its_interface(address: str) -> None:
+    with pytest.raises(ValueError, match=r"^server: a link-local address .* \[fe80::1%eth0\]:5555, got "):
+        normalize_address(address)
+    assert normalize_address("[fe80::1%eth0]:5555") == "tcp://[fe80::1%eth0]:5555"
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -33,10 +33,15 @@ def normalize_address(server: str) -> str:
     address = server if "://" in server else f"tcp://{server}"
     transport, _, place = address.partition("://")
     host, _, port = place.rpartition(":")
-    is_tcp = transport == "tcp" and host != "*" and _is_name(host) and port.isdecimal() and 0 < int(port) < 65_536
+    is_host = host != "*" and host.startswith("[") == host.endswith("]") and _is_name(host)
+    is_tcp = transport == "tcp" and is_host and port.isdecimal() and 0 < int(port) < 65_536
     is_ipc = transport == "ipc" and 0 < len(place.encode(errors="surrogateescape")) <= MAX_PATH_BYTES
     if not is_tcp and not is_ipc:
         raise ValueError(f"server: expected HOST:PORT, tcp://HOST:PORT or ipc://PATH, got {server!r}")
+    if is_tcp and host.lower().strip("[]").startswith("fe80:") and "%" not in host:
+        raise ValueError(
+            f"server: a link-local address needs its interface's name, as [fe80::1%eth0]:5555, got {server!r}"
+        )
     return address
 
 
