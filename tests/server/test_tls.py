@@ -11,6 +11,7 @@ import hashlib
 import http.client
 import json
 import ssl
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +24,7 @@ from inferential.config.services import HttpConfig
 from inferential.dispatch.openpi import OpenPiModel
 from inferential.gateway.act import ActGateway
 from inferential.gateway.openpi import OpenPiGateway
-from inferential.server import http_listener
+from inferential.server import descriptors, http_listener
 from inferential.web import HttpServer
 
 CERTIFICATE = Path(__file__).with_name("localhost.pem")
@@ -113,9 +114,9 @@ async def test_a_policy_server_by_openpi_wss_is_a_model_if_its_certificate_is_tr
         await model.aclose()
 
 
-@pytest.mark.parametrize("kind", ["page", "openpi"])
-async def test_a_connection_that_never_begins_with_tls_is_ended(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(http_listener, "HEAD_S", 0.1)
+@contextlib.asynccontextmanager
+async def connected(kind: str) -> AsyncIterator[asyncio.StreamReader]:
+    """A connection to a page or gateway that says nothing."""
     tls = {"port": 0, "tls_certificate": str(CERTIFICATE)}
     async with serving() as server:
         made: HttpServer | OpenPiGateway
@@ -125,7 +126,26 @@ async def test_a_connection_that_never_begins_with_tls_is_ended(kind: str, monke
             made = OpenPiGateway(server, OpenPiConfig.model_validate(tls | {"model": "m"}))
         async with made as opened:
             reader, writer = await asyncio.open_connection("127.0.0.1", int(opened.address.rpartition(":")[2]))
-            async with asyncio.timeout(10):
-                with contextlib.suppress(ConnectionResetError):
-                    assert await reader.read() == b""
+            yield reader
             writer.close()
+
+
+async def ended(reader: asyncio.StreamReader) -> None:
+    async with asyncio.timeout(10):
+        with contextlib.suppress(ConnectionResetError):
+            assert await reader.read() == b""
+
+
+@pytest.mark.parametrize("kind", ["page", "openpi"])
+async def test_a_connection_that_never_begins_with_tls_is_ended(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http_listener, "HEAD_S", 0.1)
+    async with connected(kind) as reader:
+        await ended(reader)
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning")  # asyncio lets go of the connection
+@pytest.mark.parametrize("kind", ["page", "openpi"])
+async def test_where_few_descriptors_are_left_no_tls_is_begun(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(descriptors, "SHARE", 0.0)
+    async with connected(kind) as reader:
+        await ended(reader)

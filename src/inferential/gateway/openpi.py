@@ -32,7 +32,7 @@ from inferential.gateway.websocket import BoundedConnection
 from inferential.notices import Notices
 from inferential.proto.msgpack_numpy import pack, unpack
 from inferential.server import Server, http_listener
-from inferential.server.http_listener import ACCEPT_AT_ONCE, BACKLOG
+from inferential.server.http_listener import ACCEPT_AT_ONCE, BACKLOG, before_tls
 from inferential.server.tls import check_tls
 from inferential.transport.keepalive import enable_keepalive
 
@@ -89,7 +89,9 @@ class OpenPiGateway(Gateway):
                 ping_timeout=None,  # a robot that is busy, or a process that was, is not gone; TCP finds out who is
                 max_size=largest,
                 max_queue=1,
-                create_connection=partial(BoundedConnection, Receiving(largest)),  # type: ignore[arg-type]
+                create_connection=before_tls(  # type: ignore[arg-type]
+                    partial(BoundedConnection, Receiving(largest)), tls
+                ),
                 logger=_websockets_logger,
                 backlog=ACCEPT_AT_ONCE,
                 ssl_handshake_timeout=None if tls is None else http_listener.HEAD_S,

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 SHARE = 0.75
@@ -24,3 +25,13 @@ else:
         one (POSIX, "File Descriptor Allocation")."""
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         return limit != resource.RLIM_INFINITY and fd >= limit * SHARE
+
+
+def are_scarce() -> bool:
+    """Returns the same where nothing was opened just now, by opening something."""
+    try:
+        probe = os.open(os.devnull, os.O_RDONLY)
+    except OSError:  # none is left at all
+        return True
+    os.close(probe)
+    return is_scarce(probe)

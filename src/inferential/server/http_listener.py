@@ -6,15 +6,16 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Iterator
+import ssl
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ParamSpec, Protocol, TypeVar
 
 import uvicorn
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from inferential.notices import Notices
-from inferential.server.descriptors import is_scarce
+from inferential.server.descriptors import are_scarce, is_scarce
 from inferential.server.tls import check_tls
 
 if TYPE_CHECKING:
@@ -117,6 +118,26 @@ class HttpListener:
         await self._serving
         self._socket.close()
         self._socket = None
+
+
+_Given = ParamSpec("_Given")
+_MadeT = TypeVar("_MadeT")
+
+
+def before_tls(make: Callable[_Given, _MadeT], tls: ssl.SSLContext | None) -> Callable[_Given, _MadeT]:
+    """Returns what makes protocols for new connections, and none where few descriptors are left and TLS comes first.
+
+    asyncio closes a connection for which none is made. Without TLS a protocol sees itself which connection it has.
+    """
+    if tls is None:
+        return make
+
+    def made(*given: _Given.args, **named: _Given.kwargs) -> _MadeT:
+        if are_scarce():
+            raise ConnectionAbortedError("few file descriptors are left")
+        return make(*given, **named)
+
+    return made
 
 
 class _Once(logging.Filter):
@@ -225,7 +246,7 @@ class _Uvicorn(uvicorn.Server):
         """Does what uvicorn's does for sockets, which would let TLS take a minute."""
         config, loop = self.config, asyncio.get_running_loop()
         state: dict[str, Any] = {"server_state": self.server_state, "app_state": self.lifespan.state}
-        make = partial(_TimedProtocol, config=config, **state)
+        make = before_tls(partial(_TimedProtocol, config=config, **state), config.ssl)
         tls_s = None if config.ssl is None else HEAD_S
         self.servers = []
         for one in sockets or ():
