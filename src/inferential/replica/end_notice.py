@@ -55,6 +55,7 @@ class EndNotice:
     def __init__(self, send: Callable[[int], None]) -> None:
         self._send = send
         self._lengths = CallLengths()
+        self._has_long = False  # else there is nothing to look up
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._call = 0  # that is still to be announced
@@ -64,8 +65,10 @@ class EndNotice:
 
     def begin(self, call: int, rows: int) -> None:
         """Notes that a call begins; 0: one that is not to be announced."""
-        after_ns = self._lengths.notice_after_ns(rows) if call else None
         self._call, self._rows, self._began_ns = call, rows, time.perf_counter_ns()
+        if not call or not self._has_long:
+            return
+        after_ns = self._lengths.notice_after_ns(rows)
         if after_ns is None:
             return
         with self._changed:
@@ -78,10 +81,10 @@ class EndNotice:
     def end(self, *, is_sound: bool) -> int:
         """Notes that a call has ended, `is_sound` where no row failed; returns how many nanoseconds it took."""
         took_ns = time.perf_counter_ns() - self._began_ns
-        call = self.cancel()
         if took_ns > SHORT_NS:
+            self._has_long = True
             self._lengths.note(self._rows, took_ns)
-            if call and is_sound:
+            if (call := self.cancel()) and is_sound:
                 self._send(call)
         return took_ns
 
