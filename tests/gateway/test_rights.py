@@ -119,7 +119,7 @@ async def test_robots_of_act_are_known_by_their_tokens(act: Open) -> None:
         ({"known": [{"id": "arm-01", "model": "vla", "max_rate_hz": 0.001}]}, 429),
     ],
 )
-async def test_who_asks_by_http_and_may_not_gets_a_status_that_is_not_tried_again(
+async def test_what_a_client_may_not_gets_a_status_of_http_that_is_not_tried_again(
     act: Open, monkeypatch: pytest.MonkeyPatch, clients: dict[str, Any], status: int
 ) -> None:
     monkeypatch.setattr("inferential.gateway.base.RETRY_PAUSES_S", (0.0, 20.0))  # the second does not fit
