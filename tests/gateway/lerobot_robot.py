@@ -62,7 +62,7 @@ def as_lerobot() -> Iterator[None]:
         "lerobot.async_inference.helpers": helpers,
         "torch": torch,
     }
-    if not hasattr(np, "_core"):  # numpy 1; the recorded pickles are of numpy 2
+    if np.__version__.startswith("1."):  # the recorded pickles are of numpy 2
         modules |= {
             f"numpy._{name}": sys.modules[f"numpy.{name}"] for name in ("core", "core.multiarray", "core.numeric")
         }
