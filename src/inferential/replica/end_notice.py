@@ -18,8 +18,8 @@ LEAD_NS = 400_000
 SHORT_NS = 1_000_000
 """Calls up to this long are not announced."""
 _AHEAD_FROM_NS = 5 * LEAD_NS
-_ALIKE = 1.15  # the longest of the latest calls by the shortest
 _LATEST = 8
+_ALIKE_NS = 2 * LEAD_NS  # between the second shortest and the second longest of them
 _REMEMBERED = 64  # numbers of rows
 
 
@@ -37,11 +37,11 @@ class CallLengths:
 
     def notice_after_ns(self, rows: int) -> int | None:
         """Returns when in a call of so many rows its end is announced; None: not before it comes."""
-        latest = self._latest.get(rows, ())
-        if len(latest) < _LATEST:
+        latest = sorted(self._latest.get(rows, ()))
+        if len(latest) < _LATEST or latest[-2] - latest[1] > _ALIKE_NS:
             return None
-        shortest = min(latest)
-        return shortest - LEAD_NS if shortest >= _AHEAD_FROM_NS and max(latest) <= shortest * _ALIKE else None
+        expected = latest[_LATEST // 2]
+        return expected - LEAD_NS if expected >= _AHEAD_FROM_NS else None
 
 
 class EndNotice:
