@@ -191,8 +191,8 @@ class Executor:
 
     def _ending(self, requests: Sequence[InferenceRequest]) -> None:
         """Has what waits for the slot of a call begun while that call ends."""
-        if not self._engine.fills_call(requests[0].pool):
-            return  # others may still join it
+        if not self._engine.may_send_ahead(requests[0].pool):
+            return
         batch = self._unreturned.pop(id(requests), None)
         if batch is not None:
             self._ahead.add(batch)
