@@ -93,7 +93,7 @@ class LocalDispatcher(Dispatcher):
         self._inbox: Inbox | None = None  # once there is a process
         self._gpus = Gpus()
         self._running = False
-        self._ending: set[asyncio.Task[None]] = set()
+        self._ending: dict[asyncio.Task[None], Replica | None] = {}  # work behind, and the replica that it retires
         self._begins: dict[str, Place | None] = {}  # where calls of each model begin
         # A subclass may wait before it calls the model.
         self._is_plain = all(getattr(type(self), name) is getattr(LocalDispatcher, name) for name in _ON_THE_WAY)
@@ -150,7 +150,7 @@ class LocalDispatcher(Dispatcher):
             if isinstance(one, InProcessReplica):
                 one.close()
             if self._running:
-                self._in_background(one.aclose() if isinstance(one, InProcessReplica) else one.retire())
+                self._in_background(one.aclose() if isinstance(one, InProcessReplica) else one.retire(), one)
 
     def _version_of(self, model_id: str) -> str:
         models = self._of(model_id)
@@ -187,14 +187,14 @@ class LocalDispatcher(Dispatcher):
         """As in `Dispatcher`."""
         return None if self._inbox is None else self._inbox.allocate(length)
 
-    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+    def _in_background(self, work: Coroutine[Any, Any, None], retired: Replica | None = None) -> None:
         async def run() -> None:
             with contextlib.suppress(ModelLoadError):  # which the process has logged
                 await work
 
         task = asyncio.get_running_loop().create_task(run())
-        self._ending.add(task)
-        task.add_done_callback(self._ending.discard)
+        self._ending[task] = retired
+        task.add_done_callback(self._ending.pop)
 
     def _workers(self) -> list[WorkerProcess]:
         return [one for models in self._models.values() for one in models if isinstance(one, WorkerProcess)]
@@ -313,8 +313,7 @@ class LocalDispatcher(Dispatcher):
         """
         self._running = True
         loading: list[Awaitable[None]] = [worker.start() for worker in self._workers()]
-        for models in self._models.values():
-            loading += [one.load() for one in models if isinstance(one, LoadedReplica)]
+        loading += [one.load() for one in chain.from_iterable(self._models.values()) if isinstance(one, LoadedReplica)]
         try:
             outcomes = await asyncio.gather(*loading, return_exceptions=True)
         except asyncio.CancelledError:
@@ -327,7 +326,8 @@ class LocalDispatcher(Dispatcher):
 
     async def _close_workers(self) -> None:
         self._running = False
-        await asyncio.gather(*(worker.close() for worker in self._workers()))
+        retired = [one for one in self._ending.values() if isinstance(one, WorkerProcess)]  # whose calls may never end
+        await asyncio.gather(*(worker.close() for worker in [*self._workers(), *retired]))
         if self._ending:
             await asyncio.wait(self._ending)
 
