@@ -201,6 +201,7 @@ class Order(RuleBasedStateMachine):
         self.several = several
         self.floor = Floor(plan, stateful, dict.fromkeys(several, TWO_REPLICAS), inflight, n=B)
         self.running: list[Batch] = []
+        self.about_to_end: set[Batch] = set()
         self.numbers: dict[InferenceRequest, int] = {}
         self.begun: dict[str, int] = {}  # by robot, the newest that a model has begun with
         self.answered: dict[str, int] = {}  # and the newest that was answered
@@ -241,6 +242,7 @@ class Order(RuleBasedStateMachine):
 
     def ends(self, batch: Batch, error: str | None = None, cause: str = "RuntimeError") -> None:
         self.running.remove(batch)
+        self.about_to_end.discard(batch)
         for request in self.floor.end(batch, error, cause):
             if request.state is ANSWERED and request.in_order and request not in self.early:
                 assert self.numbers[request] > self.answered.get(request.client_id, -1)
@@ -250,6 +252,15 @@ class Order(RuleBasedStateMachine):
     @rule(which=st.integers(0, 9), error=st.sampled_from([None, None, None, "it failed"]))
     def a_call_ends(self, which: int, error: str | None) -> None:
         self.ends(self.running[which % len(self.running)], error)
+
+    @precondition(lambda self: self.about_to_end < set(self.running))
+    @rule(which=st.integers(0, 9))
+    def a_call_is_about_to_end(self, which: int) -> None:
+        others = [batch for batch in self.running if batch not in self.about_to_end]
+        batch = others[which % len(others)]
+        self.about_to_end.add(batch)
+        self.floor.engine.ending(batch, self.floor.now)
+        self.works()
 
     @precondition(lambda self: self.running)
     @rule(which=st.integers(0, 9), has_begun=st.booleans())

@@ -56,7 +56,7 @@ def test_a_call_that_ends_can_be_followed_and_its_requests_run_on(clock: Any, ma
     (batch,) = engine.work(clock.now)
     engine.ending(batch, clock.now)
     (following,) = engine.work(clock.now)
-    assert engine.inflight("m") == 1
+    assert engine.inflight("m") == 2
     assert engine.running() == [second, first]
     assert engine.running_calls("m") == [following, batch]
     engine.finished(batch, clock.now)
@@ -65,6 +65,20 @@ def test_a_call_that_ends_can_be_followed_and_its_requests_run_on(clock: Any, ma
     assert not engine.idle
     engine.finished(following, clock.now)
     assert engine.idle
+
+
+def test_a_call_that_is_to_end_and_does_not_runs_on(clock: Any, make_request: MakeRequest) -> None:
+    engine = make_engine()
+    engine.offer(make_request("a"), clock.now)
+    (batch,) = engine.work(clock.now)
+    began = clock.now
+    clock.now += 0.01
+    engine.ending(batch, clock.now)
+    clock.now += 60
+    assert engine.running_since() == {"m": [began]}
+    assert engine.inflight("m") == 1
+    engine.finished(batch, clock.now)
+    assert engine.running_since() == {}
 
 
 def test_a_full_call_may_be_sent_ahead(clock: Any, make_request: MakeRequest) -> None:
@@ -104,6 +118,22 @@ def test_a_call_that_was_sent_ahead_begins_when_the_one_before_it_has_ended(
     engine.finished(following, clock.now)
     profile = engine.profiles.of("m", "")
     assert profile.typical(1) == pytest.approx(0.010, rel=0.05)
+
+
+def test_a_replica_is_free_later_where_a_call_ends_later_than_it_was_to(clock: Any, make_request: MakeRequest) -> None:
+    engine = make_engine()
+    for robot in ("a", "b"):
+        engine.offer(make_request(robot), clock.now)
+    (batch,) = engine.work(clock.now)
+    clock.now += 0.009
+    engine.ending(batch, clock.now)
+    engine.work(clock.now)
+    (slot,) = engine.availability.slots("m")
+    assert slot.free_at == clock.now + slot.profile.typical(1)
+    clock.now += 0.050
+    engine.finished(batch, clock.now)
+    (slot,) = engine.availability.slots("m")
+    assert slot.free_at == clock.now + slot.profile.typical(1)
 
 
 BYPASSED = ["deadline_aware", "model_deadline", "priority_tiered", "round_robin"]

@@ -100,7 +100,7 @@ class Engine:
         return not self._running.any and not self._admission.waiting(None)
 
     def inflight(self, model_id: str) -> int:
-        """Returns how many calls of a model run."""
+        """Returns how many calls of a model run, with those that are about to end."""
         return self._running.count(model_id)
 
     def inflight_by_replica(self, model_id: str) -> dict[str, int]:
@@ -112,7 +112,7 @@ class Engine:
         return self._running.calls(model_id)
 
     def running_since(self) -> dict[str, list[float]]:
-        """Returns when the running calls of each model began."""
+        """Returns when the running calls of each model began, with those that are about to end."""
         return self._running.since()
 
     def ended(self) -> list[InferenceRequest]:

@@ -116,19 +116,17 @@ class Running:
         return bool(self._models or self._ending)
 
     def count(self, model_id: str) -> int:
-        """Returns how many calls of a model run."""
-        return sum(map(len, self._models.get(model_id, {}).values()))
+        """Returns how many calls of a model run, with those that are about to end."""
+        return len(self.calls(model_id))
 
     def by_replica(self, model_id: str) -> dict[str, int]:
         """Returns how many calls of a model run on each replica that runs any."""
         return {replica: len(batches) for replica, batches in self._models.get(model_id, {}).items()}
 
     def since(self) -> dict[str, list[float]]:
-        """Returns when the running calls of each model that has any began."""
-        return {
-            model_id: [batch.started_at for batches in calls.values() for batch in batches]
-            for model_id, calls in self._models.items()
-        }
+        """Returns when the running calls of each model that has any began, with those that are about to end."""
+        model_ids = {*self._models, *(batch.model_id for batch in self._ending)}
+        return {model_id: [batch.started_at for batch in self.calls(model_id)] for model_id in model_ids}
 
     def begin(self, batch: Batch, device: str | None) -> None:
         """Adds a call that was dispatched; `device` is the one that it occupies, if its model shares one."""
@@ -149,6 +147,7 @@ class Running:
         if since is None:
             self._free(batch)
         else:
+            self._room_changed()
             for other in self._models.get(batch.model_id, {}).get(batch.replica, ()):
                 if other.started_at >= since:  # it was sent ahead, and begins now
                     other.started_at = now
