@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -51,6 +52,23 @@ def test_what_a_thread_with_a_short_slice_starts_has_the_usual_one() -> None:
 
     usual, of_thread, of_child = in_thread_of_its_own(asks)  # type: ignore[misc]
     assert of_thread == of_child == usual
+
+
+def test_a_thread_that_comes_before_others_is_left_alone_so_that_what_it_starts_does_too() -> None:
+    def starts() -> int | None:
+        try:
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), -5)
+        except PermissionError:
+            return None
+        set_slice(0, SHORT_NS)
+        code = "import os; print(os.getpriority(os.PRIO_PROCESS, 0))"
+        child = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, check=True)
+        return int(child.stdout)
+
+    nice = in_thread_of_its_own(starts)
+    if nice is None:
+        pytest.skip("this user may not come before others")
+    assert nice == -5
 
 
 def test_a_thread_that_is_gone_is_left_alone() -> None:

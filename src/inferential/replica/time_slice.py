@@ -34,12 +34,14 @@ class _Attributes(ctypes.Structure):
 def set_slice(thread_id: int, nanoseconds: int) -> bool:
     """Asks for a time slice; returns whether the system has taken it. One that has none to set is left as it is.
 
+    So is one that comes before others (a nice value below 0): what it starts would not any more.
+
     Args:
         thread_id: of a thread of this user, as the system counts; 0: the one that calls.
         nanoseconds: SHORT_NS, or DEFAULT_NS for what others have.
     """
     attributes = _attributes(thread_id)
-    if attributes is None or attributes.policy != 0:
+    if attributes is None or attributes.policy != 0 or attributes.nice < 0:
         return False  # gone, or of a policy that has no slices to choose
     attributes.runtime = nanoseconds
     attributes.flags |= _RESET_ON_FORK
