@@ -175,3 +175,26 @@ async def test_some_requests_may_come_at_once_and_not_any_number(page: HttpServe
             while await reader.read(1_000_000):
                 pass
     writer.close()
+
+
+async def test_of_requests_that_come_together_the_body_of_one_is_no_head_of_the_next(
+    page: HttpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = asyncio.get_running_loop().create_future()
+    connection_made = http_listener._TimedProtocol.connection_made
+
+    def noted(self: Any, transport: Any) -> None:
+        connection_made(self, transport)
+        made.set_result(self)
+
+    monkeypatch.setattr(http_listener._TimedProtocol, "connection_made", noted)
+    reader, writer = await call(page)
+    async with asyncio.timeout(10):
+        protocol = await made
+        body = bytes(2 * http_listener.HEAD_BYTES)
+        head = b"POST /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body)
+        protocol.data_received(head + body + HALF)
+        protocol.data_received(REST)
+        assert await reader.readline() == b"HTTP/1.1 405 Method Not Allowed\r\n"
+        await reader.readuntil(b"HTTP/1.1 200 OK\r\n")
+    writer.close()

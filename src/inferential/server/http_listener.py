@@ -170,6 +170,7 @@ class _TimedProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
     _notices = Notices(logger)
     _overdue: asyncio.TimerHandle | None = None
     _in_message = False
+    _has_ended_one = False  # the data that was last received
     _around = _body = 0  # bytes of the message
 
     def on_message_begin(self) -> None:
@@ -186,7 +187,7 @@ class _TimedProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        self._in_message = False
+        self._in_message, self._has_ended_one = False, True
         super().on_message_complete()
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
@@ -210,9 +211,9 @@ class _TimedProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
         self._expect_head()
 
     def data_received(self, data: bytes) -> None:
-        before = self._body
+        before, self._has_ended_one = self._body, False
         super().data_received(data)
-        if self._in_message:
+        if self._in_message and not self._has_ended_one:  # else it is not known how much is of which request
             self._around += len(data) - max(self._body - before, 0)
             if self._around > HEAD_BYTES + _CHUNK_BYTES * self._body:
                 self.send_400_response(f"more than {HEAD_BYTES} bytes of a request that are not its body")
