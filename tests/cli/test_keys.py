@@ -68,6 +68,13 @@ def test_show_never_shows_a_secret_key(folder: Path, capsys: pytest.CaptureFixtu
         assert secret.decode() not in shown
 
 
+def test_show_finds_the_key_of_a_robot_by_its_id(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(["keys", "new", "client", "arm-01"])
+    capsys.readouterr()
+    run(["keys", "show", "arm-01"])
+    assert capsys.readouterr().out.startswith("keys/clients/arm-01.key: a public key file; ")
+
+
 @pytest.mark.parametrize("name", ["", "../arm", ".arm", "a" * 256, "a\nb"])
 def test_a_name_that_can_be_no_client_id_is_refused(name: str) -> None:
     with pytest.raises(CliError, match="printable text"):
@@ -104,7 +111,7 @@ def test_json_names_each_file_that_was_made_or_moved(folder: Path, capsys: pytes
         (["show", "fleet.yaml"], "fleet.yaml"),
         (["new", "client", "arm-01"], "revoke it, or move it away, first"),
         (["new", "client", "arm-02", "--dir", "fleet.yaml/keys"], "cannot make the folder fleet.yaml/keys"),
-        (["revoke", "arm-01", "--dir", "fleet.yaml"], "dir 'fleet.yaml' is a file"),
+        (["revoke", "arm-01", "--dir", "fleet.yaml"], "'fleet.yaml' is a file"),
     ],
 )
 def test_what_keys_cannot_do_is_said_with_the_file(folder: Path, args: list[str], problem: str) -> None:

@@ -345,6 +345,22 @@ def test_a_model_behind_another_server_is_not_said_to_fail_while_the_server_star
             "models.known.arm.target: expected module:object, onnx:FILE, ray:application, or openpi://HOST:PORT "
             "or null, got 'policies' (command line)",
         ),
+        *(
+            (
+                ("-m", f"arm={given}"),
+                f"models.known.arm.target: expected {meant!r} for a policy in a file, got {given!r}",
+            )
+            for given, meant in (
+                ("models/arm.onnx", "onnx:models/arm.onnx"),
+                ("ONNX:arm.onnx", "onnx:arm.onnx"),
+                ("torch:arm.pt", "torchscript:arm.pt"),
+            )
+        ),
+        (
+            ("-m", "arm=onnx:https://hub/arm.onnx"),
+            "models.known.arm.target: expected a file or folder of this machine, got 'onnx:https://hub/arm.onnx': "
+            "download it first",
+        ),
         (
             ("-m", "arm=policies:Doubler", "-m", "leg=ray:leg"),
             "models.known.arm.target: a server has its models either on Ray Serve or in its own process",

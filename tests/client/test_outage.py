@@ -156,6 +156,17 @@ def test_another_server_in_its_place_is_found_out(
 # Attempts
 
 
+@pytest.mark.parametrize(("round_trip_s", "looks_at"), [(0.05, 1.5), (0.3, 1.9), (2.0, 2.0)])
+def test_a_heartbeat_has_as_long_for_its_answer_as_the_network_needs(
+    round_trip_s: float, looks_at: float, robot: Robot, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tcp, "round_trip_s", lambda _: round_trip_s)
+    end = robot.connect(server)
+    robot.poll(1.0)
+    assert pinged(end)
+    assert robot.link.next_poll_at == pytest.approx(looks_at)
+
+
 def test_attempts_become_rarer_with_the_outage() -> None:
     assert [every_s(outage) for outage in (0.0, 5.0, 30.0, 3600.0)] == [0.02, 0.025, 0.15, 1.0]
 
@@ -191,6 +202,8 @@ def test_the_system_is_asked_whether_a_connection_is_stuck() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener, socket.create_connection(listener.getsockname()) as end:
         tcp.prepare(end)
         assert not tcp.is_stuck(end, 1)
+        assert 0 <= tcp.round_trip_s(end) < 1
     first, second = socket.socketpair()
     with first, second:
         assert not tcp.is_stuck(first, 1)
+        assert tcp.round_trip_s(first) == 0.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import itertools
 import threading
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -289,6 +290,23 @@ async def test_a_call_in_a_thread_whose_predecessor_was_short_is_over_within_the
         with pytest.raises(StopIteration) as over:
             call.send(None)
         assert all(result.success for result in over.value.value)
+
+
+async def test_beside_threads_that_hold_the_interpreters_lock_calls_are_not_waited_for(
+    serve: Serve, request_of: MakeRequest, finish: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inprocess, "WORTH_S", 10.0)
+    monkeypatch.setattr(inprocess, "STANDS_S", 0.5)
+    clock = itertools.count()  # it takes a second to get the lock
+    monkeypatch.setattr(inprocess.time, "perf_counter", lambda: float(next(clock)))
+    dispatcher = serve(m=lambda observation: observation["state"])
+    for _ in range(2):  # the second one shows it
+        await finish(dispatcher.dispatch([request_of()]))
+    call = asyncio.create_task(dispatcher.dispatch([request_of()]))
+    await asyncio.sleep(0)
+    assert not call.done()
+    (result,) = await finish(call)
+    assert result.success
 
 
 class Batch:

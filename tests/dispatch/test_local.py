@@ -505,7 +505,8 @@ async def test_a_call_in_a_thread_begins_at_once(serve: Serve, request_of: MakeR
     dispatcher = serve(m=plain)
     requests = [request_of("m", slots_known=True) for _ in range(2)]
     assert dispatcher.completes_inline(requests[:1])
-    assert dispatcher.begins_elsewhere(requests)
+    assert dispatcher.begins_in_thread(requests)
+    assert not dispatcher.begins_elsewhere(requests)
 
 
 async def test_images_are_waited_for_and_an_unknown_model_may_be(serve: Serve, request_of: MakeRequest) -> None:

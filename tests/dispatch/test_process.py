@@ -245,6 +245,18 @@ async def test_a_process_that_ends_fails_the_call_it_ran_and_other_models_never_
     assert ends["asked"] == ends["answered"]
 
 
+async def test_a_server_ends_although_a_model_that_was_removed_runs_a_call_that_does_not_end(
+    serving: Serving, models: Any, finish: Any
+) -> None:
+    config = InferentialConfig.model_validate({"server": {"drain_timeout_s": 0.0}})
+    server, dispatcher = await serving(config, m=models("strange"))
+    async with robot(server, "m") as model:
+        await model.observe(state=np.zeros(2), do="hang")
+        await until(lambda: server.status().in_flight == 1)
+        dispatcher.unregister_model("m")
+        await finish(server.shutdown())
+
+
 async def test_calls_that_had_not_begun_are_run_by_the_next_process(serving: Serving, models: Any) -> None:
     server, _ = await serving(m=models("strange"))
     async with load(server, "m", robots=4, gain=0.0) as ends, robot(server, "m") as model:

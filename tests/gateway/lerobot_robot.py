@@ -62,6 +62,10 @@ def as_lerobot() -> Iterator[None]:
         "lerobot.async_inference.helpers": helpers,
         "torch": torch,
     }
+    if np.__version__.startswith("1."):  # the recorded pickles are of numpy 2
+        modules |= {
+            f"numpy._{name}": sys.modules[f"numpy.{name}"] for name in ("core", "core.multiarray", "core.numeric")
+        }
     classes = (RemotePolicyConfig, TimedAction, TimedObservation)
     names = {kind: kind.__module__ for kind in classes}
     former = {name: sys.modules.get(name) for name in modules}

@@ -161,6 +161,21 @@ async def test_a_client_that_is_not_accepted_learns_it_after_four_attempts(
     assert len(ended) == 4
 
 
+@pytest.mark.parametrize("said", [b"GET / HT", b"SSH-2.0-OpenSSH_9.6\r\n\r\n", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"])
+async def test_one_that_is_no_robot_leaves_no_traceback_in_the_log(
+    openpi: Open, said: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with openpi() as (_, gateway):
+        host, port = gateway.address.removeprefix("ws://").split(":")
+        reader, writer = await asyncio.open_connection(host, port)
+        writer.write(said)
+        writer.write_eof()
+        await reader.read()
+        writer.close()
+        assert "actions" in await asked(gateway.address)
+    assert "Traceback" not in caplog.text
+
+
 @pytest.mark.parametrize("message", [b"\xc1", b"", b"\x93\x01\x02\x03", "text", pack({b"__ndarray__": True})])
 async def test_strange_messages_are_refused_and_affect_no_other_robot(openpi: Open, message: Any) -> None:
     async with openpi() as (_, gateway), connect(gateway.address) as good:

@@ -103,12 +103,30 @@ async def test_robots_of_act_are_known_by_their_tokens(act: Open) -> None:
     sections = {"clients": {"known": [{"id": "arm-01", "model": "vla", "max_payload_bytes": 16}]}}
     async with act(Recorder(), token=KEYS, sections=sections) as (server, gateway):
         status, answer = await post(gateway, OPENVLA, Authorization="Bearer his")
-        assert (status, "may send 16 bytes" in answer["error"]) == (503, True)
+        assert (status, "may send 16 bytes" in answer["error"]) == (413, True)
         assert (await post(gateway, OPENVLA, Authorization="Bearer hers"))[0] == 200
         status, answer = await post(gateway, OPENVLA, Authorization="Bearer shared", X_Client_Id="arm-01")
         assert (status, "belongs to a key" in answer["error"]) == (403, True)
         assert (await post(gateway, OPENVLA, Authorization="Bearer wrong"))[0] == 401
         assert server.known_clients == ["arm-02"]
+
+
+@pytest.mark.parametrize(
+    ("clients", "status"),
+    [
+        ({"accept_unknown": False}, 403),
+        ({"known": [{"id": "arm-01", "model": "vla", "models": ["other"]}]}, 403),
+        ({"known": [{"id": "arm-01", "model": "vla", "max_rate_hz": 0.001}]}, 429),
+    ],
+)
+async def test_what_a_client_may_not_gets_a_status_of_http_that_is_not_tried_again(
+    act: Open, monkeypatch: pytest.MonkeyPatch, clients: dict[str, Any], status: int
+) -> None:
+    monkeypatch.setattr("inferential.gateway.base.RETRY_PAUSES_S", (0.0, 20.0))  # the second does not fit
+    async with act(Recorder(), timeout_ms=5000.0, sections={"clients": clients}) as (_, gateway):
+        for _ in range(2):
+            found, answer = await post(gateway, OPENVLA, X_Client_Id="arm-01")
+    assert found == status, answer
 
 
 async def test_a_hash_in_the_file_is_no_token(act: Open) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from onnx import TensorProto
 from tests.policies import onnx_files
@@ -195,6 +196,22 @@ def test_batched_needs_an_axis_that_varies(tmp_path: Path) -> None:
         ValueError, match=re.escape("expected inputs whose first axis varies or is 1, got state [2, 3]")
     ):
         open_onnx(str(path), batched=True)
+
+
+@pytest.mark.parametrize(
+    ("version", "text"),
+    [({"ir_version": 99}, "Unsupported model IR version: 99, "), ({"opset": 99}, "ONNX Runtime only ")],
+)
+def test_a_file_that_is_newer_than_onnxruntime_says_so_first(
+    tmp_path: Path, version: dict[str, int], text: str
+) -> None:
+    path = onnx_files.doubling(tmp_path / "new.onnx")
+    model = onnx.load(str(path))
+    model.ir_version = version.get("ir_version", model.ir_version)
+    model.opset_import[0].version = version.get("opset", model.opset_import[0].version)
+    onnx.save(model, str(path))
+    with pytest.raises(PolicyFileError, match=re.escape(f"onnxruntime cannot read {path}: {text}")):
+        open_onnx(str(path))
 
 
 def test_what_is_no_such_file_is_an_error(tmp_path: Path) -> None:

@@ -104,6 +104,13 @@ async def until(is_so: Callable[[], Any]) -> None:
     raise AssertionError("it never came")
 
 
+def has_writer() -> bool:
+    try:
+        return bool(writer_pid())
+    except AssertionError:
+        return False
+
+
 async def signal_writer(folder: Path, number: int) -> None:
     """Signals the process that writes, once it has begun a file."""
     await until(lambda: list(folder.iterdir()))
@@ -149,6 +156,12 @@ async def test_where_the_process_is_killed_with_all_that_may_wait_recording_goes
         await ask(server, times=1, noise=noise)
         assert found.dropped == before
     assert len(recorded(tmp_path)) >= 1
+
+
+async def test_the_process_begins_before_the_first_request(tmp_path: Path) -> None:
+    async with recording(tmp_path / "folder"):
+        await until(has_writer)
+    assert not (tmp_path / "folder").exists()
 
 
 async def test_the_process_is_nice_beside_other_sessions_too(tmp_path: Path) -> None:

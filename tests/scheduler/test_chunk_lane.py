@@ -195,6 +195,26 @@ def test_a_robot_is_not_asked_for_an_observation_that_cannot_come_before_the_cal
     assert names(lane.take_outdated(NOW + 0.075, busy)) == ["fast"]
 
 
+def test_each_robot_is_asked_shortly_before_the_step_from_which_its_observation_comes_in_time(
+    lane: ChunkLane, ask: Callable[..., InferenceRequest], profile: LatencyProfile
+) -> None:
+    """An answer and an observation take 10 ms together; one robot once heard late, which is no matter to the others."""
+    busy = [ReplicaSlot("m", "0", 4, profile, NOW + 0.1)]
+    for client, age_s, lead_s in (("a", 0.07, 0.06), ("b", 0.04, 0.06), ("late", 0.05, 0.5)):
+        request = renewing(ask, client, lead_s, age_s=age_s)
+        steps_at = request.received_at - 0.01
+        request.chunk = replace(request.chunk, steps_at=steps_at, step_s=0.05)  # type: ignore[type-var]
+        lane.push(request, NOW)
+    asked, now = dict[str, float](), NOW - 0.05
+    while (at := lane.due_at(busy)) < math.inf:
+        now = max(at, now + 1e-6)
+        for request in lane.take_outdated(now, busy):
+            assert request.turn_at == NOW + 0.1
+            asked[request.client_id] = now
+    # They come at NOW + 0.08, 0.06 and 0.05, leave 10 ms before, and are asked 5 ms before that, or half a step.
+    assert asked == pytest.approx({"a": NOW + 0.065, "b": NOW + 0.045, "late": NOW + 0.015}, abs=1e-5)
+
+
 def test_an_answer_that_comes_just_before_a_control_step_goes_first(
     lane: ChunkLane, ask: Callable[..., InferenceRequest], profile: LatencyProfile
 ) -> None:
@@ -237,6 +257,14 @@ def test_a_call_is_worth_it_for_robots_that_starve_or_gain_much(
     lane.push(ask("gains much", left_s=0.3))
     lane.push(ask("covered", left_s=0.49))
     assert lane.worth_a_call(NOW + 0.1, 9) == 2
+
+
+def test_no_call_waits_beyond_a_turn_for_actions_that_a_robot_says_it_has(
+    lane: ChunkLane, ask: Callable[..., InferenceRequest], profile: LatencyProfile
+) -> None:
+    lane.push(ask("liar", left_s=1e6, waiting_since=NOW))
+    assert lane.waits_until(profile, 1, NOW) == pytest.approx(NOW + 0.5 + 1.0 * (2 - 0.5))
+    assert names(lane.take(profile, 8, NOW + 2.1)) == ["liar"]
 
 
 def test_memory_of_clients_is_bounded(lane: ChunkLane, ask: Callable[..., InferenceRequest]) -> None:

@@ -67,15 +67,24 @@ def test_a_call_that_ends_can_be_followed_and_its_requests_run_on(clock: Any, ma
     assert engine.idle
 
 
-def test_a_call_is_full_from_its_models_batch_size_on(clock: Any, make_request: MakeRequest) -> None:
+def test_a_full_call_may_be_sent_ahead(clock: Any, make_request: MakeRequest) -> None:
     engine = make_engine(max_batch_size=2)
     found = []
     for robot in ("a", "b", "c", "d"):
         engine.offer(make_request(robot), clock.now)
         if robot == "a":
             engine.work(clock.now)
-        found.append(engine.fills_call("m"))
+        found.append(engine.may_send_ahead("m"))
     assert found == [False, False, True, True]
+
+
+def test_models_that_share_a_device_send_nothing_ahead(clock: Any, make_request: MakeRequest) -> None:
+    config = SchedulingConfig()
+    engine = Engine(config, create_scheduler(config), lambda model_id: Capacity(1, 1, device="gpu"))
+    for robot in ("a", "b"):
+        engine.offer(make_request(robot), clock.now)
+    engine.work(clock.now)
+    assert not engine.may_send_ahead("m")
 
 
 def test_a_call_that_was_sent_ahead_begins_when_the_one_before_it_has_ended(

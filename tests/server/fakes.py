@@ -50,7 +50,7 @@ class FakeEngine(Engine):
     def finished(self, batch: Batch, now: float, *, measured: bool = True) -> None:
         self.log.append(("finished", measured))
 
-    def fills_call(self, model_id: str) -> bool:
+    def may_send_ahead(self, model_id: str) -> bool:
         return self.waits > 0
 
     def ending(self, batch: Batch, now: float) -> None:

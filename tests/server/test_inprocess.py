@@ -121,8 +121,9 @@ async def test_a_silent_client_is_gone_in_the_end(serve: Serve) -> None:
             await asyncio.sleep(0.02)
             if (state := server.status().clients[0].state) != seen[-1]:
                 seen.append(state)
-    # On a busy machine its rhythm may be too irregular to be called overdue: tests/tracking has that, with a clock.
-    assert seen in (["active", "overdue", "gone"], ["active", "gone"])
+    # On a busy machine it may be overdue at the first look, or its rhythm be too irregular for that: tests/tracking has
+    # it with a clock.
+    assert [state for state in seen if state != "overdue"] in (["active", "gone"], ["gone"])
 
 
 async def test_a_failing_request_callback_affects_no_request(serve: Serve) -> None:

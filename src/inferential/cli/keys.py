@@ -118,10 +118,13 @@ def revoke(
 
 @APP.command("show")
 def show(
-    path: Annotated[Path, typer.Argument(help="A key file, public or secret.")],
+    path: Annotated[Path, typer.Argument(metavar="FILE|NAME", help="A key file, public or secret, or a robot's id.")],
+    folder: Folder = _DEFAULT,
     as_json: AsJson = False,
 ) -> None:
     """Show what a key file is, and its public key; never a secret key."""
+    if not path.exists() and (of_robot := folder / "clients" / f"{path}{PUBLIC_SUFFIX}").exists():
+        path = of_robot
     try:
         found = read_certificate(path)
     except CertificateError as error:

@@ -79,23 +79,28 @@ def plan(
         "seed": seed,
         **found.as_dict(),
         "target": target,
-        "robots_carried": [{"devices": count, "robots": robots} for count, robots in carried.items()],
+        "robots_carried": [
+            {"devices": count, "robots": robots, "or_more": search.is_limit(robots)}
+            for count, robots in carried.items()
+        ],
     }
     saved = [] if out is None else _save(summary, carried, found, target, out)
     if as_json:
         print_json(summary)
     else:
-        _print(found, carried, target, saved)
+        _print(found, summary, saved)
 
 
-def _print(found: Plan, carried: dict[int, int], target: float, saved: list[Path]) -> None:
+def _print(found: Plan, summary: dict[str, Any], saved: list[Path]) -> None:
     screen = Console(width=None if wants_rich() else 120, highlight=False, markup=False)
     screen.print(_models(found))
     screen.print(_robots(found))
-    for count, robots in carried.items():
-        what = "device carries" if count == 1 else "devices carry"
+    for one in summary["robots_carried"]:
+        what = "device carries" if one["devices"] == 1 else "devices carry"
+        robots = f"at least {one['robots']}" if one["or_more"] else one["robots"]
         screen.print(
-            f"{count} {what} {robots} robots of this mix, each class with an action in {target:.0%} of its steps"
+            f"{one['devices']} {what} {robots} robots of this mix, "
+            f"each class with an action in {summary['target']:.0%} of its steps"
         )
     for path in saved:
         screen.print(f"saved {path}", soft_wrap=True)

@@ -171,7 +171,10 @@ def _arrivals(
     fleet: Fleet, models: Sequence[ModelSpec], trace: Path | None, seconds: float, seed: int, load: float
 ) -> list[Arrival]:
     if trace is None:
-        return generate.arrivals(fleet, seconds=seconds, seed=seed, load=load)
+        try:
+            return generate.arrivals(fleet, seconds=seconds, seed=seed, load=load)
+        except ValueError as error:
+            raise CliError(str(error)) from error
     try:
         arrivals = load_trace(trace)
     except ConfigError as error:

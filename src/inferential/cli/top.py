@@ -75,32 +75,45 @@ def view(status: dict[str, Any], height: int) -> Group:
     late = sorted(status.get("late_by_cause", {}).items(), key=lambda one: -one[1])
     causes = ", ".join(f"{cause} {count}" for cause, count in late)
     lateness = [Text(f"late actions by cause: {causes} (inferential why ROBOT)", "yellow")] if late else []
-    models = _table(_MODEL_COLUMNS)
-    whys = []
-    for model in status["models"]:
-        sizes = "  ".join(f"{size['batch_size']}: {size['median_ms']:.1f}" for size in model["latency"])
-        replicas = str(len(model["replicas"])) if model["max_inflight"] else "none up"
-        counts = (model["waiting"], model["in_flight"], replicas, model.get("answers", model["calls"]))
-        state = model.get("state", "ready")  # servers of before do not say
-        shown = Text(state, _STATES.get(state, "yellow"))
-        if state != "ready" and (why := model.get("why") or model.get("last_error")):
-            whys.append(_why(model, state, why))
-        models.add_row(_name(model["model_id"]), shown, *map(Text, map(str, counts)), _name(sizes))
+    whys = [why for model in status["models"] if (why := _why(model)) is not None]
     versions = [cells for model in status["models"] for cells in _versions(model)]
-    robots = _table(_ROBOT_COLUMNS)
-    rows = _rows(status)
     shown_versions: list[Text | Table] = [Text(""), _version_table(versions)] if versions else []
     above = len(status["models"]) + (len(versions) + 3 if versions else 0)
     above += _WARNING_LINES * len(warnings) + len(lateness) + _WHY_LINES * len(whys)
-    fit = max(height - 7 - above, 3)
+    robots = _robots(status, max(height - 7 - above, 3))
+    return Group(head, *warnings, *lateness, Text(""), _models(status), *whys, *shown_versions, Text(""), *robots)
+
+
+def _models(status: dict[str, Any]) -> Table:
+    table = _table(_MODEL_COLUMNS)
+    for model in status["models"]:
+        state = _state_of_model(model)
+        replicas = str(len(model["replicas"])) if model["max_inflight"] else "none up"
+        counts = (model["waiting"], model["in_flight"], replicas, model.get("answers", model["calls"]))
+        sizes = "  ".join(f"{size['batch_size']}: {size['median_ms']:.1f}" for size in model["latency"])
+        shown = Text(state, _STATES.get(state, "yellow"))
+        table.add_row(_name(model["model_id"]), shown, *map(Text, map(str, counts)), _name(sizes))
+    return table
+
+
+def _robots(status: dict[str, Any], fit: int) -> Sequence[Table | Text]:
+    """Returns the first robots that fit so many lines, and how many are left."""
+    table = _table(_ROBOT_COLUMNS)
+    rows = _rows(status)
     for state, cells in rows[:fit]:
-        robots.add_row(_name(cells[0]), Text(state, _STYLES.get(state, "")), _name(cells[1]), *map(Text, cells[2:]))
-    left = Text(f"and {len(rows) - fit} more", "dim") if len(rows) > fit else Text("")
-    return Group(head, *warnings, *lateness, Text(""), models, *whys, *shown_versions, Text(""), robots, left)
+        table.add_row(_name(cells[0]), Text(state, _STYLES.get(state, "")), _name(cells[1]), *map(Text, cells[2:]))
+    return table, Text(f"and {len(rows) - fit} more", "dim") if len(rows) > fit else Text("")
 
 
-def _why(model: dict[str, Any], state: str, why: str) -> Text:
-    """Returns since when and why a model is not ready, in about two lines."""
+def _state_of_model(model: dict[str, Any]) -> str:
+    return str(model.get("state", "ready"))  # servers of before do not say
+
+
+def _why(model: dict[str, Any]) -> Text | None:
+    """Returns since when and why a model is not ready, in about two lines; None of one that is, or does not say."""
+    state, why = _state_of_model(model), model.get("why") or model.get("last_error")
+    if state == "ready" or not why:
+        return None
     since = model.get("since")
     from_then = "" if since is None else f" since {time.strftime('%H:%M:%S', time.localtime(since))}"
     text = f"{model['model_id']} is {state}{from_then}: {why}"

@@ -16,6 +16,7 @@ NO_WAY: frozenset[int] = frozenset(
 )
 """Errors by which the network is away: no server is asked then, and the robot is to be back as soon as it is."""
 _SHORTEST_WAIT_S = 1e-3
+_ANSWER_ROUND_TRIPS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +31,14 @@ class LinkTimeouts:
     """Between heartbeats, so that a robot out of reach notices within seconds, not when TCP gives up."""
     answer_s: float = 0.5
     """After a heartbeat without an answer nothing more is sent until there is one, and the system is asked whether it
-    sends in vain."""
+    sends in vain; later where the network is slow."""
     silence_s: float = 5.0
     """After a heartbeat without an answer the connection counts as lost; while a large message is sent, its progress
     counts as an answer."""
+
+    def answer_within_s(self, round_trip_s: float) -> float:
+        """Returns how long the answer to a heartbeat may take, on a network with this round trip."""
+        return min(max(self.answer_s, _ANSWER_ROUND_TRIPS * round_trip_s), self.heartbeat_s)
 
 
 class Backoff:

@@ -258,7 +258,7 @@ class Link:
     # Connecting and handshake
 
     def _continue_connecting(self, now: float) -> None:
-        """Uses the first connection that was made, and begins another where the others take long."""
+        """Uses the first connection that was made; begins another where they take long."""
         connected, errors = self._attempts.advance()
         if connected is not None:
             self._use(connected, now)
@@ -334,7 +334,7 @@ class Link:
         if stream.alive:
             timeouts = self._timeouts
             self._give_up_at, self._ping_at = now + timeouts.silence_s, now + timeouts.heartbeat_s
-            self.next_poll_at = now + min(timeouts.answer_s, timeouts.heartbeat_s)
+            self.next_poll_at = now + timeouts.answer_within_s(stream.round_trip_s())
         stream.ping(b"" if stream.unsent else self.delivery.heartbeat(now))  # with data unsent it sends nothing
         self._watch_writability(stream)
 

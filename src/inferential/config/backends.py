@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from inferential.config.extensions import BACKENDS, ExtensionError, extension_names, load_extension
 from inferential.config.section import Section, details
+from inferential.policies import KINDS, meant_target
 
 _RAY = "ray:"
 
@@ -29,9 +30,18 @@ def scheme_of(target: str) -> str | None:
     return scheme if separator else None
 
 
+def check_spelling(target: Any) -> Any:
+    """Raises ValueError if a target is a policy's file that lacks its kind."""
+    if isinstance(target, str) and (meant := meant_target(target)) is not None:
+        raise ValueError(f"expected {meant!r} for a policy in a file, got {target!r}")
+    return target
+
+
 def check_scheme(target: str) -> None:
     """Raises ValueError if no backend has the target's scheme."""
     scheme = scheme_of(target)
+    if scheme is not None and ":" in scheme and scheme.partition(":")[0] in KINDS:
+        raise ValueError(f"expected a file or folder of this machine, got {target!r}: download it first")
     if scheme is not None and scheme not in (known := extension_names(BACKENDS)):
         raise ValueError(
             f"no backend has the scheme {scheme!r}; expected module:object, ray:application, or one of "

@@ -185,7 +185,7 @@ class ServerConfig(Section):
     drain_timeout_s: NotNegative = 5.0
     """On shutdown, how long requests that the server already has may still be served."""
     ready_wait_s: NotNegative = 2.0
-    """How long the start waits for models to be ready; the addresses are open meanwhile, and robots may ask."""
+    """Timeout of the start: how long it waits for models to be ready; robots may ask meanwhile."""
 
 
 class InferentialConfig(Section):

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from inferential.config.backends import check_scheme
+from inferential.config.backends import check_scheme, check_spelling
 from inferential.config.section import Count, Expected, Positive, Section
 from inferential.policies import KINDS
 
@@ -17,6 +17,7 @@ Target = Annotated[
         rf"|({'|'.join(KINDS)}):([^/]|/[^/]).*)$"
     ),
     Expected("module:object, onnx:FILE, ray:application, or openpi://HOST:PORT"),
+    BeforeValidator(check_spelling),
 ]
 Share = Annotated[float, Field(ge=0, le=1)]
 WarmUp = Annotated[

@@ -11,7 +11,7 @@ import logging
 import os
 import signal
 import stat
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -91,30 +91,14 @@ class ConfigWatcher:
             await self._reload("SIGHUP")
 
     async def _watch_file(self, path: Path) -> None:
+        async def reload_if_changed() -> None:
+            if self._content() != self._seen:
+                await self._reload(f"{path} changed")
+
         try:
-            while True:
-                await self._watch_directories(path, _directories(path))
-        except (OSError, RuntimeError) as error:  # no such directory, or the system's limits on watches
+            await _follow(path, reload_if_changed)
+        except (OSError, RuntimeError) as error:
             logger.error("cannot watch %s, only SIGHUP reloads it: %s", path, error)
-
-    async def _watch_directories(self, path: Path, directories: Directories) -> None:
-        """Returns when the file is to be looked for elsewhere."""
-        async with contextlib.aclosing(awatch(*directories, watch_filter=None, recursive=False)) as changes:
-            upcoming = asyncio.ensure_future(anext(changes))
-            try:
-                await asyncio.sleep(0)  # the watch is set up before the generator first waits
-                await self._reload_if_changed(path)
-                while directories == _directories(path):
-                    await upcoming
-                    upcoming = asyncio.ensure_future(anext(changes))
-                    await self._reload_if_changed(path)
-            finally:
-                upcoming.cancel()
-                await asyncio.gather(upcoming, return_exceptions=True)
-
-    async def _reload_if_changed(self, path: Path) -> None:
-        if self._content() != self._seen:
-            await self._reload(f"{path} changed")
 
     async def _reload(self, why: str) -> None:
         async with self._lock:
@@ -179,6 +163,28 @@ def _directories(path: Path) -> Directories:
     return found
 
 
+async def _follow(path: Path, look: Callable[[], Awaitable[None]]) -> None:
+    """Awaits `look()` when watching begins and whenever something changes in a file's directories, until cancelled.
+
+    Raises:
+        OSError, RuntimeError: there is no such directory, or the system has no more watches.
+    """
+    while True:
+        directories = _directories(path)
+        async with contextlib.aclosing(awatch(*directories, watch_filter=None, recursive=False)) as changes:
+            upcoming = asyncio.ensure_future(anext(changes))
+            try:
+                await asyncio.sleep(0)  # the watch is set up before the generator first waits
+                await look()
+                while directories == _directories(path):  # else the file is to be looked for elsewhere
+                    await upcoming
+                    upcoming = asyncio.ensure_future(anext(changes))
+                    await look()
+            finally:
+                upcoming.cancel()
+                await asyncio.gather(upcoming, return_exceptions=True)
+
+
 @contextlib.contextmanager
 def _on_hangup(callback: Callable[[], None]) -> Iterator[None]:
     number = getattr(signal, "SIGHUP", None)
@@ -200,21 +206,11 @@ def _on_hangup(callback: Callable[[], None]) -> Iterator[None]:
 
 async def watch_folder(folder: str | Path, on_change: Callable[[], object]) -> None:
     """Calls back when watching begins and whenever something in a folder changes, until it is cancelled."""
-    inside = Path(folder) / "any"
+
+    async def call() -> None:
+        on_change()
+
     try:
-        while True:
-            directories = _directories(inside)
-            async with contextlib.aclosing(awatch(*directories, watch_filter=None, recursive=False)) as changes:
-                upcoming = asyncio.ensure_future(anext(changes))
-                try:
-                    await asyncio.sleep(0)  # the watch is set up before the generator first waits
-                    on_change()
-                    while directories == _directories(inside):
-                        await upcoming
-                        upcoming = asyncio.ensure_future(anext(changes))
-                        on_change()
-                finally:
-                    upcoming.cancel()
-                    await asyncio.gather(upcoming, return_exceptions=True)
-    except (OSError, RuntimeError) as error:  # no such folder, or the system's limits on watches
+        await _follow(Path(folder) / "any", call)
+    except (OSError, RuntimeError) as error:
         logger.error("cannot watch %s, only SIGHUP reads it again: %s", folder, error)

@@ -313,7 +313,11 @@ class Dispatcher(ABC):
         return False
 
     def begins_elsewhere(self, requests: Sequence[InferenceRequest]) -> bool:
-        """Returns whether the first step of `dispatch` hands these requests to a process or thread, and then waits."""
+        """Returns whether the first step of `dispatch` sends these requests to another process, and then waits."""
+        return False
+
+    def begins_in_thread(self, requests: Sequence[InferenceRequest]) -> bool:
+        """Returns whether the first step of `dispatch` hands these requests to a thread, and may wait for its end."""
         return False
 
     def dispatch(

@@ -205,9 +205,10 @@ class InProcessReplica:
 
     async def _in_thread(self, function: Callable[[Any], Any], argument: Any) -> Any:
         waits = self._took_s < WORTH_S and self._waiting.begins()
+        began = time.perf_counter()
         future = self._threads.call(function, argument, STANDS_S if waits else 0.0)
-        if waits:
-            self._waiting.ended(0.0, 0.0, came=future.done())
+        if waits:  # where it took longer than asked for, other threads hold the interpreter's lock
+            self._waiting.ended(time.perf_counter() - began - STANDS_S, 0.0, came=future.done())
         if self._timeout_s is None or future.done():
             return await future
         timer = asyncio.get_running_loop().call_later(self._timeout_s, self._give_up, future)

@@ -17,8 +17,13 @@ from inferential.dispatch.gpus import Gpus
 from inferential.dispatch.inprocess import InProcessReplica
 from inferential.dispatch.loading import LoadedReplica
 from inferential.dispatch.local_replica import (
+    INLINE,
+    PROCESS,
+    THREAD,
+    Place,
     Replica,
     begin,
+    begins_in,
     check,
     end_calls,
     end_sessions,
@@ -89,8 +94,8 @@ class LocalDispatcher(Dispatcher):
         self._inbox: Inbox | None = None  # once there is a process
         self._gpus = Gpus()
         self._running = False
-        self._ending: set[asyncio.Task[None]] = set()
-        self._inline: dict[str, bool] = {}  # models that complete inline, or (True) begin in a process or a thread
+        self._ending: dict[asyncio.Task[None], Replica | None] = {}  # work behind, and the replica that it retires
+        self._begins: dict[str, Place | None] = {}  # where calls of each model begin
         # A subclass may wait before it calls the model.
         self._is_plain = all(getattr(type(self), name) is getattr(LocalDispatcher, name) for name in _ON_THE_WAY)
         self._notify: Callable[[], None] | None = None
@@ -115,7 +120,7 @@ class LocalDispatcher(Dispatcher):
             raise TypeError(f"model {model_id!r}: expected at least one replica, got an empty list")
         replaced = self._models.get(model_id, [])
         self._models[model_id] = models = [made for one in replicas for made in self._made(model_id, one)]
-        self._note_inline(model_id)
+        self._begins[model_id] = begins_in(self._models[model_id])
         workers = [one for one in models if isinstance(one, WorkerProcess)]
         self._runners.pop(model_id, None)
         if workers:
@@ -137,7 +142,7 @@ class LocalDispatcher(Dispatcher):
     def unregister_model(self, model_id: str) -> None:
         """Removes a model; calls that run end, and its processes with them."""
         self._runners.pop(model_id, None)
-        self._inline.pop(model_id, None)
+        self._begins.pop(model_id, None)
         self._retire(self._models.pop(model_id, []))
         self._on_change()
 
@@ -146,14 +151,7 @@ class LocalDispatcher(Dispatcher):
             if isinstance(one, InProcessReplica):
                 one.close()
             if self._running:
-                self._in_background(one.aclose() if isinstance(one, InProcessReplica) else one.retire())
-
-    def _note_inline(self, model_id: str) -> None:
-        self._inline.pop(model_id, None)
-        here = [one for one in self._models[model_id] if isinstance(one, InProcessReplica)]
-        elsewhere = len(here) < len(self._models[model_id]) or all(one.runs_in_thread for one in here)
-        if elsewhere or all(one.completes_inline for one in here):
-            self._inline[model_id] = elsewhere
+                self._in_background(one.aclose() if isinstance(one, InProcessReplica) else one.retire(), one)
 
     def _version_of(self, model_id: str) -> str:
         models = self._of(model_id)
@@ -183,21 +181,21 @@ class LocalDispatcher(Dispatcher):
 
     def _on_loading(self, model_id: str) -> None:
         if model_id in self._models:
-            self._note_inline(model_id)
+            self._begins[model_id] = begins_in(self._models[model_id])
         self._on_change()
 
     def allocate(self, length: int) -> memoryview | None:
         """As in `Dispatcher`."""
         return None if self._inbox is None else self._inbox.allocate(length)
 
-    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+    def _in_background(self, work: Coroutine[Any, Any, None], retired: Replica | None = None) -> None:
         async def run() -> None:
             with contextlib.suppress(ModelLoadError):  # which the process has logged
                 await work
 
         task = asyncio.get_running_loop().create_task(run())
-        self._ending.add(task)
-        task.add_done_callback(self._ending.discard)
+        self._ending[task] = retired
+        task.add_done_callback(self._ending.pop)
 
     def _workers(self) -> list[WorkerProcess]:
         return [one for models in self._models.values() for one in models if isinstance(one, WorkerProcess)]
@@ -316,8 +314,7 @@ class LocalDispatcher(Dispatcher):
         """
         self._running = True
         loading: list[Awaitable[None]] = [worker.start() for worker in self._workers()]
-        for models in self._models.values():
-            loading += [one.load() for one in models if isinstance(one, LoadedReplica)]
+        loading += [one.load() for one in chain.from_iterable(self._models.values()) if isinstance(one, LoadedReplica)]
         try:
             outcomes = await asyncio.gather(*loading, return_exceptions=True)
         except asyncio.CancelledError:
@@ -330,7 +327,8 @@ class LocalDispatcher(Dispatcher):
 
     async def _close_workers(self) -> None:
         self._running = False
-        await asyncio.gather(*(worker.close() for worker in self._workers()))
+        retired = [one for one in self._ending.values() if isinstance(one, WorkerProcess)]  # whose calls may never end
+        await asyncio.gather(*(worker.close() for worker in [*self._workers(), *retired]))
         if self._ending:
             await asyncio.wait(self._ending)
 
@@ -376,25 +374,27 @@ class LocalDispatcher(Dispatcher):
 
     def completes_inline(self, requests: Sequence[InferenceRequest]) -> bool:
         """Returns whether the model never waits, and no image has to be decoded; or what `begins_elsewhere` does."""
-        elsewhere = self._inline.get(requests[0].pool)
-        if elsewhere:
-            return self._is_plain
-        if elsewhere is None or not self._is_plain:
-            return requests[0].keeps_state and self.begins_elsewhere(requests)
-        for request in requests:  # noqa: SIM110 (half the price of `any`)
-            if is_encoded(request.slots):
-                return False
-        return True
+        begins = self._begins.get(requests[0].pool)
+        if begins is INLINE and self._is_plain:
+            for request in requests:  # noqa: SIM110 (half the price of `any`)
+                if is_encoded(request.slots):
+                    return False
+            return True
+        at_once = begins is PROCESS or begins is THREAD
+        return self._is_plain and (at_once or (requests[0].keeps_state and self.begins_elsewhere(requests)))
 
     def begins_elsewhere(self, requests: Sequence[InferenceRequest]) -> bool:
-        """As in `Dispatcher`: True of a model in a process or in threads."""
-        return self._is_plain and self._inline.get(whole_pool(requests[0]), False)
+        """As in `Dispatcher`: True of a model in a process."""
+        return self._is_plain and self._begins.get(whole_pool(requests[0])) is PROCESS
+
+    def begins_in_thread(self, requests: Sequence[InferenceRequest]) -> bool:
+        """As in `Dispatcher`."""
+        return self._is_plain and self._begins.get(requests[0].pool) is THREAD
 
     async def close(self) -> None:
         """Ends the models' processes, and lets threads end when their calls do."""
         await super().close()
         await self._close_workers()
-        for model in chain.from_iterable(self._models.values()):
-            if isinstance(model, InProcessReplica):
-                model.close()
-                await model.aclose()
+        for here in [one for one in chain.from_iterable(self._models.values()) if isinstance(one, InProcessReplica)]:
+            here.close()
+            await here.aclose()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,27 @@ from inferential.replica.process import WorkerProcess
 from inferential.replica.usage import use_of
 
 Replica = InProcessReplica | WorkerProcess
+
+
+class Place(enum.Enum):
+    """Where a model's calls begin."""
+
+    INLINE = "inline"  # and end
+    THREAD = "thread"
+    PROCESS = "process"
+
+
+INLINE, THREAD, PROCESS = Place  # an attribute of an enumeration takes 74 ns
+
+
+def begins_in(replicas: Sequence[Replica]) -> Place | None:
+    """Returns where a model's calls begin; None where that is in a task of the event loop."""
+    here = [one for one in replicas if isinstance(one, InProcessReplica)]
+    if len(here) < len(replicas):
+        return PROCESS
+    if all(one.runs_in_thread for one in here):
+        return THREAD
+    return INLINE if all(one.completes_inline for one in here) else None
 
 
 def lost(replica: Replica) -> int:

@@ -19,7 +19,7 @@ from typing import Any, ClassVar
 
 from websockets.asyncio.server import Server as WebsocketServer
 from websockets.asyncio.server import ServerConnection, serve
-from websockets.exceptions import ConnectionClosed
+from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from websockets.http11 import Request, Response
 
 from inferential.config.gateways import OpenPiConfig
@@ -46,6 +46,17 @@ ANSWER_S = 0.4
 _INTERNAL_ERROR = 1011
 _websockets_logger = logging.getLogger("inferential.gateway.openpi.websockets")
 _websockets_logger.setLevel(logging.WARNING)  # it has a line for each connection that comes and goes
+# Up to websockets 16 each client that speaks no websocket leaves a traceback in the log.
+_websockets_logger.addFilter(lambda record: record.msg != "opening handshake failed")
+
+
+def _is_own_failure(record: logging.LogRecord) -> bool:
+    """Returns False for a peer that is no websocket client, or left: websockets 15 logs it with a traceback."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, InvalidHandshake | EOFError | OSError)
+
+
+_websockets_logger.addFilter(_is_own_failure)
 
 
 class OpenPiGateway(Gateway):

@@ -6,11 +6,19 @@ import logging
 from http import HTTPStatus
 
 from inferential import errors
-from inferential.errors import InferentialError
+from inferential.errors import InferenceError, InferentialError
 from inferential.gateway.base import describe_error
+from inferential.scheduler.request import MODEL_NOT_ALLOWED, NOT_ACCEPTED, PAYLOAD_NOT_ALLOWED, TOO_FAST
 
 logger: logging.Logger = logging.getLogger("inferential.gateway")
 
+_BY_CAUSE = {
+    NOT_ACCEPTED: HTTPStatus.FORBIDDEN,
+    MODEL_NOT_ALLOWED: HTTPStatus.FORBIDDEN,
+    PAYLOAD_NOT_ALLOWED: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    TOO_FAST: HTTPStatus.TOO_MANY_REQUESTS,
+}
+"""Of refusals by what the operator allows a client: another server would refuse it too."""
 _STATUS: dict[type[BaseException], HTTPStatus] = {
     errors.InvalidObservation: HTTPStatus.BAD_REQUEST,
     errors.UnknownModel: HTTPStatus.NOT_FOUND,
@@ -43,6 +51,8 @@ def refusal_of(error: Exception, client: object) -> tuple[HTTPStatus, str]:
     """
     if isinstance(error, RequestRefused):
         return error.status, str(error)
+    if isinstance(error, InferenceError) and error.cause in _BY_CAUSE:
+        return _BY_CAUSE[error.cause], describe_error(error)
     for kind, status in _STATUS.items():
         if isinstance(error, kind):
             return status, describe_error(error)

@@ -6,6 +6,7 @@ robots run in one call.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -182,7 +183,15 @@ def _session(path: str, threads: int | None, providers: Sequence[str] | None) ->
     try:
         return onnxruntime.InferenceSession(path, options, providers=list(providers))
     except Exception as error:  # onnxruntime's own kinds have no common base but this
-        raise PolicyFileError(f"onnxruntime cannot read {path}: {' '.join(str(error).split())}") from error
+        raise PolicyFileError(f"onnxruntime cannot read {path}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """Returns what onnxruntime says, without the number of its error, the file's path and the place in its source."""
+    text = re.sub(
+        r"^\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .*? failed: ?)?", "", " ".join(str(error).split())
+    )
+    return re.sub(r"/onnxruntime_src/\S+ .*?\) (?=[A-Z])", "", text)
 
 
 def _spec(path: str, node: Any, has_batch_axis: bool) -> TensorSpec:

@@ -38,7 +38,7 @@ FLEET_S = 0.5
 """Time between two states of the fleet."""
 FORGET_EVERY = 20
 """After so many of them the topics of robots that are gone are taken back."""
-LOOK_S = 2.0
+LOOK_S = 5.0
 """After so long a robot's observation is looked at for topics that it had none of before."""
 _FLEET_TOPIC = "/fleet"
 _PICTURES = Images("jpeg", 80)  # raw ones; what comes compressed is shown as it is

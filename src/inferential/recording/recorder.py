@@ -185,7 +185,14 @@ class Recorder(EntryMaker):
             self._server.metrics.record(names.RECORDING_DROPS, 1.0)
 
     def _write(self) -> None:
-        """Hands entries to the process, which is started anew where it has ended."""
+        """Hands entries to the process, which is started anew where it has ended.
+
+        Until it has begun, a second or so, entries wait; so it does before the first of them.
+        """
+        try:
+            self._writer = Writer(self._folder, self._memory.fd, self._take_report)
+        except OSError as error:
+            self._fail(error.strerror or str(error))
         while (gathered := self._queue.get()) is not None:
             for number, entry in gathered:
                 try:

@@ -14,12 +14,13 @@ from collections import deque
 from collections.abc import Callable
 
 LEAD_NS = 400_000
-"""How long before its expected end a call is announced: about what the server takes to send the next one."""
+"""How long before the end of a short one of the latest calls a call is announced: about what the server takes to send
+the next one."""
 SHORT_NS = 1_000_000
 """Calls up to this long are not announced."""
 _AHEAD_FROM_NS = 5 * LEAD_NS
-_ALIKE = 1.15  # the longest of the latest calls by the shortest
 _LATEST = 8
+_ALIKE_NS = 2_000_000  # between the second shortest and the second longest of them
 _REMEMBERED = 64  # numbers of rows
 
 
@@ -37,11 +38,10 @@ class CallLengths:
 
     def notice_after_ns(self, rows: int) -> int | None:
         """Returns when in a call of so many rows its end is announced; None: not before it comes."""
-        latest = self._latest.get(rows, ())
-        if len(latest) < _LATEST:
+        latest = sorted(self._latest.get(rows, ()))
+        if len(latest) < _LATEST or latest[-2] - latest[1] > _ALIKE_NS:
             return None
-        shortest = min(latest)
-        return shortest - LEAD_NS if shortest >= _AHEAD_FROM_NS and max(latest) <= shortest * _ALIKE else None
+        return latest[1] - LEAD_NS if latest[1] >= _AHEAD_FROM_NS else None
 
 
 class EndNotice:
@@ -55,6 +55,7 @@ class EndNotice:
     def __init__(self, send: Callable[[int], None]) -> None:
         self._send = send
         self._lengths = CallLengths()
+        self._has_long = False  # else there is nothing to look up
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
         self._call = 0  # that is still to be announced
@@ -64,8 +65,10 @@ class EndNotice:
 
     def begin(self, call: int, rows: int) -> None:
         """Notes that a call begins; 0: one that is not to be announced."""
-        after_ns = self._lengths.notice_after_ns(rows) if call else None
         self._call, self._rows, self._began_ns = call, rows, time.perf_counter_ns()
+        if not call or not self._has_long:
+            return
+        after_ns = self._lengths.notice_after_ns(rows)
         if after_ns is None:
             return
         with self._changed:
@@ -78,10 +81,10 @@ class EndNotice:
     def end(self, *, is_sound: bool) -> int:
         """Notes that a call has ended, `is_sound` where no row failed; returns how many nanoseconds it took."""
         took_ns = time.perf_counter_ns() - self._began_ns
-        call = self.cancel()
         if took_ns > SHORT_NS:
+            self._has_long = True
             self._lengths.note(self._rows, took_ns)
-            if call and is_sound:
+            if (call := self.cancel()) and is_sound:
                 self._send(call)
         return took_ns
 

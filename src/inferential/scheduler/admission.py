@@ -12,11 +12,11 @@ from collections.abc import Sized
 from typing import TYPE_CHECKING
 
 from inferential.scheduler.base import Scheduler
+from inferential.scheduler.client_queue import Key
 from inferential.scheduler.client_queues import ClientQueues
 from inferential.scheduler.floods import Floods
 from inferential.scheduler.request import DISPATCHED, InferenceRequest
 from inferential.scheduler.time.availability import ALWAYS_AVAILABLE, Availability
-from inferential.scheduler.waiting import Key
 
 if TYPE_CHECKING:
     from inferential.config.schema import SchedulingConfig

@@ -6,9 +6,9 @@ worth, and in which order and how many make a call, is in `chunk_values`. Here i
 While only requests wait that gain less than WORTH_SHARE of a chunk, no call begins before a robot's actions run out.
 
 A robot that renews observations is asked for one when its own has aged (`limits_of`); the new one takes its place.
-While all replicas are busy, only those are asked that the next calls would take, were their observations new, and so
-long before the call as their observations travel: their turn comes then. Not asked is one whose next control step comes
-too late for it.
+While all replicas are busy, only those are asked that the next calls would take, were their observations new, each
+shortly before the last control step from which its observation comes in time; where its control steps are not known, so
+long before the call as its observation may travel. Not asked is one whose next control step comes too late for it.
 
 No client is abandoned, whatever the load and the weights: a client whose turn has come,
 
@@ -28,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from inferential.scheduler import chunk_values as values
+from inferential.scheduler.chunk_table import ChunkTable
 from inferential.scheduler.request import InferenceRequest
 from inferential.scheduler.time.availability import ReplicaSlot
 from inferential.scheduler.time.profile import LatencyProfile
@@ -75,7 +76,7 @@ class ChunkLane:
         self._requests: list[InferenceRequest] = []
         self._places: dict[InferenceRequest, int] = {}
         self._of_client: dict[str, int] = {}  # how many requests of each client there are
-        self._rows = np.zeros((values.COLUMNS, 16))
+        self._table = ChunkTable()  # of the requests, by place
         self._served: OrderedDict[str, _Served] = OrderedDict()  # by client
         self._calls_since_turn = OWN_SHARE
         self._size = 0  # of the last call that had a choice
@@ -111,44 +112,44 @@ class ChunkLane:
         """
         chunk = request.chunk
         assert chunk is not None
-        place, client_id = len(self._requests), request.client_id
-        if place == self._rows.shape[1]:
-            self._rows = np.concatenate([self._rows, np.zeros_like(self._rows)], axis=1)
+        client_id = request.client_id
+        self._places[request] = len(self._requests)
         self._requests.append(request)
-        self._places[request] = place
         self._of_client[client_id] = self._of_client.get(client_id, 0) + 1
         client = self._served.get(client_id)
         if client is None:
             client = self._served[client_id] = _Served(request.waiting_since)
         now = request.received_at
         starved = max(client.starved - self._starved, 0.0) / max(self._starved, 1.0)
-        self._rows[:, place] = values.column(
+        column = values.column(
             chunk,
             observed_at=now,
             weight=weight_of(request) if self._weighted else 1.0,
             since=client.since,
-            turn=client.since + self._patience_s(request),
+            starvation_s=self._starvation_s,
             starved=starved,
             old_from=old_from,
             renewed_from=renewed_from,
             refused_from=refused_from,
             comes_at=self._comes_at.pop(client_id, -math.inf),
         )
+        self._table.add(column)
         self._has_limits = self._has_limits or min(old_from, refused_from) < math.inf
         self._changed()
         if len(self._served) > _MAX_CLIENTS + len(self._requests):
             self._served.popitem(last=False)
 
-    def discard(self, request: InferenceRequest) -> None:
-        """Removes a request that waits in it."""
-        place = self._places.pop(request)
-        if others := self._of_client.pop(request.client_id) - 1:
-            self._of_client[request.client_id] = others
-        last = self._requests.pop()
-        if last is not request:
-            self._requests[place] = last
-            self._places[last] = place
-            self._rows[:, place] = self._rows[:, len(self._requests)]
+    def discard(self, *requests: InferenceRequest) -> None:
+        """Removes requests that wait in it."""
+        waiting, places, of_client = self._requests, self._places, self._of_client
+        for request in requests:
+            if others := of_client.pop(request.client_id) - 1:
+                of_client[request.client_id] = others
+        moved = self._table.remove([places.pop(request) for request in requests])
+        for place, former in moved.items():
+            request = waiting[former]
+            waiting[place], places[request] = request, place
+        del waiting[len(self._table) :]
         self._changed()
 
     def _changed(self) -> None:
@@ -163,41 +164,43 @@ class ChunkLane:
         """Returns of how many clients it is known since when they wait."""
         return len(self._served)
 
-    def _patience_s(self, request: InferenceRequest) -> float:
-        assert request.chunk is not None
-        weight = weight_of(request) if self._weighted else 1.0
-        return request.chunk.lasts_s + self._starvation_s * (2 - weight)
-
     # When
 
     def runs_out_at(self) -> float:
-        """Returns when the first robot of those that wait runs out of actions. Raises ValueError if none waits."""
-        return float(self._rows[values.RUNS_OUT, : len(self._requests)].min())
+        """Returns when the first robot of those that wait runs out of actions; infinite if none waits."""
+        return values.least(self._table.rows[values.RUNS_OUT])
+
+    def starve(self, now: float, enough: int) -> bool:
+        """Returns whether so many robots of those that wait have run out of actions."""
+        return self._table.starve(now, enough)
 
     def worth_a_call(self, answered_at: float, enough: int) -> int:
         """Returns how many requests, or `enough`, gain WORTH_SHARE of a chunk or would starve, if answered then."""
         known = self._worth
         if known is None or known[0] != answered_at or known[1] != enough:
-            count = values.worth(self._rows[:, : len(self._requests)], answered_at, WORTH_SHARE, enough)
+            count = values.worth(self._table.rows, answered_at, WORTH_SHARE, enough)
             known = self._worth = answered_at, enough, count
         return known[2]
 
     def waits_until(self, profile: LatencyProfile, enough: int, now: float) -> float:
         """Returns until when a call waits for more requests; -inf: `enough` are worth a call."""
         worth = self.worth_a_call(now + profile.typical(1), enough)
-        return -math.inf if worth >= enough else self.runs_out_at() - profile.high(worth + 1) - WAKE_S
+        if worth >= enough:
+            return -math.inf
+        # A client whose turn has come waits no longer, whatever it says of the actions that it has left.
+        first_turn = values.least(self._table.rows[values.TURN])
+        return min(self.runs_out_at() - profile.high(worth + 1) - WAKE_S, first_turn)
 
     def _due(self) -> tuple[float, float, float]:
-        """Returns when the first is to be refused, when renewed, and the longest lead of those that may be old."""
+        """Returns when the first is to be refused, when asked for another, and the longest lead of those to plan."""
         if not self._has_limits:
             return math.inf, math.inf, 0.0
         if self._limits is None:
-            rows = self._rows[:, : len(self._requests)]
-            refused_at = float(rows[values.REFUSED].min(initial=math.inf))
-            renewed_at = float(rows[values.RENEWED].min(initial=math.inf))
-            lead_s = float(rows[values.LEAD].max(initial=0.0, where=rows[values.OLD] < math.inf))
-            self._limits = refused_at, renewed_at, lead_s + WAKE_S if lead_s else 0.0
-            self._has_limits = lead_s > 0 or min(refused_at, renewed_at) < math.inf
+            rows = self._table.rows
+            refused_at, asked_at = values.least(rows[values.REFUSED]), values.least(rows[values.ASKS])
+            lead_s = -values.least(-rows[values.AHEAD]) if self._requests else 0.0
+            self._limits = refused_at, asked_at, lead_s + WAKE_S if lead_s else 0.0
+            self._has_limits = lead_s > 0 or min(refused_at, asked_at) < math.inf
         return self._limits
 
     @property
@@ -207,13 +210,13 @@ class ChunkLane:
 
     def due_at(self, slots: Sequence[ReplicaSlot]) -> float:
         """Returns when `take_outdated` or `too_late` returns something next; infinite where they will not."""
-        refused_at, renewed_at, lead_s = self._due()
+        refused_at, asked_at, lead_s = self._due()
         if any(slot.free_at == -math.inf for slot in slots):
-            return min(refused_at, renewed_at)
+            return min(refused_at, asked_at, values.least(self._table.rows[values.RENEWED]))
         if not lead_s:
-            return refused_at
+            return min(refused_at, asked_at)
         ends = [slot.free_at for slot in slots if self._planned.get(slot.replica) != slot.free_at]
-        return min(refused_at, min(ends, default=math.inf) - lead_s)
+        return min(refused_at, asked_at, min(ends, default=math.inf) - lead_s)
 
     def take_outdated(self, now: float, slots: Sequence[ReplicaSlot]) -> list[InferenceRequest]:
         """Returns the requests whose robots are to be asked for newer observations now, each once; they wait on.
@@ -221,26 +224,37 @@ class ChunkLane:
         While all replicas are busy, these are requests of the next calls, so long before a call ends as their robots
         need; `InferenceRequest.turn_at` says when it ends.
         """
-        rows = self._rows[:, : len(self._requests)]
+        rows = self._table.rows
         if any(slot.free_at == -math.inf for slot in slots):
-            return self._ask(np.flatnonzero(rows[values.RENEWED] <= now), now)
-        asked: list[InferenceRequest] = []
+            due = np.minimum(rows[values.RENEWED], rows[values.ASKS]) <= now
+        else:
+            self._plan(now, slots)
+            if self._due()[1] > now:
+                return []
+            due = rows[values.ASKS] <= now
+        return self._ask(np.flatnonzero(due), now)
+
+    def _plan(self, now: float, slots: Sequence[ReplicaSlot]) -> None:
+        """Notes when to ask which robots for the next calls that are so near that some are to be asked soon."""
+        rows = self._table.rows
         for slot in sorted(slots, key=lambda slot: slot.free_at):
             lead_s = self._due()[2]
             if not lead_s or now < slot.free_at - lead_s or slot.free_at == math.inf:
                 break
+            if self._planned.get(slot.replica) == slot.free_at:
+                continue
             if len(self._planned) > _MAX_REPLICAS:
                 self._planned.clear()
             self._planned[slot.replica] = slot.free_at
             begins_at = max(slot.free_at, now)
-            renewed = values.renewed(rows, begins_at - WAKE_S)
+            renewed = values.renewed(rows, begins_at - WAKE_S, now)
             next_of = self._of_next_call(slot, renewed, begins_at, now)
             is_old = rows[values.OLD, next_of] <= begins_at
-            is_old &= renewed[values.COVERS, next_of] > rows[values.COVERS, next_of]  # else none comes in time
             is_old &= rows[values.COMES, next_of] != begins_at  # else it was renewed for this call
-            asked += self._ask(next_of[is_old], begins_at)
             rows[values.COMES, next_of] = begins_at
-        return asked
+            next_of = next_of[is_old]
+            rows[values.ASKS, next_of] = renewed[values.ASKS, next_of]
+            self._limits = None
 
     def _of_next_call(
         self, slot: ReplicaSlot, rows: values.Array, begins_at: float, now: float
@@ -250,14 +264,16 @@ class ChunkLane:
         of_others = (comes_at > now) & (comes_at < begins_at)  # which are of the call of another replica
         rows[values.WORTH, of_others] = rows[values.AGES, of_others] = 0.0
         limit = min(slot.max_batch_size, slot.profile.explored())
-        places, _ = values.choose(rows, slot.profile, limit, begins_at, None, self._size)
-        return np.array(places, np.intp)
+        return np.array(values.choose(values.Columns(rows), slot.profile, limit, begins_at, None, self._size), np.intp)
 
-    def _ask(self, places: npt.NDArray[np.intp], turn_at: float) -> list[InferenceRequest]:
-        self._rows[values.OLD, places] = self._rows[values.RENEWED, places] = math.inf
+    def _ask(self, places: npt.NDArray[np.intp], now: float) -> list[InferenceRequest]:
+        rows = self._table.rows
+        turns_at = np.maximum(rows[values.COMES, places], now)
+        rows[values.OLD, places] = rows[values.RENEWED, places] = rows[values.ASKS, places] = math.inf
+        rows[values.AHEAD, places] = 0.0
         self._limits = None
         asked = [self._requests[place] for place in places]
-        for request in asked:
+        for request, turn_at in zip(asked, turns_at.tolist(), strict=True):
             request.turn_at = self._comes_at[request.client_id] = turn_at
         return asked
 
@@ -265,47 +281,26 @@ class ChunkLane:
         """Returns the requests that are to be refused now."""
         if self._due()[0] > now:
             return []
-        refused = self._rows[values.REFUSED, : len(self._requests)]
+        refused = self._table.rows[values.REFUSED]
         return [self._requests[place] for place in np.flatnonzero(refused <= now)]
 
     # Choosing
 
     def take(self, profile: LatencyProfile, limit: int, now: float) -> list[InferenceRequest]:
         """Removes and returns the requests of a call that begins now, at most `limit` of them."""
-        rows = self._rows[:, : len(self._requests)]
-        turn = rows[values.TURN].argmin()
-        is_due = rows[values.TURN, turn] <= now and (limit > 1 or self._calls_since_turn >= OWN_SHARE)
-        chosen, facts = values.choose(rows, profile, limit, now, int(turn) if is_due else None, self._size)
-        if len(chosen) < len(self._requests):
-            self._size = len(chosen)
-        batch = [self._requests[place] for place in chosen]
+        table, waiting = self._table, self._requests
+        turn = table.due(now) if limit > 1 or self._calls_since_turn >= OWN_SHARE else None
+        places = values.choose(table, profile, limit, now, turn, self._size)
+        if len(places) < len(waiting):
+            self._size = len(places)
+        batch = [waiting[place] for place in places]
         self._calls_since_turn += 1
-        answered_at = now + profile.typical(len(batch))
-        self._serve(batch, facts, answered_at, now)
-        self._discard_all(batch)
+        self._serve(batch, table.of(places), now + profile.typical(len(batch)), now)
+        self.discard(*batch)
         for request in batch:
             if request.client_id in self._of_client:
                 self._cover(request, now)
         return batch
-
-    def _discard_all(self, batch: Sequence[InferenceRequest]) -> None:
-        """Does what `discard` does for each, but moves their rows at once."""
-        requests, places, of_client = self._requests, self._places, self._of_client
-        comes_from = dict[int, int]()
-        for request in batch:
-            place, last = places.pop(request), requests.pop()
-            end = len(requests)
-            if last is request:
-                comes_from.pop(end, None)
-            else:
-                requests[place] = last
-                places[last] = place
-                comes_from[place] = comes_from.pop(end, end)
-            if others := of_client.pop(request.client_id) - 1:
-                of_client[request.client_id] = others
-        if comes_from:
-            self._rows[:, list(comes_from)] = self._rows.take(list(comes_from.values()), 1)
-        self._changed()
 
     def _serve(
         self, batch: Sequence[InferenceRequest], facts: Sequence[Sequence[float]], answered_at: float, now: float
@@ -344,8 +339,7 @@ class ChunkLane:
         for place, other in enumerate(self._requests):
             if other.client_id == served.client_id:
                 covered_until = min(chunk.covers_until, now + chunk.lasts_s)
-                turn = client.since + self._patience_s(other)
-                values.serve(self._rows[:, place], covered_until, client.since, turn)
+                self._table.serve(place, covered_until, client.since, self._starvation_s)
         self._changed()
 
 

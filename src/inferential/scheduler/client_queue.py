@@ -7,13 +7,21 @@ from itertools import takewhile
 
 from inferential.scheduler.request import InferenceRequest
 
+Key = tuple[int | str, str]
+"""Of a queue: a connection or client and a pool, or where requests run in order a robot and a model."""
 _NOTHING: OrderedDict[InferenceRequest, None] = OrderedDict()  # what waits behind in almost all of them
+
+
+def key_of(request: InferenceRequest) -> Key:
+    """Returns the key of the queue that a request belongs to, as its pool is now."""
+    return request.in_order or (request.connection or request.client_id, request.pool)
 
 
 class ClientQueue:
     """The waiting requests of one client, or one connection whatever client ids it uses, for one model.
 
     Attributes:
+        key: by which it is found.
         shown: submitted to the strategy.
         behind: waiting behind those; added to by `hold_back`.
         latest: the request that a newer observation supersedes; None: none of the waiting ones.
@@ -21,9 +29,10 @@ class ClientQueue:
         serial: whether the strategy sees one request at a time, as their model keeps state of the robot.
     """
 
-    __slots__ = ("behind", "episode", "latest", "serial", "shown")
+    __slots__ = ("behind", "episode", "key", "latest", "serial", "shown")
 
-    def __init__(self) -> None:
+    def __init__(self, key: Key) -> None:
+        self.key: Key = key
         self.shown: dict[InferenceRequest, None] = {}
         self.behind: OrderedDict[InferenceRequest, None] = _NOTHING
         self.latest: InferenceRequest | None = None

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from inferential.scheduler.adapter import SchedulerAdapter
 from inferential.scheduler.backlog import Backlog
 from inferential.scheduler.base import QueueFullError, Scheduler
-from inferential.scheduler.client_queue import ClientQueue
+from inferential.scheduler.client_queue import ClientQueue, Key, key_of
 from inferential.scheduler.floods import Floods
 from inferential.scheduler.heap import LazyHeap
 from inferential.scheduler.holds import Holds
@@ -40,7 +40,6 @@ from inferential.scheduler.request import (
     RefusalKind,
 )
 from inferential.scheduler.time.availability import ALWAYS_AVAILABLE, Availability, ReplicaSlot
-from inferential.scheduler.waiting import Key
 
 if TYPE_CHECKING:
     from inferential.config.schema import SchedulingConfig
@@ -98,14 +97,15 @@ class ClientQueues(OrderedWaiting):
 
     def may_follow(self, request: InferenceRequest) -> bool:
         """Returns whether a new request need not wait for its pace, nor for an older one of its robot."""
-        key = request.in_order or (request.connection or request.client_id, request.pool)
+        key = key_of(request)
         return self._holds.until(key) <= request.received_at and (
             key not in self._client_queues if request.in_order else not self.floods.stops(request)
         )
 
     def offer(self, request: InferenceRequest, now: float) -> None:
         """Takes a new request, or refuses it; others may be refused for its sake."""
-        queue = self._client_queues.get(request.in_order or (request.connection or request.client_id, request.pool))
+        key = key_of(request)
+        queue = self._client_queues.get(key)
         if queue is not None:
             self._supersede(queue, request, now)
             if queue.episode != request.episode:
@@ -119,7 +119,7 @@ class ClientQueues(OrderedWaiting):
             self._refuse(request, Refusal(RefusalKind.REJECTED, self._full(), QUEUE_FULL))
             return
         request.move(QUEUED)
-        self._enter(request, rank, now)
+        self._enter(request, key, rank, now)
 
     def _supersede(self, queue: ClientQueue, request: InferenceRequest, now: float) -> None:
         if (older := queue.latest) is not None and older.client_id == request.client_id:
@@ -128,14 +128,15 @@ class ClientQueues(OrderedWaiting):
 
     def retry(self, request: InferenceRequest, now: float) -> None:
         """Takes a dispatched request again, past the size limit and before its client's others."""
-        queue = self._client_queues.get(request.in_order or (request.connection or request.client_id, request.pool))
+        key = key_of(request)
+        queue = self._client_queues.get(key)
         if request.takes_latest and queue is not None and queue.latest is not None:
             self._refuse(request, Refusal(RefusalKind.SUPERSEDED, "a newer one came while it ran and failed", "newer"))
             return
         request.move(QUEUED)
         if request.in_order:
             self._holds.end(request.in_order, request)  # the next one waits for it still, in the queue
-        self._enter(request, self._order.eviction_rank(request), now, retried=True)
+        self._enter(request, key, self._order.eviction_rank(request), now, retried=True)
 
     def _make_room(self, rank: int, now: float) -> bool:
         """Drops one request of the highest rank; returns False where the new request is the one to refuse."""
@@ -150,16 +151,15 @@ class ClientQueues(OrderedWaiting):
             return f"the queue is full ({self._max_queue_size} requests wait)"
         return f"the queue is full ({self._held_bytes} bytes of observations wait, at most {MAX_BYTES} may)"
 
-    def _enter(self, request: InferenceRequest, rank: int, now: float, *, retried: bool = False) -> None:
-        key = request.in_order or (request.connection or request.client_id, request.pool)
+    def _enter(self, request: InferenceRequest, key: Key, rank: int, now: float, *, retried: bool = False) -> None:
         queue = self._client_queues.get(key)
         if queue is None:
-            queue = self._client_queues[key] = ClientQueue()
+            queue = self._client_queues[key] = ClientQueue(key)
         since = request.received_at
         if request.stale_at is not None:
             since, self.perishes = min(since, request.stale_at - self._ttl_s), True
         self._ages.push(request, since, request.arrival)
-        self._ranks[request] = rank
+        self._stands[request] = rank, queue
         self._held_bytes += len(request.payload)
         if rank not in self._backlogs:
             self._backlogs[rank] = Backlog()
@@ -220,7 +220,7 @@ class ClientQueues(OrderedWaiting):
         if request.in_order:
             self._holds.begin_call(request.in_order, request)
         else:
-            self._holds.begin((request.connection or request.client_id, request.pool), now + request.pace_s, now)
+            self._holds.begin(key_of(request), now + request.pace_s, now)
 
     def released(self, request: InferenceRequest, now: float) -> None:
         """Notes that a request is over which its robot's next one had to wait for."""
@@ -231,10 +231,7 @@ class ClientQueues(OrderedWaiting):
         # The limits are applied here: those of the built-in strategies would drop, unnoticed, what passed ours.
         limited = isinstance(self._order, SchedulerAdapter) and not retried
         try:
-            if limited:
-                self._order.submit(request)
-            else:
-                self._order.resubmit(request)
+            (self._order.submit if limited else self._order.resubmit)(request)
         except QueueFullError:
             queue.hold_back(request)
             self.end(request, Refusal(RefusalKind.REJECTED, "the scheduler takes no more requests", QUEUE_FULL), now)
@@ -263,7 +260,7 @@ class ClientQueues(OrderedWaiting):
                     request.move(DISPATCHED)
                     if request.pace_s:
                         self.dispatched(request, now)
-                    self._leave(request, now)
+                self._leave(batch, now)
                 taken.extend(batch)
             if taken:
                 return slot, taken
@@ -276,7 +273,7 @@ class ClientQueues(OrderedWaiting):
         if not self._refuses:
             return
         for request, reason in self._order.take_infeasible():
-            self._leave(request, now)
+            self._leave((request,), now)
             self._refuse(request, Refusal(RefusalKind.EXPIRED, reason, "deadline"))
         self._outdated += self._order.take_outdated()
 
@@ -292,10 +289,9 @@ class ClientQueues(OrderedWaiting):
 
     def end(self, request: InferenceRequest, refusal: Refusal, now: float) -> None:
         """Refuses a waiting request."""
-        key = request.in_order or (request.connection or request.client_id, request.pool)
-        if request in self._client_queues[key].shown:
+        if request in self._stands[request][1].shown:
             self._order.remove(request)
-        self._leave(request, now)
+        self._leave((request,), now)
         self._refuse(request, refusal)
 
     def expire(self, now: float) -> None:
@@ -330,7 +326,7 @@ class ClientQueues(OrderedWaiting):
         requests = sorted(self._ages, key=lambda request: request.arrival)
         for request in requests:
             self._order.remove(request)
-        for table in (self._client_queues, self._waiting, self._backlogs, self._ranks):
+        for table in (self._client_queues, self._waiting, self._backlogs, self._stands):
             table.clear()
         self._ages, self._held_bytes = LazyHeap(), 0
         self._holds.keep_endless()
@@ -338,10 +334,10 @@ class ClientQueues(OrderedWaiting):
         self._configure(config, scheduler)
         for request in requests:
             moved(request)
-            key = request.in_order or (request.connection or request.client_id, request.pool)
+            key = key_of(request)
             if request.takes_latest and (queue := self._client_queues.get(key)) is not None:
                 self._supersede(queue, request, now)
-            self._enter(request, self._order.eviction_rank(request), now)
+            self._enter(request, key, self._order.eviction_rank(request), now)
 
     def move_queue(self, key: Key, moved: Moved, now: float) -> None:
         """Has `moved` change the pools of the requests of one queue, which stay in it."""
@@ -351,36 +347,37 @@ class ClientQueues(OrderedWaiting):
         for request in reversed(requests):
             if request in queue.shown:
                 self._order.remove(request)
-            self._leave(request, now)
+            self._leave((request,), now)
         for request in requests:
             moved(request)
-            self._enter(request, self._order.eviction_rank(request), now)
+            self._enter(request, key_of(request), self._order.eviction_rank(request), now)
 
     def _refuse(self, request: InferenceRequest, refusal: Refusal) -> None:
         request.refuse(refusal)
         self._ended.append(request)
 
-    def _leave(self, request: InferenceRequest, now: float) -> None:
-        """Removes a request from every table; the next of its queue moves up."""
-        self._ages.discard(request)
-        rank = self._ranks.pop(request)
-        self._held_bytes -= len(request.payload)
-        if not self._backlogs[rank].discard(request):
-            del self._backlogs[rank]
-        self._waiting[request.pool] -= 1
-        if not self._waiting[request.pool]:
-            del self._waiting[request.pool]
-        key = request.in_order or (request.connection or request.client_id, request.pool)
-        queue = self._client_queues[key]
-        if queue.latest is request:
-            queue.latest = None
-        if queue.behind:
-            del (queue.behind if request in queue.behind else queue.shown)[request]
-            self._move_up(queue, key, now)
-        else:
-            del queue.shown[request]
-        if not queue.shown and not queue.behind:
-            self._client_queues.pop(key, None)
+    def _leave(self, requests: Sequence[InferenceRequest], now: float) -> None:
+        """Removes requests from every table; the next ones of their queues move up."""
+        self._ages.discard_all(requests)
+        stands, backlogs, waiting = self._stands, self._backlogs, self._waiting
+        for request in requests:
+            rank, queue = stands.pop(request)
+            self._held_bytes -= len(request.payload)
+            if not backlogs[rank].discard(request):
+                del backlogs[rank]
+            if waiting[request.pool] == 1:
+                del waiting[request.pool]
+            else:
+                waiting[request.pool] -= 1
+            if queue.latest is request:
+                queue.latest = None
+            if queue.behind:
+                del (queue.behind if request in queue.behind else queue.shown)[request]
+                self._move_up(queue, queue.key, now)
+            else:
+                del queue.shown[request]
+            if not queue.shown and not queue.behind:
+                self._client_queues.pop(queue.key, None)
 
     def _move_up(self, queue: ClientQueue, key: Key, now: float) -> None:
         while queue.behind and self._has_room(queue) and not self._is_stopped(next(iter(queue.behind)), key, now):

@@ -89,6 +89,8 @@ NOT_ACCEPTED = "not_accepted"
 MODEL_NOT_ALLOWED = "model_not_allowed"
 PAYLOAD_NOT_ALLOWED = "payload_not_allowed"
 """Causes of refusals by a client's rights, which the same request meets again."""
+TOO_FAST = "rate"
+"""Cause of a refusal of a client that asks more often than it may."""
 NEW_EPISODE = Refusal(RefusalKind.SUPERSEDED, "its robot began a new episode", "episode")
 SUPERSEDED = Refusal(RefusalKind.SUPERSEDED, "a newer observation took its place", "newer")
 """Ends a request whose place a newer one of the same client and model takes while it waits."""

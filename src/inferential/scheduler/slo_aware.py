@@ -154,7 +154,7 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         model = self._model(slot.model_id)
         for request in batch:
             lane.served(request, now)
-        batch = batch or self._choose(lane, slot, now)
+        batch = batch or self._choose(lane, slot, model, now)
         if batch:
             model.called_at = now
             model.calls_since_late += 1
@@ -165,10 +165,9 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         self._forget_all(batch)
         return batch
 
-    def _choose(self, lane: SloLane, slot: ReplicaSlot, now: float) -> list[InferenceRequest]:
+    def _choose(self, lane: SloLane, slot: ReplicaSlot, model: ModelState, now: float) -> list[InferenceRequest]:
         """Removes and returns the requests of one call that begins now."""
         limit = min(slot.max_batch_size, slot.profile.explored())
-        model = self._model(slot.model_id)
         chunks = lane.chunks
         if chunks is not None and model.is_turn_of_chunks(len(lane)):
             return chunks.take(slot.profile, limit, now)
@@ -219,7 +218,7 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
     def _planned(self, lane: SloLane, slot: ReplicaSlot, now: float) -> tuple[float, list[InferenceRequest]]:
         """Returns when the next call begins, and its requests if they are planned, by who is expected to ask."""
         model = self._model(slot.model_id)
-        if model.plans and self._need(slot.model_id, now) > 1 and not lane.chunks:
+        if model.plans and not lane.chunks and self._need(slot.model_id, now) > 1:
             is_for_late = model.calls_since_late >= LATE_SHARE and lane.starving(now) is not None
             planned = None if is_for_late else planned_call(lane, model.expected, slot, now, CAUTION)
             if planned is not None:
@@ -229,9 +228,11 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
     def _waits_until(self, lane: SloLane, slot: ReplicaSlot, now: float) -> float:
         """Returns until when a call waits for more rows, alike for all free replicas; -inf: it does not wait."""
         if lane.chunks:
+            if len(lane.chunks) < len(lane) or lane.chunks.starve(now, slot.max_batch_size):
+                return -math.inf
             model = self._model(slot.model_id)
             enough = min(self._need(slot.model_id, now), slot.max_batch_size, model.demand.clients(now))
-            return lane.chunks.waits_until(slot.profile, enough, now) if len(lane.chunks) == len(lane) else -math.inf
+            return lane.chunks.waits_until(slot.profile, enough, now)
         first, live = lane.earliest(), lane.live_count
         if first is None:
             return -math.inf
@@ -299,7 +300,7 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
     def take_infeasible(self) -> list[tuple[InferenceRequest, str]]:
         """Removes and returns requests that cannot be in time and want to be refused then, each with the reason."""
         now = time.monotonic()
-        infeasible = []
+        infeasible: list[tuple[InferenceRequest, str]] = []
         for model_id, lane in list(self._lanes.items()):
             self._note_late(lane, now)
             for spent in () if lane.chunks is None else lane.chunks.too_late(now):
@@ -333,10 +334,9 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
     def infeasible_at(self) -> float | None:
         """Returns when the next late request that wants to be refused becomes infeasible; None: there is none."""
         at = min([lane.infeasible_at() for lane in self._lanes.values()], default=math.inf)
-        if self._any_chunks:
-            for model_id, lane in self._lanes.items():
-                if lane.chunks is not None and lane.chunks.may_be_due:
-                    at = min(at, lane.chunks.due_at(self._availability.slots(model_id)))
+        for model_id, lane in self._lanes.items() if self._any_chunks else ():
+            if lane.chunks is not None and lane.chunks.may_be_due:
+                at = min(at, lane.chunks.due_at(self._availability.slots(model_id)))
         return at if at < math.inf else None
 
     def _note_late(self, lane: SloLane, now: float) -> None:

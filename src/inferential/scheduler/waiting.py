@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sized
 
-from inferential.scheduler.backlog import Backlog, Source
-from inferential.scheduler.client_queue import ClientQueue
+from inferential.scheduler.backlog import Backlog
+from inferential.scheduler.client_queue import ClientQueue, Key
 from inferential.scheduler.heap import LazyHeap
 from inferential.scheduler.request import InferenceRequest
-
-Key = tuple[Source, str]
-"""Of a queue: a connection or client and a pool, or where requests run in order a robot and a model."""
 
 
 class Waiting:
@@ -21,16 +18,16 @@ class Waiting:
         self._waiting: dict[str, int] = {}
         self._ages: LazyHeap[InferenceRequest] = LazyHeap()
         self._backlogs: dict[int, Backlog] = {}
-        self._ranks: dict[InferenceRequest, int] = {}
+        self._stands: dict[InferenceRequest, tuple[int, ClientQueue]] = {}  # its rank, and the queue that it is in
         self._held_bytes = 0
 
     def __len__(self) -> int:
-        return len(self._ranks)  # one table further than `_ages` is, and `work` asks for every request
+        return len(self._stands)  # one table further than `_ages` is, and `work` asks for every request
 
     def sizes(self) -> dict[str, int]:
         """Returns the number of rows in each table; all are 0 where nothing waits."""
         names = ("requests", "clients", "models", "ranks", "backlogs")
-        tables: tuple[Sized, ...] = (self._ages, self._client_queues, self._waiting, self._ranks, self._backlogs)
+        tables: tuple[Sized, ...] = (self._ages, self._client_queues, self._waiting, self._stands, self._backlogs)
         counts = {f"queue_{name}": len(table) for name, table in zip(names, tables, strict=True)}
         return counts | {"queue_bytes": self._held_bytes}
 

@@ -99,9 +99,9 @@ class Executor:
         """Runs a call within the current turn if it is a single request of a model that never waits; else submits it.
 
         For a small request a task and a turn of the loop cost as much as its checks do. Several requests share that
-        cost, and those that arrive during the turn form the next batch. A call of a model in another process begins
-        within the turn, however many requests it has. Must not be called from a task: a client in a tight loop
-        would then keep every other task from running.
+        cost, and those that arrive during the turn form the next batch. A call of a model in another process or in a
+        thread begins within the turn, however many requests it has. Must not be called from a task: a client in a
+        tight loop would then keep every other task from running.
         """
         if not self.completes_inline(batch):
             self.submit(batch)
@@ -131,10 +131,11 @@ class Executor:
         self._engine.hand_over(batch, moved, time.monotonic())
 
     def completes_inline(self, batch: Batch) -> bool:
-        """Returns whether `run_inline` runs a call within the turn, or begins it in another process."""
+        """Returns whether `run_inline` runs a call within the turn, or begins it in another process or a thread."""
         if len(batch.requests) == 1:
             return self._dispatcher.completes_inline(batch.requests)
-        return self._dispatcher.begins_elsewhere(batch.requests)
+        requests = batch.requests
+        return self._dispatcher.begins_elsewhere(requests) or self._dispatcher.begins_in_thread(requests)
 
     def begins_elsewhere(self, batch: Batch) -> bool:
         """Returns whether `run_inline` begins a call in another process."""
@@ -167,9 +168,8 @@ class Executor:
                 self._finish(batch, results)  # first: robots wait for it
             finally:
                 task = self._tasks.pop(batch, None)
-                is_ahead = batch in self._ahead
-                self._ahead.discard(batch)
-                if task is None or is_ahead or self._unreturned.pop(id(batch.requests), None) is not None:
+                was_followed = self._ahead and self._take_followed(batch)
+                if was_followed or task is None or self._unreturned.pop(id(batch.requests), None) is not None:
                     self._free(batch, now, ok=any(result.refusal is None for result in results))
                 if self._running_in_order:
                     self._engine.release(batch, now)
@@ -190,13 +190,19 @@ class Executor:
 
     def _ending(self, requests: Sequence[InferenceRequest]) -> None:
         """Has what waits for the slot of a call begun while that call ends."""
-        if not self._engine.fills_call(requests[0].pool):
-            return  # others may still join it
+        if not self._engine.may_send_ahead(requests[0].pool):
+            return
         batch = self._unreturned.pop(id(requests), None)
         if batch is not None:
             self._ahead.add(batch)
             self._engine.ending(batch, time.monotonic())
             self._follow(batch)
+
+    def _take_followed(self, batch: Batch) -> bool:
+        """Returns whether a call that has ended was followed already, and forgets it."""
+        followed = batch in self._ahead
+        self._ahead.discard(batch)
+        return followed
 
     def _follow(self, batch: Batch) -> None:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from inferential.config.client_policy import ClientRights
-from inferential.scheduler.request import MODEL_NOT_ALLOWED, PAYLOAD_NOT_ALLOWED, Refusal, RefusalKind
+from inferential.scheduler.request import MODEL_NOT_ALLOWED, PAYLOAD_NOT_ALLOWED, TOO_FAST, Refusal, RefusalKind
 from inferential.server.rate_limits import RateLimits
 
 
@@ -54,4 +54,4 @@ def hold_to(
         f"client {client_id!r} asks faster than its {rights.max_rate_hz:g} Hz: wait {wait_s * 1e3:.0f} ms "
         "(clients.known.max_rate_hz)"
     )
-    return Refusal(RefusalKind.REJECTED, reason, "rate")
+    return Refusal(RefusalKind.REJECTED, reason, TOO_FAST)

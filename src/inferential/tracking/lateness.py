@@ -194,11 +194,6 @@ class ActionAges:
         self._late_at = now
         return cause
 
-    @property
-    def last_sent_at(self) -> float:
-        """When the newest of these actions was sent, in seconds of `time.monotonic()`; -inf: there was none."""
-        return self._rows[5 - _WIDTH] if self._rows else -math.inf
-
     def is_late(self, now: float) -> bool:
         """Returns whether actions are late at present: some of the last ten seconds, and a tenth of the newest ones."""
         if now - self._late_at > _PAUSE_S:

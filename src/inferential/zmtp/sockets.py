@@ -42,6 +42,13 @@ class Connected:
         """Returns how long ago the system received the newest data, as `tcp.received_s_ago`."""
         return tcp.received_s_ago(self._socket)
 
+    def round_trip_s(self) -> float:
+        """Returns the connection's round trip, as `tcp.round_trip_s`."""
+        try:
+            return tcp.round_trip_s(self._socket)
+        except OSError:
+            return 0.0  # it has ended
+
     def stuck_at(self, timeouts: int) -> tuple[int, Any] | None:
         """Returns the peer's address while the network seems to be away, see `tcp.is_stuck`; else None."""
         try:

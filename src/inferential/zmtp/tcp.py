@@ -23,6 +23,7 @@ data is sent again at a steady pace at first, and never more than a second apart
 some seconds is used soon after."""
 _RETRANSMITS_AT = 2  # of tcpi_retransmits in Linux's struct tcp_info: time-outs since something was acknowledged
 _LAST_RECEIVED_AT = 52  # of tcpi_last_data_recv in Linux's struct tcp_info
+_ROUND_TRIP_AT = 68  # of tcpi_rtt, in microseconds
 
 
 def prepare(connected: socket.socket) -> None:
@@ -58,6 +59,17 @@ def received_s_ago(connected: socket.socket) -> float:
         return math.nan
     info = connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _LAST_RECEIVED_AT + 4)
     return int.from_bytes(info[_LAST_RECEIVED_AT:], sys.byteorder) / 1e3
+
+
+def round_trip_s(connected: socket.socket) -> float:
+    """Returns the connection's round trip in seconds, as the system smooths it; 0 if it does not say.
+
+    Linux says so of TCP.
+    """
+    if sys.platform != "linux" or connected.family == socket.AF_UNIX:
+        return 0.0
+    info = connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _ROUND_TRIP_AT + 4)
+    return int.from_bytes(info[_ROUND_TRIP_AT:], sys.byteorder) / 1e6
 
 
 def is_stuck(connected: socket.socket, timeouts: int) -> bool:

@@ -93,6 +93,14 @@ def test_several_arrays_keep_their_names_and_may_get_others() -> None:
     assert named["observation.grip"] == (("force",), "int32", (1,))
 
 
+def test_a_picture_that_cannot_be_decoded_is_named_and_may_be_left_out() -> None:
+    broken = EncodedImage((5,), "uint8", b"\xff\xd8\xffxx")
+    one = asked(0, observation={"state": np.zeros(7), "camera": broken})
+    with pytest.raises(DatasetError, match=r"^camera of arm-01, request 0: .*leave it out with --without camera"):
+        plan(one)
+    assert "observation.state" in features(one, without=frozenset({"camera"}))
+
+
 def test_arrays_of_more_axes_than_a_column_may_have_are_flat() -> None:
     one = asked(0, observation={"history": np.zeros((1, 2, 1, 2, 1, 3)), "window": np.zeros((1, 2, 1, 2, 1))})
     found = features(one)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,28 @@ def test_the_shipped_fleets_ask_at_load_1_what_the_models_carry(name: str) -> No
         place = fleet.models[robots.model].device or robots.model
         places[place] = places.get(place, 0.0) + robots.count / robots.period_s * row_s[robots.model]
     assert all(busy == pytest.approx(1.0, abs=0.05) for busy in places.values()), places
+
+
+@pytest.mark.parametrize(
+    ("models", "robots", "field"),
+    [
+        ({"max_batch_size": 10**9}, {}, "models.m.max_batch_size"),
+        ({"replicas": 10**9}, {}, "models.m.replicas"),
+        ({}, {"count": 10**9}, "robots.arm.count"),
+        ({}, {"rate_hz": 1e308}, "robots.arm.rate_hz"),
+        ({}, {"rate_hz": None, "every_s": 1e-300}, "robots.arm.every_s"),
+        ({}, {"horizon_steps": 10**9}, "robots.arm.horizon_steps"),
+        ({}, {"chunk_steps": 10**9}, "robots.arm.chunk_steps"),
+    ],
+)
+def test_what_no_memory_or_day_would_do_for_is_an_error(
+    tmp_path: Path, models: dict[str, Any], robots: dict[str, Any], field: str
+) -> None:
+    arm = {"model": "m", "kind": "chunked", "rate_hz": 50, "horizon_steps": 50, **robots}
+    path = tmp_path / "fleet.json"
+    path.write_text(json.dumps({"models": {"m": {"fixed_ms": 5, **models}}, "robots": {"arm": arm}}))
+    with pytest.raises(ConfigError, match=rf"{field}.*should be (less|greater) than or equal to"):
+        load_fleet(path)
 
 
 def test_a_fleet_is_read_from_a_file(tmp_path: Path) -> None:

@@ -57,3 +57,11 @@ def test_a_robot_in_closed_loop_is_as_its_class_says(make_fleet: Make) -> None:
     assert (hand.ask, hand.ask_at_steps, hand.slo_s) == ("threshold", 4, 0.05)
     assert 2 <= hand.starts_at < 2.4
     assert len(generate.chunked_robots(fleet, seed=0, load=2)) == 8
+
+
+@pytest.mark.parametrize("kind", ["periodic", "chunked"])
+def test_more_than_memory_would_do_for_is_refused_by_class(make_fleet: Make, kind: str) -> None:
+    robots = {"kind": kind, "horizon_steps": 9} if kind == "chunked" else {"kind": kind}
+    fleet = make_fleet(arm={"count": 10_000, "rate_hz": 50, **robots})
+    with pytest.raises(ValueError, match=r"robots\.arm: 20,000 robots make 60,000,000 .* in 60 s"):
+        generate.arrivals(fleet, seconds=60, seed=0, load=2)

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inferential.sim.virtual.fleet_file import Fleet, example
+from inferential.sim.virtual.planning import search as search_module
 from inferential.sim.virtual.planning.placement import MOST_MODELS, placements
 from inferential.sim.virtual.planning.search import Plan, Search
 
@@ -47,13 +48,21 @@ def test_every_placement_holds_each_model_once_on_the_devices_there_are(
         Fleet.model_validate({"models": dict(zip(names, described, strict=True)), "robots": robots}), devices, load
     )
     assert found
-    assert [one.estimate for one in found] == sorted((one.estimate for one in found), reverse=True)
+    estimates = [one.estimate for one in found]
+    assert estimates == pytest.approx(sorted(estimates, reverse=True))
     for one in found:
         assert sorted(model for group in one.groups for model in group.models) == names
         assert sum(group.devices for group in one.groups) <= devices
         assert all(
             1 <= one.batch_size(name) <= model["max_batch_size"] for name, model in zip(names, described, strict=True)
         )
+
+
+@pytest.mark.parametrize("watchers", [0, 1])
+def test_devices_that_are_left_over_are_used(watchers: int) -> None:
+    others = {"watcher": {**WATCHER, "count": 1}} if watchers else {}
+    (placed, *_) = placements(fleet(arm={**ARM, "count": 4}, **others), 6)
+    assert sum(group.devices for group in placed.groups) == 6
 
 
 def test_models_share_the_only_device_and_get_their_own_where_there_are_two() -> None:
@@ -100,3 +109,13 @@ def test_too_many_models_are_refused_by_number() -> None:
     )
     with pytest.raises(ValueError, match=r"models: expected at most 10, got 11"):
         placements(described, 2)
+
+
+def test_robots_are_doubled_until_a_simulation_would_take_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A model that takes no time carries as many as anyone could simulate."""
+    monkeypatch.setattr(search_module, "MOST_EVENTS", 2_000)
+    described = Fleet.model_validate({"models": {"policy": {"fixed_ms": 0.01}}, "robots": {"arm": {**ARM, "count": 5}}})
+    search = Search(described, "round_robin", seconds=1.0, seed=0)
+    assert search.most_robots(1, 0.95) == 80
+    assert search.is_limit(80)
+    assert not search.is_limit(40)

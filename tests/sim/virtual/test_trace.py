@@ -30,6 +30,11 @@ def test_a_fleets_arrivals_survive_being_written_and_read(tmp_path: Path) -> Non
     ("line", "problem"),
     [
         ("{", ":2: "),
+        ("[" * 100_000, ":2: "),
+        ('{"at": 1' + 400 * "0" + ', "client": "a", "model": "m", "deadline_ms": 5}', ":2: at: expected a number"),
+        ('{"at": NaN, "client": "a", "model": "m", "deadline_ms": 5}', ":2: at: expected a number of at most 1e+12"),
+        ('{"at": 0, "client": "a", "model": "m", "deadline_ms": Infinity}', ":2: deadline_ms: expected a number"),
+        ('{"at": 0, "client": "a", "model": "m", "deadline_ms": 5, "urgency": -1e400}', ":2: urgency: expected a"),
         ("[]", "expected an object"),
         ('{"at": 1}', "client: missing; needed are at, client, model, deadline_ms"),
         ('{"at": "1", "client": "a", "model": "m", "deadline_ms": 5}', "at: got '1'"),

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from inferential.recording.dataset import pictures, statistics
-from inferential.recording.dataset.plan import TASKS, DatasetError, Episode, Feature, Plan, first_action
+from inferential.recording.dataset.plan import TASKS, DatasetError, Episode, Feature, Plan, first_action, unreadable
 from inferential.recording.reading import EncodedImage, Recorded
 
 _CHUNK_FILES = 1000  # files of a folder
@@ -70,9 +70,7 @@ def frame_of(one: Recorded, features: Iterable[Feature], task: str | None) -> Fr
             try:
                 images[feature.name] = pictures.to_rgb(encoded.picture())
             except (OSError, ValueError) as error:  # what Pillow raises
-                raise DatasetError(
-                    f"{feature.keys[0]} of {one.client_id}, request {one.request_id}: {error}"
-                ) from error
+                raise DatasetError(unreadable(feature.keys[0], one, error)) from error
         elif feature.kind == "depth":
             depths[feature.name] = one.observation[feature.keys[0]].astype(feature.dtype).reshape(feature.shape[:2])
         elif feature.name == "action":

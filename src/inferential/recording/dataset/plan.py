@@ -177,7 +177,7 @@ def _features(
             try:
                 found.append(Feature(names.get(key) or _image_name(key), (key,), "image", "uint8", (*value.size(), 3)))
             except ValueError as error:
-                raise DatasetError(f"{key} of {one.client_id}, request {one.request_id}: {error}") from error
+                raise DatasetError(unreadable(key, one, error)) from error
         elif (sides := depth_sides(key, value.dtype, value.shape)) is not None:
             dtype = "uint16" if value.dtype == np.uint16 else "float32"
             found.append(Feature(names.get(key) or _image_name(key), (key,), "depth", dtype, (*sides, 1)))
@@ -197,6 +197,11 @@ def _features(
     if twice:
         raise DatasetError(f"two values would be called {twice[0]!r}: name one otherwise (--name KEY=NAME)")
     return (*sorted(found, key=lambda feature: feature.name), action)
+
+
+def unreadable(key: str, one: Recorded, error: Exception) -> str:
+    """Returns the text of an error for a picture that cannot be decoded."""
+    return f"{key} of {one.client_id}, request {one.request_id}: {error} (leave it out with --without {key})"
 
 
 def _action(answer: dict[str, Any], left_out: dict[str, str]) -> Feature:

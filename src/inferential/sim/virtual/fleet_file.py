@@ -21,12 +21,19 @@ from inferential.config.text import Layer
 _CLOSED_ONLY = frozenset({"ask", "refresh", "index", "chunk_steps", "delay_ms", "loss", "slo_ms", "task_steps"})
 
 Speed = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+# What is more than these is a mistake, which a simulation would take all memory for, or the rest of the day.
+Robots = Annotated[int, Field(ge=1, le=100_000)]
+Steps = Annotated[int, Field(ge=1, le=100_000)]
+Rows = Annotated[int, Field(ge=1, le=4_096)]
+Replicas = Annotated[int, Field(ge=1, le=4_096)]
+Rate = Annotated[float, Field(gt=0, le=100_000)]
+Period = Annotated[float, Field(ge=1e-5, allow_inf_nan=False)]
 
 
 class SizeFigures(Section):
     """How long calls of one batch size take, as in a file of profiles."""
 
-    batch_size: Count
+    batch_size: Rows
     """Rows in a call."""
     median_ms: Positive
     """Of the latency."""
@@ -41,13 +48,13 @@ class FleetModel(Section):
     """What a call takes beside its rows."""
     per_row_ms: NotNegative | None = None
     """What each row of a call takes."""
-    max_batch_size: Count = 1
+    max_batch_size: Rows = 1
     """Rows in a call, where fixed_ms and per_row_ms are given."""
     profile: list[SizeFigures] | None = None
     """In place of these three, latencies by batch size, as `inferential profile` measures them."""
     spread: Annotated[float, Field(ge=0, le=1)] = 0.05
     """Sigma of the lognormal factor by which the latency of calls varies."""
-    replicas: Count | Annotated[list[Speed], Field(min_length=1)] = 1
+    replicas: Replicas | Annotated[list[Speed], Field(min_length=1, max_length=4_096)] = 1
     """How many, or the speed of each: one of speed 2 takes half the time."""
     max_inflight: Count = 1
     """Calls at once on each replica."""
@@ -69,7 +76,7 @@ class RobotClass(Section):
 
     model: str
     """Which model they ask."""
-    count: Count = 1
+    count: Robots = 1
     """How many at load 1."""
     kind: Literal["periodic", "irregular", "chunked"] = "periodic"
     """periodic: every period, out of step with each other; irregular: gaps are exponential; chunked: plays chunks of
@@ -77,13 +84,13 @@ class RobotClass(Section):
     loop: Literal["closed", "open"] | None = None
     """Of chunked robots. closed (the default): what they ask depends on what they are answered. open: they ask each
     time that ask_at_steps would be left if every chunk came in time. The other kinds are always open."""
-    rate_hz: Positive | None = None
+    rate_hz: Rate | None = None
     """How often each asks; of chunked robots, their control rate."""
-    every_s: Positive | None = None
+    every_s: Period | None = None
     """The same, as a period."""
     jitter_ms: NotNegative = 0.0
     """Standard deviation of each arrival around its time; in closed loop, of the network's delay each way."""
-    horizon_steps: Count | None = None
+    horizon_steps: Steps | None = None
     """Actions in a chunk, of chunked robots."""
     ask_at_steps: Annotated[int, Field(ge=0)] = 0
     """Actions left when a chunked robot asks for more; in open loop, what they last is its deadline."""
@@ -95,7 +102,7 @@ class RobotClass(Section):
     index: Literal["time", "executed"] = "time"
     """Of a chunk in closed loop, the first action played: by time, that of the present step; by executed actions, the
     first that was not executed yet."""
-    chunk_steps: Count | None = None
+    chunk_steps: Steps | None = None
     """Actions in a chunk where that is more than horizon_steps, in closed loop: then horizon_steps counts from the
     first action played, and else from the observation."""
     delay_ms: NotNegative = 0.0

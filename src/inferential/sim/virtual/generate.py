@@ -12,6 +12,9 @@ from collections.abc import Iterator
 from inferential.sim.virtual.fleet_file import Fleet, FleetModel, RobotClass
 from inferential.sim.virtual.world import Arrival, ChunkedRobot, ModelSpec
 
+MOST_EVENTS = 50_000_000
+"""Observations in open loop and control steps of robots in closed loop that are simulated: beyond them memory ends."""
+
 
 def models(fleet: Fleet) -> list[ModelSpec]:
     """Returns the models of a fleet."""
@@ -36,7 +39,11 @@ def arrivals(fleet: Fleet, *, seconds: float, seed: int, load: float = 1.0) -> l
         seconds: for how long.
         seed: of phases, jitter and gaps.
         load: how many times as many robots of each class as the fleet says; rounded, at least one.
+
+    Raises:
+        ValueError: there would be more than MOST_EVENTS, those of robots in closed loop counted.
     """
+    _check_events(fleet, seconds, load)
     found: list[Arrival] = []
     for name, robots in fleet.robots.items():
         if not robots.is_closed:
@@ -56,6 +63,28 @@ def chunked_robots(fleet: Fleet, *, seed: int, load: float = 1.0) -> list[Chunke
         if robots.is_closed
         for number in range(_count(robots, load))
     ]
+
+
+def events(fleet: Fleet, *, seconds: float, load: float = 1.0) -> dict[str, float]:
+    """Returns how many observations, or control steps of robots in closed loop, each class makes.
+
+    Args: as those of `arrivals`.
+    """
+    return {
+        name: _count(robots, load) * seconds / (robots.step_s if robots.is_closed else robots.period_s)
+        for name, robots in fleet.robots.items()
+    }
+
+
+def _check_events(fleet: Fleet, seconds: float, load: float) -> None:
+    found = events(fleet, seconds=seconds, load=load)
+    if sum(found.values()) > MOST_EVENTS:
+        name = max(found, key=found.__getitem__)
+        raise ValueError(
+            f"robots.{name}: {_count(fleet.robots[name], load):,} robots make {found[name]:,.0f} "
+            f"{'control steps' if fleet.robots[name].is_closed else 'observations'} in {seconds:g} s, and "
+            f"{MOST_EVENTS:,} in all can be simulated: expected fewer robots, a lower rate or fewer seconds"
+        )
 
 
 def _count(robots: RobotClass, load: float) -> int:

@@ -24,6 +24,8 @@ _OPTIONAL: _Kinds = {
     "steps_remaining": int,
 }
 
+_LARGEST = 1e12  # of any number, seconds and milliseconds too; what is no number is not below it
+
 
 def save_trace(arrivals: Iterable[Arrival], path: str | Path) -> None:
     """Writes arrivals.
@@ -65,7 +67,7 @@ def load_trace(path: str | Path) -> list[Arrival]:
             continue
         try:
             arrivals.append(_arrival(json.loads(line)))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             problems.append(Problem("", str(error), f"{path}:{number}"))
     if problems:
         raise ConfigError(problems[:10])
@@ -81,6 +83,8 @@ def _arrival(line: Any) -> Arrival:
             raise ValueError(f"{key}: missing; needed are {', '.join(_NEEDED)}")
         if key in fields and (not isinstance(fields[key], kind) or isinstance(fields[key], bool)):
             raise ValueError(f"{key}: got {fields[key]!r}")
+        if isinstance(fields.get(key), int | float) and not abs(fields[key]) <= _LARGEST:
+            raise ValueError(f"{key}: expected a number of at most {_LARGEST:g}, got {fields[key]!r:.24}")
     unknown = fields.keys() - _NEEDED.keys() - _OPTIONAL.keys()
     if unknown:
         raise ValueError(f"unknown key {min(unknown)!r}; known: {', '.join((*_NEEDED, *_OPTIONAL))}")

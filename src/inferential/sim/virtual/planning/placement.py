@@ -54,6 +54,11 @@ class Placement:
         """The value that it is expected to gain in a second."""
         return sum(group.estimate for group in self.groups)
 
+    @property
+    def devices(self) -> int:
+        """How many devices it uses."""
+        return sum(group.devices for group in self.groups)
+
     def batch_size(self, model_id: str) -> int:
         """Returns the most rows of a model's calls."""
         group = self.group(model_id)
@@ -93,7 +98,8 @@ def placements(fleet: Fleet, devices: int, load: float = 1.0) -> list[Placement]
                 if members & first and members & ~mask == 0 and group.devices <= count
                 for rest in best.get((mask ^ members, count - group.devices), ())
             ]
-            found.sort(key=lambda placement: -placement.estimate)
+            # What is estimated alike but for rounding is better with the more devices.
+            found.sort(key=lambda placement: (-float(f"{placement.estimate:.9g}"), -placement.devices))
             best[mask, count] = found[:_KEPT]
     return best[whole, devices]
 

@@ -23,6 +23,8 @@ TRIED = 4
 _KEEPS = 0.95  # of a minimum rate, the share that counts as kept
 _BUSY = (1.0, 0.65)  # shares of their time that devices are planned to be busy, where robots have rates
 _ALIKE = 0.95  # of a value, what counts as no less
+MOST_EVENTS = 2_000_000
+"""Of one simulation with more robots than the fleet has: it takes about a minute."""
 _CLOSE = 0.02  # how exactly the number of robots is found that devices carry
 Progress = Callable[[], None]
 
@@ -250,6 +252,9 @@ class Search:
         Args:
             devices: how many.
             target: the share of its control steps with an action, or of its observations answered in time.
+
+        Returns:
+            Where `is_limit` of it, so many and perhaps more.
         """
         total = sum(one.count for one in self._fleet.robots.values())
 
@@ -260,12 +265,20 @@ class Search:
         few, many = 0.0, 1.0
         while carried(many):
             few, many = many, 2 * many
-            if many * total > 100_000:
-                break
+            if self._events(many) > MOST_EVENTS:
+                return _robots(self._fleet, few)
         while (many - few) * total > max(1.0, _CLOSE * many * total):
             middle = (few + many) / 2
             few, many = (middle, many) if carried(middle) else (few, middle)
         return _robots(self._fleet, few) if few else 0
+
+    def is_limit(self, robots: int) -> bool:
+        """Returns whether so many robots are the most that are simulated to find how many devices carry."""
+        load = robots / sum(one.count for one in self._fleet.robots.values())
+        return load >= 1 and self._events(2 * load) > MOST_EVENTS
+
+    def _events(self, load: float) -> float:
+        return sum(generate.events(self._fleet, seconds=self._seconds, load=load).values())
 
 
 def _robots(fleet: Fleet, load: float) -> int:
