@@ -92,9 +92,9 @@ class Columns:
     __slots__ = ("rows", "with_most", "with_steps")
 
     def __init__(self, rows: Array) -> None:
-        self.rows = rows
-        self.with_steps = bool((rows[STEP] > LEAST_STEP_S).any())
-        self.with_most = bool((rows[MOST] < MOST_S).any())
+        self.rows: Array = rows
+        self.with_steps: bool = bool((rows[STEP] > LEAST_STEP_S).any())
+        self.with_most: bool = bool((rows[MOST] < MOST_S).any())
 
     def of(self, places: Sequence[int]) -> list[list[float]]:
         """Returns columns, at least to TURN."""
