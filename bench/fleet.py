@@ -2,7 +2,7 @@
 
 20 `ChunkRuntime`s at 20 Hz with chunks of 12 actions; a server in a process of its own with two replicas of a model
 that takes 73 to 317 ms for 1 to 8 rows. Both count the control steps without an action. What live calls took longer
-than they should, simulated ones take longer too.
+than they should, simulated ones take longer too, and they vary as much, as does the network.
 """
 
 from __future__ import annotations
@@ -60,6 +60,26 @@ class Row:
     observations_per_chunk: float
 
 
+@dataclass(frozen=True, slots=True)
+class Overhead:
+    """What live robots meet that a fleet file does not say, in milliseconds.
+
+    Attributes:
+        in_call_ms: that calls take longer than they should.
+        spread: by which share of their time calls vary, as one standard deviation.
+        around_ms: of a round trip beside its call.
+        jitter_ms: by how much that varies, as one standard deviation.
+    """
+
+    in_call_ms: float = 0.0
+    spread: float = 0.0
+    around_ms: float = 0.0
+    jitter_ms: float = 0.0
+
+
+NONE = Overhead()
+
+
 class Chunks:
     """Answers each observation with a chunk of zeros."""
 
@@ -76,14 +96,9 @@ def models() -> dict[str, Any]:
     }
 
 
-def fleet(overhead: tuple[float, float] = (0.0, 0.0)) -> Fleet:
-    """The same as in a fleet file.
-
-    Args:
-        overhead: milliseconds that are added to each call, and to the way to and from it.
-    """
-    in_call_ms, around_ms = overhead
-    profile = [{"batch_size": rows, "median_ms": ms + in_call_ms} for rows, ms in enumerate(BY_ROWS_MS, 1)]
+def fleet(overhead: Overhead = NONE) -> Fleet:
+    """The same as in a fleet file."""
+    profile = [{"batch_size": rows, "median_ms": ms + overhead.in_call_ms} for rows, ms in enumerate(BY_ROWS_MS, 1)]
     robots = {
         "model": "policy",
         "count": ROBOTS,
@@ -91,10 +106,11 @@ def fleet(overhead: tuple[float, float] = (0.0, 0.0)) -> Fleet:
         "rate_hz": RATE_HZ,
         "horizon_steps": HORIZON_STEPS,
         "index": "executed",
-        "delay_ms": around_ms / 2,
+        "delay_ms": overhead.around_ms / 2,
+        "jitter_ms": overhead.jitter_ms / 2**0.5,  # each way
     }
     described = {
-        "models": {"policy": {"profile": profile, "replicas": REPLICAS, "spread": 0}},
+        "models": {"policy": {"profile": profile, "replicas": REPLICAS, "spread": overhead.spread}},
         "robots": {"arm": robots},
     }
     return Fleet.model_validate(described)
@@ -124,7 +140,7 @@ def _compared(strategies: Sequence[str], seconds: float) -> dict[str, Any]:
         rows.append(
             {
                 "live": asdict(live),
-                "overhead_ms": [round(ms, 2) for ms in overhead],
+                "overhead": {name: round(value, 4) for name, value in asdict(overhead).items()},
                 "simulated": asdict(simulated),
                 "apart": round(apart, 4),
                 "agrees": apart <= AGREEMENT,
@@ -194,8 +210,20 @@ def in_call_ms(calls: Sequence[tuple[int, float]]) -> float:
     return max(longer_ms / sum(1 / rows for rows, _ in calls), 0.0)
 
 
-def _around_ms(address: str) -> float:
-    """Returns what the round trip of one client alone takes around its call, on average."""
+def spread(calls: Sequence[tuple[int, float]]) -> float:
+    """Returns by which share of their time calls vary, as one standard deviation; those that were held up aside."""
+    longer = [np.log(max(took_ms, 1e-3) / BY_ROWS_MS[rows - 1]) for rows, took_ms in calls]
+    return min(_deviation(longer), 1.0)
+
+
+def _deviation(values: Sequence[float]) -> float:
+    """Returns half of what the middle two thirds span: a standard deviation, whatever a few of the values are."""
+    low, high = np.percentile(values, [16, 84])
+    return float(high - low) / 2
+
+
+def _around_ms(address: str) -> tuple[float, float]:
+    """Returns what the round trip of one client alone takes around its call, on average, and how much that varies."""
     with Connection(address, "alone") as connection:
         model = connection.model("policy")
         state = np.zeros(7, np.float32)
@@ -207,12 +235,12 @@ def _around_ms(address: str) -> float:
             assert result is not None
             assert result.timing is not None
             around_ms.append(trip_ms - result.timing.inference_ms)
-    return max(float(np.mean(around_ms[1:])), 0.0)
+    return max(float(np.mean(around_ms[1:])), 0.0), _deviation(around_ms[1:])
 
 
-def run_live(strategy: str, seconds: float) -> tuple[Row, tuple[float, float]]:
+def run_live(strategy: str, seconds: float) -> tuple[Row, Overhead]:
     with serving(models, scheduling={"strategy": strategy}) as address:
-        around_ms = _around_ms(address)
+        around_ms, jitter_ms = _around_ms(address)
         begins_at = time.monotonic() + 0.5
         robots = [_Robot(robot, address, begins_at, seconds) for robot in generate.chunked_robots(fleet(), seed=0)]
         for robot in robots:
@@ -230,10 +258,11 @@ def run_live(strategy: str, seconds: float) -> tuple[Row, tuple[float, float]]:
         chunks_per_s=round(chunks / seconds, 1),
         observations_per_chunk=round(sum(robot.asked for robot in robots) / max(chunks, 1), 2),
     )
-    return row, (in_call_ms([call for robot in robots for call in robot.calls]), around_ms)
+    calls = [call for robot in robots for call in robot.calls]
+    return row, Overhead(in_call_ms(calls), spread(calls), around_ms, jitter_ms)
 
 
-def run_simulated(strategy: str, seconds: float, overhead: tuple[float, float]) -> Row:
+def run_simulated(strategy: str, seconds: float, overhead: Overhead) -> Row:
     described = fleet(overhead)
     done = simulate(
         generate.models(described),

@@ -9,19 +9,26 @@ from inferential.sim.virtual import generate
 
 
 def test_the_overhead_is_added_to_calls_and_to_the_network() -> None:
-    described = fleet.fleet((2.0, 3.0))
+    described = fleet.fleet(fleet.Overhead(in_call_ms=2.0, spread=0.01, around_ms=3.0, jitter_ms=2.0))
     (model,) = generate.models(described)
     robots = generate.chunked_robots(described, seed=0)
     assert model.latency_s[0] == pytest.approx(0.075)
+    assert model.spread == 0.01
     assert len(model.speeds) == fleet.REPLICAS
     assert len(robots) == fleet.ROBOTS
     assert robots[0].delay_s == pytest.approx(0.0015)
+    assert robots[0].delay_jitter_s == pytest.approx(0.002 / 2**0.5)
 
 
 def test_what_calls_take_longer_is_their_mean_however_many_rows_they_have() -> None:
     one, four = fleet.BY_ROWS_MS[0] + 1.0, fleet.BY_ROWS_MS[3] + 3.0
     assert fleet.in_call_ms([(1, one), *[(4, four)] * 4]) == pytest.approx(2.0)
     assert fleet.in_call_ms([(1, fleet.BY_ROWS_MS[0] - 1.0)]) == 0.0
+
+
+def test_calls_vary_by_what_most_of_them_do() -> None:
+    calls = [(1, fleet.BY_ROWS_MS[0] * factor) for factor in (0.99, 0.99, 0.99, 1.0, 1.0, 1.01, 1.01, 1.01, 3.0)]
+    assert fleet.spread(calls) == pytest.approx(0.01, rel=0.1)
 
 
 @pytest.mark.slow

@@ -30,6 +30,9 @@ DECLARED = {
 }
 
 
+LENIENT = {"inputs": {"state": {"dtype": "float32", "shape": [2]}, "task": {"dtype": "string", "optional": True}}}
+
+
 def declared(observation: dict[str, Any]) -> Any:
     if observation["task"] == "fail":
         raise RuntimeError("no such cup")
@@ -72,13 +75,14 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
         {
             "transport": {"bind": "tcp://127.0.0.1:0"},
             "observations": {"max_payload_bytes": 1_000_000},
-            "models": {"known": {"declared": DECLARED}},
+            "models": {"known": {"declared": DECLARED, "lenient": LENIENT}},
         }
     )
     models = {
         "arm": open_onnx(str(onnx_files.doubling(tmp_path / "double.onnx"))),
         "declared": ModelInline(declared),
         "free": ModelInline(free),
+        "lenient": ModelInline(free),
     }
     dispatcher = LocalDispatcher(models)
     async with (
@@ -111,7 +115,8 @@ async def test_it_says_what_there_is(served: Served) -> None:
     ]
     assert (await served.get("/v2/models/declared/config"))[1]["input"][1]["dims"] == [1]
     index = (await served.post("/v2/repository/index", b"{}"))[1]
-    assert [(one["name"], one["state"]) for one in index] == [(name, "READY") for name in ("arm", "declared", "free")]
+    names = ("arm", "declared", "free", "lenient")
+    assert [(one["name"], one["state"]) for one in index] == [(name, "READY") for name in names]
 
 
 @pytest.mark.parametrize(
@@ -295,6 +300,18 @@ async def test_what_cannot_be_read_is_refused(
     found, answer = await served.post("/v2/models/arm/infer", body, **headers)
     assert found == status, answer
     assert answer["error"]
+
+
+async def test_an_input_that_is_declared_optional_may_be_missing(served: Served) -> None:
+    state = {"state": np.ones(2, np.float32)}
+    assert (await served.infer("lenient", state))[0] == 200
+    _, config = await served.get("/v2/models/lenient/config")
+    assert [one.get("optional") for one in config["input"]] == [None, True]
+    status, answer = await served.infer("lenient", {"task": np.array(["pick"], object)})
+    assert (status, answer["error"]) == (
+        400,
+        "InvalidObservation: input 'state' is missing: expected float32 [2], got task",
+    )
 
 
 async def test_texts_keep_the_form_of_their_tensor(served: Served) -> None:

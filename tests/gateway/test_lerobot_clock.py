@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from tests.gateway.conftest import JointPolicy, Open
-from tests.gateway.lerobot_robot import OBSERVATION, TimedObservation, as_lerobot, connected, dumped
+from tests.gateway.lerobot_robot import TimedObservation, as_lerobot, connected, dumped, observation
 
 from inferential.gateway.lerobot.clock import RobotClock
 
@@ -41,7 +41,7 @@ async def test_the_models_see_when_an_observation_was_seen_and_the_server_counts
 
     def at(timestamp: float, timestep: int) -> bytes:
         with as_lerobot():
-            known: Any = pickle.loads(OBSERVATION)
+            known: Any = pickle.loads(observation(1.0))
         return dumped(TimedObservation(timestamp, timestep, known.observation, must_go=True))
 
     policy = Policy()

@@ -120,10 +120,11 @@ def test_a_declaration_says_dtype_and_shape() -> None:
 @pytest.mark.parametrize(
     ("one", "text"),
     [
-        ("float32", "inputs: 'state': expected a map with dtype and shape"),
+        ("float32", "inputs: 'state': expected a map with dtype, shape and optional"),
         ({"dtype": "float33"}, "inputs: 'state': expected a dtype as float32, got 'float33'"),
         ({"shape": [3, "n"]}, "inputs: 'state': expected sizes, -1 where one may vary"),
-        ({"size": [3]}, "inputs: 'state': expected a map with dtype and shape"),
+        ({"optional": 1}, "inputs: 'state': optional: expected true or false, got 1"),
+        ({"size": [3]}, "inputs: 'state': expected a map with dtype, shape and optional"),
     ],
 )
 def test_a_declaration_that_says_something_else_is_named(one: Any, text: str) -> None:

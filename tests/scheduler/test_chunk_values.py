@@ -19,13 +19,14 @@ NOW = 100.0
 
 
 def gain_and_lost(
-    column: Sequence[float], ends_at: float, next_s: float, stands_from: float | None
+    column: Sequence[float], ends_at: float, next_s: float, stands_from: float | None, varies_s: float = 0.0
 ) -> tuple[float, float]:
     """What an answer that is sent then gains, and what of it is lost if it comes `next_s` later."""
     runs_out, covers, lasts_s, most_s, least_s, steps_at, step_s = column[: values.STEP + 1]
     answered_at = ends_at
     if step_s > values.LEAST_STEP_S:
-        answered_at = math.ceil((ends_at - steps_at) / step_s) * step_s + steps_at
+        blurred = step_s < 2 * varies_s
+        answered_at = ends_at + step_s / 2 if blurred else math.ceil((ends_at - steps_at) / step_s) * step_s + steps_at
     begins_at = max(runs_out, answered_at)
     counts_from = answered_at if stands_from is None else min(answered_at, max(runs_out, stands_from))
     ends = counts_from + lasts_s
@@ -55,13 +56,14 @@ def chosen_one_by_one(
         return order
     latency_s = [profile.typical(rows) for rows in range(1, limit + 1)]
     efficient = max(range(limit), key=lambda place: (place + 1) / latency_s[place]) + 1
+    varies_s = profile.high(limit) - latency_s[-1]
     starving = sum(column[values.RUNS_OUT] <= NOW for column in columns)
     stands_from = NOW if starving <= efficient else None
 
     def rate(rows: int) -> float:
         total = 0.0
         for column in (columns[place] for place in order[:rows]):
-            gain, _ = gain_and_lost(column, NOW + latency_s[rows - 1], latency_s[-1] / 2, stands_from)
+            gain, _ = gain_and_lost(column, NOW + latency_s[rows - 1], latency_s[-1] / 2, stands_from, varies_s)
             total += gain * (column[values.WEIGHT] / column[values.LASTS])
         return total / latency_s[rows - 1]
 
@@ -109,6 +111,7 @@ def columns_of(
     whole=st.sampled_from([0.0, 0.5, 1.0]),
     has_turn=st.booleans(),
     is_known=st.booleans(),
+    varies=st.sampled_from([1.0, 1.1, 1.5]),
 )
 @settings(max_examples=200, deadline=None)
 def test_arrays_choose_what_one_request_after_the_other_would(
@@ -121,12 +124,13 @@ def test_arrays_choose_what_one_request_after_the_other_would(
     whole: float,
     has_turn: bool,
     is_known: bool,
+    varies: float,
 ) -> None:
     chance = random.Random(seed)
     profile, latency_ms = LatencyProfile(), 0.0
     for rows in range(1, limit + 1) if is_known else ():
         latency_ms += chance.uniform(1.0, 80.0 / rows)
-        profile.load(rows, latency_ms / 1e3, latency_ms / 1e3)
+        profile.load(rows, latency_ms / 1e3, latency_ms * varies / 1e3)
     columns = columns_of(chance, count, left_s, with_steps=with_steps, whole=whole)
     turn = chance.randrange(count) if has_turn else None
     places = values.choose(values.Columns(np.array(columns).T), profile, limit, NOW, turn, size)

@@ -18,6 +18,8 @@ class TensorConfig(Section):
     """Its dtype as numpy names it, or string; any where it is empty."""
     shape: list[Annotated[int, Field(ge=-1)]] | None = None
     """Its sizes, -1 where one may vary; any shape where it is not given."""
+    optional: bool = False
+    """Whether a request may lack it."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -26,7 +28,7 @@ class TensorConfig(Section):
 
     def declared(self) -> dict[str, Any]:
         """Returns it as `policies.tensors.specs_of` takes it."""
-        return {"dtype": self.dtype, "shape": self.shape}
+        return {"dtype": self.dtype, "shape": self.shape, "optional": self.optional}
 
 
 def check_declared(metadata: Mapping[str, Any], inputs: Mapping[str, TensorConfig]) -> None:

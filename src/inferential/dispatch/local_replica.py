@@ -24,7 +24,7 @@ class Place(enum.Enum):
     PROCESS = "process"
 
 
-THREAD, PROCESS = Place.THREAD, Place.PROCESS  # an attribute of an enumeration takes 74 ns
+INLINE, THREAD, PROCESS = Place  # an attribute of an enumeration takes 74 ns
 
 
 def begins_in(replicas: Sequence[Replica]) -> Place | None:
@@ -34,7 +34,7 @@ def begins_in(replicas: Sequence[Replica]) -> Place | None:
         return PROCESS
     if all(one.runs_in_thread for one in here):
         return THREAD
-    return Place.INLINE if all(one.completes_inline for one in here) else None
+    return INLINE if all(one.completes_inline for one in here) else None
 
 
 def lost(replica: Replica) -> int:

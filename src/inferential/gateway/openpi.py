@@ -46,6 +46,8 @@ ANSWER_S = 0.4
 _INTERNAL_ERROR = 1011
 _websockets_logger = logging.getLogger("inferential.gateway.openpi.websockets")
 _websockets_logger.setLevel(logging.WARNING)  # it has a line for each connection that comes and goes
+# Up to websockets 16 each client that speaks no websocket leaves a traceback in the log.
+_websockets_logger.addFilter(lambda record: record.msg != "opening handshake failed")
 
 
 def _is_own_failure(record: logging.LogRecord) -> bool:

@@ -78,12 +78,16 @@ def specs_of(declared: Mapping[str, Any], argument: str) -> list[TensorSpec]:
 def spec_of(name: str, declared: Any) -> TensorSpec:
     """Returns what a configuration declares of one tensor: `{dtype: float32, shape: [3, -1]}`.
 
+    With `optional: true` an observation may lack it.
+
     Raises:
         ValueError: it says something else.
     """
-    if not isinstance(declared, Mapping) or not declared.keys() <= {"dtype", "shape"}:
-        raise ValueError(f"expected a map with dtype and shape, got {declared!r}")
-    dtype, shape = declared.get("dtype", ""), declared.get("shape")
+    if not isinstance(declared, Mapping) or not declared.keys() <= {"dtype", "shape", "optional"}:
+        raise ValueError(f"expected a map with dtype, shape and optional, got {declared!r}")
+    dtype, shape, optional = declared.get("dtype", ""), declared.get("shape"), declared.get("optional", False)
+    if type(optional) is not bool:
+        raise ValueError(f"optional: expected true or false, got {optional!r}")
     if dtype not in ("", TEXT, "bfloat16"):
         try:
             dtype = np.dtype(dtype).name
@@ -93,7 +97,7 @@ def spec_of(name: str, declared: Any) -> TensorSpec:
         if not isinstance(shape, Sequence) or not all(type(size) is int and size >= -1 for size in shape):
             raise ValueError(f"expected sizes, -1 where one may vary, got {shape!r}")
         shape = tuple(None if size == -1 else size for size in shape)
-    return TensorSpec(name, dtype, shape)
+    return TensorSpec(name, dtype, shape, optional)
 
 
 def read_specs(said: Any) -> list[TensorSpec]:

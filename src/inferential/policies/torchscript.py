@@ -175,7 +175,9 @@ class _Module:
         with torch.inference_mode():
             given = {name: _tensor(array).to(form.device, non_blocking=True) for name, array in arrays.items()}
             try:
-                returned = form.module(given) if form.takes_map else form.module(*given.values())
+                returned = (
+                    form.module(given) if form.takes_map else form.module(*(given.get(one.name) for one in form.inputs))
+                )
             except RuntimeError as error:
                 if not str(error).startswith(_INTERPRETER):
                     raise

@@ -14,12 +14,13 @@ from collections import deque
 from collections.abc import Callable
 
 LEAD_NS = 400_000
-"""How long before its expected end a call is announced: about what the server takes to send the next one."""
+"""How long before the end of a short one of the latest calls a call is announced: about what the server takes to send
+the next one."""
 SHORT_NS = 1_000_000
 """Calls up to this long are not announced."""
 _AHEAD_FROM_NS = 5 * LEAD_NS
 _LATEST = 8
-_ALIKE_NS = 2 * LEAD_NS  # between the second shortest and the second longest of them
+_ALIKE_NS = 2_000_000  # between the second shortest and the second longest of them
 _REMEMBERED = 64  # numbers of rows
 
 
@@ -40,8 +41,7 @@ class CallLengths:
         latest = sorted(self._latest.get(rows, ()))
         if len(latest) < _LATEST or latest[-2] - latest[1] > _ALIKE_NS:
             return None
-        expected = latest[_LATEST // 2]
-        return expected - LEAD_NS if expected >= _AHEAD_FROM_NS else None
+        return latest[1] - LEAD_NS if latest[1] >= _AHEAD_FROM_NS else None
 
 
 class EndNotice:

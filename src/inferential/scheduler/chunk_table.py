@@ -41,10 +41,10 @@ class ChunkTable(values.Columns):
         if place == self._array.shape[1]:
             self._array = np.concatenate([self._array, np.zeros_like(self._array)], axis=1)
         self._array[:, place] = column
-        self.rows = self._array[:, : place + 1]
+        self.rows: values.Array = self._array[:, : place + 1]
         self._columns.append(column[:_FACTS])
-        self.with_steps = self.with_steps or column[values.STEP] > values.LEAST_STEP_S
-        self.with_most = self.with_most or column[values.MOST] < values.MOST_S
+        self.with_steps: bool = self.with_steps or column[values.STEP] > values.LEAST_STEP_S
+        self.with_most: bool = self.with_most or column[values.MOST] < values.MOST_S
         self._starving += column[values.RUNS_OUT] <= self._starving_at
         self._first_turn = min(self._first_turn, column[values.TURN])
 

@@ -18,7 +18,8 @@ efficiency is worth.
 
 A robot plays an answer from its next control step on, and its observations are made at control steps too. Where these
 are known, times are taken to the step: of two robots that are alike otherwise, that one gains more whose step came just
-before the call begins, or comes just after it ends.
+before the call begins, or comes just after it ends. Where calls vary by more than half a step, it is chance at which
+step an answer is played: how many make a call is chosen as if each was played half a step after it was sent.
 
 A robot that plays a whole chunk whenever it comes loses no part of it by waiting. While no more starve than the most
 efficient call takes, calls are so large that robots stand least: the time that one stands is taken off its gain, and of
@@ -91,9 +92,9 @@ class Columns:
     __slots__ = ("rows", "with_most", "with_steps")
 
     def __init__(self, rows: Array) -> None:
-        self.rows = rows
-        self.with_steps = bool((rows[STEP] > LEAST_STEP_S).any())
-        self.with_most = bool((rows[MOST] < MOST_S).any())
+        self.rows: Array = rows
+        self.with_steps: bool = bool((rows[STEP] > LEAST_STEP_S).any())
+        self.with_most: bool = bool((rows[MOST] < MOST_S).any())
 
     def of(self, places: Sequence[int]) -> list[list[float]]:
         """Returns columns, at least to TURN."""
@@ -276,14 +277,14 @@ def _best_size(facts: Sequence[Sequence[float]], now: float, sizes: BatchSizes) 
     Most often the largest is best. So of the others only those are added up that could be better, were each of their
     requests answered as early as by a call of one row and able to gain as much as at any other time.
     """
-    seconds = sizes.seconds
+    seconds, varies_s = sizes.seconds, sizes.varies_s
     soonest, last = now + seconds[0], now + seconds[-1]
     total = most = 0.0
     at_most: list[float] = []  # by size
     for fact in facts:
         factor = fact[WEIGHT] / fact[LASTS]
-        total += gain_of(fact, last) * factor
-        most += most_gain_of(fact, soonest) * factor
+        total += gain_of(fact, last, varies_s) * factor
+        most += most_gain_of(fact, soonest, varies_s) * factor
         at_most.append(most)
     best, rate = len(facts), total / seconds[-1]
     for size in range(len(facts) - 1, 0, -1):
@@ -291,17 +292,17 @@ def _best_size(facts: Sequence[Sequence[float]], now: float, sizes: BatchSizes) 
         if at_most[size - 1] * _ROUNDED >= rate * takes_s:
             total = 0.0
             for fact in facts[:size]:
-                total += gain_of(fact, now + takes_s) * (fact[WEIGHT] / fact[LASTS])
+                total += gain_of(fact, now + takes_s, varies_s) * (fact[WEIGHT] / fact[LASTS])
             if total / takes_s >= rate:
                 best, rate = size, total / takes_s
     return best
 
 
-def gain_of(fact: Sequence[float], ends_at: float) -> float:
-    """Returns the gain of one column, or the least, where its answer is sent then."""
+def gain_of(fact: Sequence[float], ends_at: float, varies_s: float = 0.0) -> float:
+    """Returns the gain of one column, or the least, where its answer is sent then; `varies_s` as in `BatchSizes`."""
     runs_out, covers, lasts_s, most_s, least_s, at, step_s = fact[: STEP + 1]
     if step_s > LEAST_STEP_S:
-        ends_at = at - (at - ends_at) // step_s * step_s
+        ends_at = ends_at + step_s / 2 if step_s < 2 * varies_s else at - (at - ends_at) // step_s * step_s
     gain = ends_at + lasts_s
     if gain > covers:
         gain = covers
@@ -311,11 +312,11 @@ def gain_of(fact: Sequence[float], ends_at: float) -> float:
     return gain if gain > least_s else least_s
 
 
-def most_gain_of(fact: Sequence[float], soonest: float) -> float:
+def most_gain_of(fact: Sequence[float], soonest: float, varies_s: float = 0.0) -> float:
     """Returns the most that one column gains, whenever its answer is sent, from `soonest` on."""
     runs_out, covers, lasts_s, most_s, least_s, at, step_s = fact[: STEP + 1]
     if step_s > LEAST_STEP_S:
-        soonest = at - (at - soonest) // step_s * step_s
+        soonest = soonest + step_s / 2 if step_s < 2 * varies_s else at - (at - soonest) // step_s * step_s
     gain = covers - (runs_out if runs_out > soonest else soonest)
     if gain > lasts_s:
         gain = lasts_s
@@ -339,7 +340,7 @@ def _best_size_of(
     """
     each = columns.rows[: WEIGHT + 1].take(places, 1).take(sizes.columns, 1)
     runs_out, lasts_s = each[RUNS_OUT], each[LASTS]
-    answered_at = _answered(columns, each, now + sizes.latency_of_each)
+    answered_at = _answered(columns, each, now + sizes.latency_of_each, sizes.varies_s)
     begins_at = np.maximum(runs_out, answered_at)
     if stands_from is None:
         gains = _gained(columns, each, answered_at + lasts_s, begins_at)
@@ -355,7 +356,7 @@ def _best_size_of(
     return sizes.rows[rates.argmax()]
 
 
-def _answered(columns: Columns, rows: Array, ends_at: Array | float) -> Array | float:
+def _answered(columns: Columns, rows: Array, ends_at: Array | float, varies_s: float = 0.0) -> Array | float:
     """Returns from when on answers are played that are sent at `ends_at`: from the next control step on."""
     if not columns.with_steps:
         return ends_at
@@ -365,6 +366,8 @@ def _answered(columns: Columns, rows: Array, ends_at: Array | float) -> Array | 
     np.ceil(answered_at, out=answered_at)
     answered_at *= step_s
     answered_at += steps_at
+    if varies_s:
+        np.copyto(answered_at, ends_at + step_s / 2, where=step_s < 2 * varies_s)
     return answered_at
 
 

@@ -32,7 +32,7 @@ class ClientQueue:
     __slots__ = ("behind", "episode", "key", "latest", "serial", "shown")
 
     def __init__(self, key: Key) -> None:
-        self.key = key
+        self.key: Key = key
         self.shown: dict[InferenceRequest, None] = {}
         self.behind: OrderedDict[InferenceRequest, None] = _NOTHING
         self.latest: InferenceRequest | None = None

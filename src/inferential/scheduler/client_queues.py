@@ -260,7 +260,7 @@ class ClientQueues(OrderedWaiting):
                     request.move(DISPATCHED)
                     if request.pace_s:
                         self.dispatched(request, now)
-                self._leave(*batch, now=now)
+                self._leave(batch, now)
                 taken.extend(batch)
             if taken:
                 return slot, taken
@@ -273,7 +273,7 @@ class ClientQueues(OrderedWaiting):
         if not self._refuses:
             return
         for request, reason in self._order.take_infeasible():
-            self._leave(request, now=now)
+            self._leave((request,), now)
             self._refuse(request, Refusal(RefusalKind.EXPIRED, reason, "deadline"))
         self._outdated += self._order.take_outdated()
 
@@ -291,7 +291,7 @@ class ClientQueues(OrderedWaiting):
         """Refuses a waiting request."""
         if request in self._stands[request][1].shown:
             self._order.remove(request)
-        self._leave(request, now=now)
+        self._leave((request,), now)
         self._refuse(request, refusal)
 
     def expire(self, now: float) -> None:
@@ -347,7 +347,7 @@ class ClientQueues(OrderedWaiting):
         for request in reversed(requests):
             if request in queue.shown:
                 self._order.remove(request)
-            self._leave(request, now=now)
+            self._leave((request,), now)
         for request in requests:
             moved(request)
             self._enter(request, key_of(request), self._order.eviction_rank(request), now)
@@ -356,7 +356,7 @@ class ClientQueues(OrderedWaiting):
         request.refuse(refusal)
         self._ended.append(request)
 
-    def _leave(self, *requests: InferenceRequest, now: float) -> None:
+    def _leave(self, requests: Sequence[InferenceRequest], now: float) -> None:
         """Removes requests from every table; the next ones of their queues move up."""
         self._ages.discard_all(requests)
         stands, backlogs, waiting = self._stands, self._backlogs, self._waiting

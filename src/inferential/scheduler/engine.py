@@ -186,29 +186,26 @@ class Engine:
         if queues.perishes:
             queues.expire(now)  # the timer may be late
         queues.refuse_infeasible(now)
-        self._dispatch_all(queues, batches, now)
-        if queues.floods.waiting and queues.show_floods(now):
-            self._dispatch_all(queues, batches, now)
+        while True:
+            shared: dict[str, list[str]] = {}
+            for model_id in queues.models():
+                capacity = self._capacity(model_id)
+                if capacity.device is None:
+                    while (batch := self._dispatch(queues, model_id, None, now)) is not None:
+                        batches.append(batch)
+                        if capacity.single:
+                            break  # its only slot is taken
+                else:
+                    shared.setdefault(capacity.device, []).append(model_id)
+            for device, model_ids in shared.items():
+                batch = self._dispatch_one_of(queues, model_ids, device, now)
+                if batch is not None:
+                    batches.append(batch)
+            if not (queues.floods.waiting and queues.show_floods(now)):  # they are shown when all else has its call
+                break
         if batches:
             queues.refuse_infeasible_due(now)  # requests that became infeasible while calls were chosen
         return batches
-
-    def _dispatch_all(self, queues: ClientQueues, batches: list[Batch], now: float) -> None:
-        """Adds the calls that free replicas can begin."""
-        shared: dict[str, list[str]] = {}
-        for model_id in queues.models():
-            capacity = self._capacity(model_id)
-            if capacity.device is None:
-                while (batch := self._dispatch(queues, model_id, None, now)) is not None:
-                    batches.append(batch)
-                    if capacity.single:
-                        break  # its only slot is taken
-            else:
-                shared.setdefault(capacity.device, []).append(model_id)
-        for device, model_ids in shared.items():
-            batch = self._dispatch_one_of(queues, model_ids, device, now)
-            if batch is not None:
-                batches.append(batch)
 
     def _dispatch_one_of(self, queues: ClientQueues, model_ids: Sequence[str], device: str, now: float) -> Batch | None:
         """Returns a call of one of the models that share a device, which takes one at a time."""

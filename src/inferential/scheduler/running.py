@@ -145,13 +145,12 @@ class Running:
 
     def end(self, batch: Batch, now: float, *, measured: bool) -> None:
         """Removes a call that ended; learns from its duration if `measured`."""
-        since = self._ending.pop(batch, None)
-        if since is None:
-            self._free(batch)
-        else:
+        if self._ending and (since := self._ending.pop(batch, None)) is not None:
             for other in self._models.get(batch.model_id, {}).get(batch.replica, ()):
                 if other.started_at >= since:  # it was sent ahead, and begins now
                     other.started_at = now
+        else:
+            self._free(batch)
         if measured:
             self._profile(batch).note(len(batch.requests), now - batch.started_at)
 

@@ -154,7 +154,7 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         model = self._model(slot.model_id)
         for request in batch:
             lane.served(request, now)
-        batch = batch or self._choose(lane, slot, now)
+        batch = batch or self._choose(lane, slot, model, now)
         if batch:
             model.called_at = now
             model.calls_since_late += 1
@@ -165,10 +165,9 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         self._forget_all(batch)
         return batch
 
-    def _choose(self, lane: SloLane, slot: ReplicaSlot, now: float) -> list[InferenceRequest]:
+    def _choose(self, lane: SloLane, slot: ReplicaSlot, model: ModelState, now: float) -> list[InferenceRequest]:
         """Removes and returns the requests of one call that begins now."""
         limit = min(slot.max_batch_size, slot.profile.explored())
-        model = self._model(slot.model_id)
         chunks = lane.chunks
         if chunks is not None and model.is_turn_of_chunks(len(lane)):
             return chunks.take(slot.profile, limit, now)
@@ -300,7 +299,8 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
 
     def take_infeasible(self) -> list[tuple[InferenceRequest, str]]:
         """Removes and returns requests that cannot be in time and want to be refused then, each with the reason."""
-        now, infeasible = time.monotonic(), list[tuple[InferenceRequest, str]]()
+        now = time.monotonic()
+        infeasible: list[tuple[InferenceRequest, str]] = []
         for model_id, lane in list(self._lanes.items()):
             self._note_late(lane, now)
             for spent in () if lane.chunks is None else lane.chunks.too_late(now):

@@ -168,9 +168,8 @@ class Executor:
                 self._finish(batch, results)  # first: robots wait for it
             finally:
                 task = self._tasks.pop(batch, None)
-                is_ahead = batch in self._ahead
-                self._ahead.discard(batch)
-                if task is None or is_ahead or self._unreturned.pop(id(batch.requests), None) is not None:
+                was_followed = self._ahead and self._take_followed(batch)
+                if was_followed or task is None or self._unreturned.pop(id(batch.requests), None) is not None:
                     self._free(batch, now, ok=any(result.refusal is None for result in results))
                 if self._running_in_order:
                     self._engine.release(batch, now)
@@ -198,6 +197,12 @@ class Executor:
             self._ahead.add(batch)
             self._engine.ending(batch, time.monotonic())
             self._follow(batch)
+
+    def _take_followed(self, batch: Batch) -> bool:
+        """Returns whether a call that has ended was followed already, and forgets it."""
+        followed = batch in self._ahead
+        self._ahead.discard(batch)
+        return followed
 
     def _follow(self, batch: Batch) -> None:
         try:

@@ -40,7 +40,7 @@ class AsksNothing(MalformedMessage):
 
     def __init__(self, client: ClientConnection) -> None:
         super().__init__(client.identity, "", client.number)
-        self.count = client.stream.commands
+        self.count: int = client.stream.commands
         client.stream.commands = 0
 
 

@@ -21,6 +21,7 @@ class BatchSizes:
         rows: the sizes, ascending.
         seconds, latency_s: of a call of each, the median.
         longest_s: of a call of the largest size.
+        varies_s: by how much the high quantile of such a call is above it.
         efficient: the size with most rows per second.
         columns, latency_of_each: of a flattened table [sizes, rows], which row it is, and how long a call of the size
             takes.
@@ -31,17 +32,19 @@ class BatchSizes:
     seconds: list[float]
     latency_s: Array
     longest_s: float
+    varies_s: float
     efficient: int
     columns: npt.NDArray[np.intp]
     latency_of_each: Array
     totals: npt.NDArray[np.intp]
 
 
-def batch_sizes(typical_s: Sequence[float], most: int) -> BatchSizes:
+def batch_sizes(typical_s: Sequence[float], high_s: float, most: int) -> BatchSizes:
     """Returns sizes from 1 on, `most` of them at most.
 
     Args:
         typical_s: of a call of 1, 2, ... rows, the median.
+        high_s: of a call of the most rows, the high quantile.
         most: how many sizes; of more, some in equal distances.
     """
     limit = len(typical_s)
@@ -54,6 +57,7 @@ def batch_sizes(typical_s: Sequence[float], most: int) -> BatchSizes:
         latency_s.tolist(),
         latency_s,
         float(latency_s[-1]),
+        max(high_s - float(latency_s[-1]), 0.0),
         int(sizes[(sizes / latency_s).argmax()]),
         np.tile(np.arange(limit), len(sizes)),
         np.repeat(latency_s, limit),

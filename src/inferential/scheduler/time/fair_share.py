@@ -41,6 +41,9 @@ class FairShares:
 
     Args:
         availability: the models' replicas and latencies, from which their capacity follows.
+
+    Attributes:
+        finds_floods: whether any client is held back that floods a model.
     """
 
     def __init__(self, availability: Availability) -> None:
@@ -49,6 +52,7 @@ class FairShares:
         self._factors: dict[str, float] = {}  # the same; of the capacity, how much is shared
         self._intervals_ms: dict[tuple[str, str], float] = {}
         self._paces_s: dict[tuple[str, str], float] = {}
+        self.finds_floods: bool = False
         self._flood_rates: dict[tuple[str, str], float] = {}  # of the same, how much they asked, per second
         self._weights: dict[tuple[str, str], tuple[float, str]] = {}
         self._classes: Mapping[str, ClassRate] = {}
@@ -78,11 +82,6 @@ class FairShares:
     def pace_s(self, client_id: str, model_id: str) -> float:
         """Returns how long after a call a client is not served again that floods a model, in s; 0: it does not."""
         return self._paces_s.get((client_id, model_id), 0.0)
-
-    @property
-    def finds_floods(self) -> bool:
-        """Whether any client is held back that floods a model."""
-        return bool(self._paces_s)
 
     def update(
         self,
@@ -135,6 +134,7 @@ class FairShares:
                 if part > FLOOD and (enough or request.per_second / request.weight > FAR * modest):
                     key = request.client_id, request.model_id
                     self._paces_s[key], self._flood_rates[key] = 1 / due[request], request.per_second
+        self.finds_floods = bool(self._paces_s)
 
     def _adjust(self, groups: Mapping[str, list[RateRequest]], pressed: Collection[str]) -> None:
         """Shares less of a model while a flood keeps others waiting, and more again in time."""

@@ -146,7 +146,7 @@ class LatencyProfile:
             if len(self._sizes_up_to) >= _REMEMBERED_LIMITS:
                 self._sizes_up_to.clear()
             self.typical(limit)
-            found = self._sizes_up_to[limit] = batch_sizes(self._typical[:limit], most)
+            found = self._sizes_up_to[limit] = batch_sizes(self._typical[:limit], self.high(limit), most)
         return found
 
     def rate(self, batch_size: int) -> float:
