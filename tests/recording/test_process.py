@@ -28,7 +28,7 @@ from inferential.server import Server
 
 
 def framed(entry: Entry) -> bytes:
-    data = pickle.dumps((1, entry, KEEP, 1 << 30, 1 << 40))
+    data = pickle.dumps(([(1, entry)], KEEP, 1 << 30, 1 << 40))
     return process.HEAD.pack(len(data)) + data
 
 

@@ -163,6 +163,24 @@ def test_robots_are_asked_before_the_call_that_is_theirs_and_no_others(
     assert lane.due_at(busy) == math.inf
 
 
+def test_while_a_call_takes_longer_than_was_to_be_expected_robots_are_asked_too(
+    lane: ChunkLane, ask: Callable[..., InferenceRequest], profile: LatencyProfile
+) -> None:
+    """It was to end at NOW, when the observation was made that waits for the next one."""
+    busy = [ReplicaSlot("m", "0", 2, profile, NOW)]
+    request = renewing(ask, "a", 0.03, age_s=0.0)
+    request.chunk = replace(request.chunk, steps_at=NOW, step_s=0.02)  # type: ignore[type-var]
+    lane.push(request, NOW + 0.05)
+    assert lane.take_outdated(NOW, busy) == []
+    now, asked = NOW, list[InferenceRequest]()
+    while not asked:
+        now = max(lane.due_at(busy), now + 1e-6)
+        assert now < NOW + 0.3
+        asked = lane.take_outdated(now, busy)
+    assert asked == [request]
+    assert now > NOW + 0.03
+
+
 def test_an_observation_that_is_new_enough_is_not_asked_for_again(
     lane: ChunkLane, ask: Callable[..., InferenceRequest], profile: LatencyProfile
 ) -> None:

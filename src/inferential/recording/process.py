@@ -1,7 +1,8 @@
 """The process that writes a recording: `python -m inferential.recording.process`, started by the recorder.
 
 Beside the server's event loop, in a thread, decoding and compressing would take turns with it of milliseconds each. It
-reads entries from its standard input, each behind its length, and says on its standard output what became of them.
+reads entries from its standard input, some at a time behind their length, and says on its standard output what became
+of them.
 """
 
 from __future__ import annotations
@@ -66,26 +67,15 @@ def write(source: BinaryIO, folder: Path, memory: WritersMemory) -> None:
         data = source.read(size)
         if len(data) < size:
             break  # the server is gone
-        number: int
-        entry: Entry
+        gathered: list[tuple[int, Entry]]
         images: Images
-        number, entry, images, split_bytes, keep_bytes = pickle.loads(data)
-        if entry.place is not None:
-            entry.payload = memory.view(entry.place)
+        gathered, images, split_bytes, keep_bytes = pickle.loads(data)
         files.limit(split_bytes, keep_bytes)
-        before = files.unwritten
-        try:
-            unread = _write(files, entry, images)
-            report.recorded += before + 1 - files.unwritten
-            report.say(unread=unread)
-        except OSError as error:
-            report.recorded += before + 1 - files.lost
-            report.dropped += files.lost
-            report.say(error.strerror or str(error))
-        except Exception as error:
-            report.dropped += 1
-            report.say(unread=f"{entry.common['client_id']}: {error}")
-        memory.note_done(number)
+        for number, entry in gathered:
+            if entry.place is not None:
+                entry.payload = memory.view(entry.place)
+            _write_reported(files, entry, images, report)
+            memory.note_done(number)
     before = files.unwritten
     try:
         files.close()
@@ -94,6 +84,21 @@ def write(source: BinaryIO, folder: Path, memory: WritersMemory) -> None:
         report.dropped += files.lost
         report.say(f"the last file is not finished: {error.strerror or error}")
     report.say(at_once=True)
+
+
+def _write_reported(files: RecordingFiles, entry: Entry, images: Images, report: _Report) -> None:
+    before = files.unwritten
+    try:
+        unread = _write(files, entry, images)
+        report.recorded += before + 1 - files.unwritten
+        report.say(unread=unread)
+    except OSError as error:
+        report.recorded += before + 1 - files.lost
+        report.dropped += files.lost
+        report.say(error.strerror or str(error))
+    except Exception as error:
+        report.dropped += 1
+        report.say(unread=f"{entry.common['client_id']}: {error}")
 
 
 def _write(files: RecordingFiles, entry: Entry, images: Images) -> str:

@@ -35,8 +35,8 @@ RETRY_S = 5.0
 """After an error of the disk, entries are dropped for so long."""
 STOP_S = 30.0
 """The end of the server waits so long for a disk that takes what waits."""
-GATHER_S = 0.02
-"""Entries are handed over so long after the first: at an answer's end its robot needs the processor."""
+GATHER_S = 0.1
+"""Entries are handed over together, so long after the first: to wake a process up takes longer than to write some."""
 _KILLED_S = 5.0  # a process that waits for a disk may not even be killed
 
 
@@ -194,30 +194,32 @@ class Recorder(EntryMaker):
         except OSError as error:
             self._fail(error.strerror or str(error))
         while (gathered := self._queue.get()) is not None:
-            for number, entry in gathered:
-                try:
-                    has_it = self._hand_over(number, entry)
-                except OSError as error:
-                    has_it = False
-                    self._count_dropped(1)
-                    self._fail(error.strerror or str(error))
-                if not has_it:
-                    self._memory.note_done(number)
+            if not gathered:
+                continue
+            last, _ = gathered[-1]
+            try:
+                has_them = self._hand_over(gathered, last)
+            except OSError as error:
+                has_them = False
+                self._count_dropped(len(gathered))
+                self._fail(error.strerror or str(error))
+            if not has_them:
+                self._memory.note_done(last)
         if self._writer is not None:
             self._writer.finish()
 
-    def _hand_over(self, number: int, entry: Entry) -> bool:
-        """Hands an entry to the process; returns whether that has it."""
+    def _hand_over(self, gathered: list[tuple[int, Entry]], last: int) -> bool:
+        """Hands entries to the process, of which the last has this number; returns whether that has them."""
         if self._writer is not None and self._writer.has_ended():
             self._writer.release()
             self._writer = None
         if self._hung or (self._writer is None and time.monotonic() < self._writable_at):
-            self._count_dropped(1)
+            self._count_dropped(len(gathered))
             return False
         if self._writer is None:
             self._writer = Writer(self._folder, self._memory.fd, self._take_report)
-        self._sent = number
-        return self._writer.send((number, entry, self._images, self._split_bytes, self._keep_bytes))
+        self._sent = last
+        return self._writer.send((gathered, self._images, self._split_bytes, self._keep_bytes), len(gathered))
 
     def _take_report(self, report: Report) -> None:
         if report.is_last:

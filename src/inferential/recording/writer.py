@@ -74,19 +74,19 @@ class Writer:
         """Returns whether the process has ended."""
         return self._process.poll() is not None
 
-    def send(self, entry: Any) -> bool:
-        """Hands over an entry, with how to write it; waits while the process is behind.
+    def send(self, entries: Any, count: int) -> bool:
+        """Hands over so many entries, with how to write them; waits while the process is behind.
 
         Returns:
-            Whether the process has it; else it has been reported among those that are lost.
+            Whether the process has them; else they have been reported among those that are lost.
 
         Raises:
-            OSError: the process has ended, and the entry is lost.
+            OSError: the process has ended, and the entries are lost.
         """
         assert self._process.stdin is not None
-        data = pickle.dumps(entry, 5)
+        data = pickle.dumps(entries, 5)
         with self._lock:
-            self._open += 1
+            self._open += count
         try:
             self._process.stdin.write(HEAD.pack(len(data)))
             self._process.stdin.write(data)
@@ -95,7 +95,7 @@ class Writer:
             with self._lock:
                 if self._settled:
                     return False
-                self._open -= 1
+                self._open -= count
             raise
         return True
 

@@ -81,7 +81,7 @@ class ChunkLane:
         self._calls_since_turn = OWN_SHARE
         self._size = 0  # of the last call that had a choice
         self._comes_at: dict[str, float] = {}  # by client that knows its turn, when that comes
-        self._planned: dict[str, float] = {}  # by replica, the end of its call for which turns were planned
+        self._planned: dict[str, tuple[float, float]] = {}  # by replica: the end of its call, and when to plan again
         self._starved = 0.0  # mean of what the clients starved lately
         self._has_limits = False  # some request may be renewed or refused
         self._limits: tuple[float, float, float] | None = None  # as `_due` returns them; None: not known
@@ -215,8 +215,12 @@ class ChunkLane:
             return min(refused_at, asked_at, values.least(self._table.rows[values.RENEWED]))
         if not lead_s:
             return min(refused_at, asked_at)
-        ends = [slot.free_at for slot in slots if self._planned.get(slot.replica) != slot.free_at]
-        return min(refused_at, asked_at, min(ends, default=math.inf) - lead_s)
+        return min(refused_at, asked_at, min((self._plans_at(slot, lead_s) for slot in slots), default=math.inf))
+
+    def _plans_at(self, slot: ReplicaSlot, lead_s: float) -> float:
+        """Returns when it is to be planned what a replica does next: once for its call, and again where that lasts."""
+        planned = self._planned.get(slot.replica)
+        return slot.free_at - lead_s if planned is None or planned[0] != slot.free_at else planned[1]
 
     def take_outdated(self, now: float, slots: Sequence[ReplicaSlot]) -> list[InferenceRequest]:
         """Returns the requests whose robots are to be asked for newer observations now, each once; they wait on.
@@ -241,12 +245,14 @@ class ChunkLane:
             lead_s = self._due()[2]
             if not lead_s or now < slot.free_at - lead_s or slot.free_at == math.inf:
                 break
-            if self._planned.get(slot.replica) == slot.free_at:
+            if now < self._plans_at(slot, lead_s):
                 continue
             if len(self._planned) > _MAX_REPLICAS:
                 self._planned.clear()
-            self._planned[slot.replica] = slot.free_at
-            begins_at = max(slot.free_at, now)
+            # Of a call that takes longer than usual nothing is known but that: it may take as long again.
+            over_s = now - slot.free_at
+            begins_at = now + over_s if over_s >= lead_s else max(slot.free_at, now)
+            self._planned[slot.replica] = slot.free_at, begins_at + lead_s
             renewed = values.renewed(rows, begins_at - WAKE_S, now)
             next_of = self._of_next_call(slot, renewed, begins_at, now)
             is_old = rows[values.OLD, next_of] <= begins_at
