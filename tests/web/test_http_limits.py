@@ -181,13 +181,13 @@ async def test_of_requests_that_come_together_the_body_of_one_is_no_head_of_the_
     page: HttpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = asyncio.get_running_loop().create_future()
-    connection_made = http_listener._TimedProtocol.connection_made
+    connection_made = http_listener.AutoHTTPProtocol.connection_made
 
     def noted(self: Any, transport: Any) -> None:
         connection_made(self, transport)
         made.set_result(self)
 
-    monkeypatch.setattr(http_listener._TimedProtocol, "connection_made", noted)
+    monkeypatch.setattr(http_listener.AutoHTTPProtocol, "connection_made", noted)
     reader, writer = await call(page)
     async with asyncio.timeout(10):
         protocol = await made
