@@ -171,10 +171,12 @@ class World:
             takes_s = (self.call_s + self.row_s * rows) / self.speeds[int(batch.replica)]
             self._later(now + takes_s * (self.factor if now > self.changes_at else 1), batch)
         self.engine.ended()
-        for request in self.engine.outdated():
-            robot = self.robots[request.client_id]
-            if robot.answers_when_asked:
-                self._ask(robot)
+        asked = [self.robots[request.client_id] for request in self.engine.outdated()]
+        answering = [robot for robot in asked if robot.answers_when_asked]
+        for robot in answering:
+            self._ask(robot)
+        if answering:
+            return now  # after an event `work` follows
         wakes_at = self.engine.wake_at()
         assert wakes_at is None or wakes_at > now
         return math.inf if wakes_at is None else wakes_at
