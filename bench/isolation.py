@@ -26,7 +26,6 @@ import numpy as np
 
 from bench.harness import percentiles_ms, serving
 from inferential import Connection
-from inferential.replica.time_slice import DEFAULT_NS, SHORT_NS, set_slice
 
 PLAIN = Path(__file__).parent / "overhead" / "models"
 CROWD = 20
@@ -63,8 +62,7 @@ def holders(place: str) -> dict[str, Any]:
 def run(seconds: float) -> dict[str, Any]:
     """Both cases."""
     beside_holders = {place: _beside_holders(place, seconds) for place in ("thread", "process")}
-    beside_holders["bare process"] = _bare(seconds, DEFAULT_NS)
-    beside_holders["bare process, short slice"] = _bare(seconds, SHORT_NS)
+    beside_holders["bare process"] = _bare(seconds)
     return {**_beside_crowd(seconds), "beside_models_that_hold_the_lock": beside_holders}
 
 
@@ -92,16 +90,13 @@ def _beside_holders(place: str, seconds: float) -> dict[str, Any]:
     return {**found, "p99_ratios": [round(each / p99[0], 2) for each in p99]}
 
 
-def _bare(seconds: float, slice_ns: int) -> dict[str, Any]:
-    """Round trips of a process that returns what it is sent, beside none, one and two that compute.
-
-    It has the time slice of a process whose calls are short, or that of all others, which its robot has.
-    """
+def _bare(seconds: float) -> dict[str, Any]:
+    """Round trips of a process that returns what it is sent, beside none, one and two that compute."""
     context = multiprocessing.get_context("spawn")
     found: dict[str, Any] = {}
     p99 = []
     ours, theirs = context.Pipe()
-    echo = context.Process(target=_echo, args=(theirs, slice_ns), daemon=True)
+    echo = context.Process(target=_echo, args=(theirs,), daemon=True)
     computing: list[BaseProcess] = []
     echo.start()
     try:
@@ -132,8 +127,7 @@ def _round_trips(pipe: Pipe, seconds: float) -> list[float]:
     return taken
 
 
-def _echo(pipe: Pipe, slice_ns: int) -> None:
-    set_slice(0, slice_ns)
+def _echo(pipe: Pipe) -> None:
     while True:
         pipe.send_bytes(pipe.recv_bytes())
 

@@ -272,7 +272,6 @@ class WorkerProcess(WorkerView):
         if process is None or process.memory is None:
             return
         if self._pace.note_total(*process.memory.run_noted()):
-            process.set_quick(self._pace.quick)
             self._on_change()
         if self._pace.heavy:
             process.give_way()

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from inferential.replica.shared import ServersMemory
-from inferential.replica.time_slice import DEFAULT_NS, SHORT_NS, set_slice
 from inferential.replica.usage import use_of
 
 logger: logging.Logger = logging.getLogger("inferential.replica")
@@ -62,10 +61,6 @@ class Spawned:
             for thread in os.listdir(f"/proc/{self.pid}/task"):
                 with contextlib.suppress(OSError):
                     os.setpriority(os.PRIO_PROCESS, int(thread), os.getpriority(os.PRIO_PROCESS, 0) + _NICER_BY)
-
-    def set_quick(self, quick: bool) -> None:
-        """Has it run as soon as it wakes, where its calls are short."""
-        set_slice(self.pid, SHORT_NS if quick else DEFAULT_NS)
 
     def give_room(self) -> None:
         """Has it interrupt nothing that runs when it has something to do (SCHED_BATCH), until `take_room`."""
@@ -114,7 +109,7 @@ def resident_mb(spawned: Spawned | None) -> float | None:
 
 
 async def spawn(python: str | None, env: Mapping[str, str], inbox_fd: int = -1) -> Spawned:
-    """Starts a worker, and has the event loop's thread, on which it is called, run as soon as it wakes.
+    """Starts a worker.
 
     Args:
         python: the interpreter; None: the one that runs this.
@@ -124,7 +119,6 @@ async def spawn(python: str | None, env: Mapping[str, str], inbox_fd: int = -1) 
     Raises:
         OSError: the interpreter cannot be started.
     """
-    set_slice(0, SHORT_NS)
     ours, theirs = socket.socketpair()
     line, life_fd = os.pipe()
     try:
