@@ -55,7 +55,7 @@ def one(**fields: Any) -> bytes:
         (b'{"inputs": [1]}', None, "a tensor without a name"),
         (b"{}", 7, "Inference-Header-Content-Length: expected at most 2, the length of the body, got 7"),
         (one(), None, "'x': expected data or binary_data_size"),
-        (one(data=[1]), None, "'x': cannot reshape"),
+        (one(data=[1]), None, "'x': data: expected 2 values for shape [2], got 1"),
         (one(data=[-1, 2**63], datatype="UINT64"), None, "'x': data: "),
         (one(data=[-1, 2**63], datatype="INT64"), None, "'x': data: "),
         (one(data=[0.5, 2**63], datatype="UINT64"), None, "'x': data: expected UINT64, got numbers with fractions"),
