@@ -81,7 +81,7 @@ $(DEMO_READY): pyproject.toml hatch_build.py src/inferential/proto/inferential.p
 	touch $@
 
 # The oldest versions of the packages that the extras name, with the newest tools to test them.
-$(OLDEST)/.ready: pyproject.toml
+$(OLDEST)/.ready: pyproject.toml hatch_build.py src/inferential/proto/inferential.proto
 	$(NEW_ENOUGH)
 	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check uv
