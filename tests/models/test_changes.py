@@ -123,7 +123,7 @@ async def test_many_reloads_in_a_row_end_in_the_last(serve: Serve) -> None:
 async def test_a_model_that_hangs_is_replaced_and_what_it_had_runs_again(
     serve: Serve, place: Path, swap: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for module in ("models.routes", "models.manager", "replica.lifecycle"):
+    for module in ("models.routes", "models.manager", "models.conditions", "replica.lifecycle"):
         monkeypatch.setattr(sys.modules[f"inferential.{module}"], "HUNG_AFTER_S", 0.2)
     server = await serve(m={**policy(name="old", hangs="hang"), "swap": swap})
     assert (await ask(server))["name"] == "old"
