@@ -7,12 +7,13 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from inferential import AsyncConnection, InferenceError, Server
+from inferential import AsyncConnection, InferenceError, ModelProcess, Server
 from inferential.config import InferentialConfig
 from inferential.dispatch import DispatchResult, LocalDispatcher
 from inferential.observation.values import read_slots
@@ -180,6 +181,14 @@ async def load(server: Server, model_id: str, robots: int = 3, gain: float = 1.0
     finally:
         over.set()
         await asyncio.gather(*tasks)
+
+
+def models_of(source: str, name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., ModelProcess]:
+    """Writes a module that only workers import; returns `models("name", ...)`, a ModelProcess of a model in it."""
+    module = f"{name}_models_" + folder.name.replace("-", "_")
+    (folder / f"{module}.py").write_text(source)
+    monkeypatch.chdir(folder)
+    return lambda what, **options: ModelProcess(f"{module}:{what}", **options)
 
 
 async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from bench.environments import made
-from tests.dispatch.conftest import Serving, load, robot, until
+from tests.dispatch.conftest import Serving, load, models_of, robot, until
 from tests.dispatch.conftest import ask_robot as ask
 
 from inferential import (
@@ -119,10 +119,7 @@ class NoWeights:
 @pytest.fixture
 def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., ModelProcess]:
     """`models("name", ...)`: a ModelProcess of a module that only workers import."""
-    name = "worker_models_" + tmp_path.name.replace("-", "_")
-    (tmp_path / f"{name}.py").write_text(MODELS)
-    monkeypatch.chdir(tmp_path)
-    return lambda what, **options: ModelProcess(f"{name}:{what}", **options)
+    return models_of(MODELS, "worker", tmp_path, monkeypatch)
 
 
 @pytest.fixture

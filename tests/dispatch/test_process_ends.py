@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.dispatch.conftest import Serving, in_time, make_request, read, robot
+from tests.dispatch.conftest import Serving, in_time, make_request, models_of, read, robot
 from tests.dispatch.conftest import ask_robot as ask
 
 from inferential import LocalDispatcher, ModelFailed, ModelProcess
@@ -56,10 +56,7 @@ class SlowBatch(Slow):
 @pytest.fixture
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., ModelProcess]:
     """`model("name")`: a model whose results are written once there is a file `go`."""
-    name = "late_models_" + tmp_path.name.replace("-", "_")
-    (tmp_path / f"{name}.py").write_text(MODELS)
-    monkeypatch.chdir(tmp_path)
-    return lambda what, **options: ModelProcess(f"{name}:{what}", **options)
+    return models_of(MODELS, "late", tmp_path, monkeypatch)
 
 
 @pytest.fixture

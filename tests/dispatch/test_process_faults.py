@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.dispatch.conftest import Serving, load, robot, until
+from tests.dispatch.conftest import Serving, load, models_of, robot, until
 from tests.dispatch.conftest import ask_robot as ask
 
 from inferential import LocalDispatcher, ModelFailed, ModelProcess, ModelThread
@@ -152,10 +152,7 @@ sys_exit = None
 @pytest.fixture
 def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., ModelProcess]:
     """`models("name", ...)`: a ModelProcess of a module that only workers import."""
-    name = "faulty_models_" + tmp_path.name.replace("-", "_")
-    (tmp_path / f"{name}.py").write_text(MODELS)
-    monkeypatch.chdir(tmp_path)
-    return lambda what, **options: ModelProcess(f"{name}:{what}", **options)
+    return models_of(MODELS, "faulty", tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,12 @@ def run(notice: EndNotice, clock: Clock, call: int, took_ns: int, *, is_sound: b
     assert notice.end(is_sound=is_sound) == took_ns
 
 
+def run_alike(notice: EndNotice, clock: Clock) -> None:
+    """Runs calls enough, all of 10 ms, that the next one's end is announced before it comes."""
+    for call in range(1, 9):
+        run(notice, clock, call, 10 * MS)
+
+
 def test_the_first_calls_are_announced_at_their_end(clock: Clock) -> None:
     sent = Announced()
     notice = EndNotice(sent)
@@ -92,8 +98,7 @@ def test_the_first_calls_are_announced_at_their_end(clock: Clock) -> None:
 def test_later_ones_are_announced_once_while_they_run(clock: Clock) -> None:
     sent = Announced()
     notice = EndNotice(sent)
-    for call in range(1, 9):
-        run(notice, clock, call, 10 * MS)
+    run_alike(notice, clock)
     sent.calls.clear()
     sent.came.clear()
     notice.begin(9, 4)
@@ -107,8 +112,7 @@ def test_later_ones_are_announced_once_while_they_run(clock: Clock) -> None:
 def test_a_call_that_is_over_is_not_announced_later(clock: Clock) -> None:
     sent = Announced()
     notice = EndNotice(sent)
-    for call in range(1, 9):
-        run(notice, clock, call, 10 * MS)
+    run_alike(notice, clock)
     notice.begin(9, 4)
     notice.cancel()
     clock.now_ns += 10 * MS

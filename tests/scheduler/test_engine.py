@@ -29,6 +29,16 @@ def make_engine(max_inflight: int = 1, max_batch_size: int = 1, **options: Any) 
     return Engine(config, create_scheduler(config), lambda model_id: Capacity(max_inflight, max_batch_size))
 
 
+def begun(clock: Any, make_request: MakeRequest) -> tuple[Engine, Batch, InferenceRequest, InferenceRequest]:
+    """An engine of one slot, the call that runs in it, its request, and the one that waits."""
+    engine = make_engine()
+    first, second = make_request("a"), make_request("b")
+    engine.offer(first, clock.now)
+    engine.offer(second, clock.now)
+    (batch,) = engine.work(clock.now)
+    return engine, batch, first, second
+
+
 def test_a_busy_model_holds_up_no_other(clock: Any, make_request: MakeRequest) -> None:
     engine = make_engine()
     for model in ("busy", "busy", "idle"):
@@ -39,21 +49,13 @@ def test_a_busy_model_holds_up_no_other(clock: Any, make_request: MakeRequest) -
 
 
 def test_a_freed_slot_takes_the_next(clock: Any, make_request: MakeRequest) -> None:
-    engine = make_engine()
-    first, second = make_request("a"), make_request("b")
-    engine.offer(first, clock.now)
-    engine.offer(second, clock.now)
-    (batch,) = engine.work(clock.now)
+    engine, batch, _, second = begun(clock, make_request)
     engine.finished(batch, clock.now)
     assert [batch.requests for batch in engine.work(clock.now)] == [[second]]
 
 
 def test_a_call_that_ends_can_be_followed_and_its_requests_run_on(clock: Any, make_request: MakeRequest) -> None:
-    engine = make_engine()
-    first, second = make_request("a"), make_request("b")
-    engine.offer(first, clock.now)
-    engine.offer(second, clock.now)
-    (batch,) = engine.work(clock.now)
+    engine, batch, first, second = begun(clock, make_request)
     engine.ending(batch, clock.now)
     (following,) = engine.work(clock.now)
     assert engine.inflight("m") == 2
