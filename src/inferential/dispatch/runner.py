@@ -117,7 +117,7 @@ class Runner:
             logger.info("model %s failed on %d observations, trying each alone: %s", model_id, len(requests), error)
             return [own((await self.run([request], replica))[0]) for request in requests]
         if requests[0].keeps_state:
-            return [self._with_session(*one, model_id) for one in zip(rows, results, strict=True)]
+            return [self._with_session(row, result, model_id) for row, result in zip(rows, results, strict=True)]
         return results
 
     def _with_session(self, row: SessionRow, result: Any, model_id: str) -> Any:

@@ -132,9 +132,9 @@ class Executor:
 
     def completes_inline(self, batch: Batch) -> bool:
         """Returns whether `run_inline` runs a call within the turn, or begins it in another process or a thread."""
-        if len(batch.requests) == 1:
-            return self._dispatcher.completes_inline(batch.requests)
         requests = batch.requests
+        if len(requests) == 1:
+            return self._dispatcher.completes_inline(requests)
         return self._dispatcher.begins_elsewhere(requests) or self._dispatcher.begins_in_thread(requests)
 
     def begins_elsewhere(self, batch: Batch) -> bool:
