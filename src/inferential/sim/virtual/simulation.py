@@ -28,7 +28,7 @@ from inferential.tracking.cadence import CadenceTracker
 
 _BEGIN_S = 1000.0  # what the clock says at the beginning; strategies may take 0 for "never"
 _PROGRESS_S = 0.5  # of virtual time
-_CALL_ENDS, _REACHES_SERVER, _TICKS = range(3)  # the order of events of the same instant
+_CALL_ENDS, _FREED, _REACHES_SERVER, _TICKS = range(4)  # the order of events of the same instant
 
 
 class ConservationError(AssertionError):
@@ -129,13 +129,18 @@ class _Simulation:
         self._observations: dict[InferenceRequest, Observation] = {}
         self._outcomes: dict[int, Outcome] = {}  # by the id of the arrival: two may be alike
         self._calls: dict[Batch, Call] = {}
+        self._turned: set[Batch] = set()  # answered, whose replicas are not free yet
         self._decisions_s: list[float] = []
 
     def load_profiles(self) -> None:
         """Tells the engine how long calls take."""
         profiles = {
             model.model_id: [
-                {"batch_size": rows, "median_ms": latency_s * 1e3, "high_ms": latency_s * 1e3 * _high(model.spread)}
+                {
+                    "batch_size": rows,
+                    "median_ms": (latency_s + model.turnaround_s) * 1e3,
+                    "high_ms": (latency_s * _high(model.spread) + model.turnaround_s) * 1e3,
+                }
                 for rows, latency_s in enumerate(model.latency_s, 1)
             ]
             for model in self._models.values()
@@ -192,7 +197,10 @@ class _Simulation:
             self._tick(of, at)
             return False
         if what == _CALL_ENDS:
-            self._finish(of)
+            return self._finish(of)
+        if what == _FREED:
+            self._turned.remove(of)
+            self._engine.finished(of, at)
             return True
         self._reach(*of)
         follows = self._events and self._events[0][:2] == (at, _REACHES_SERVER)
@@ -306,9 +314,14 @@ class _Simulation:
         wakes_at = self._engine.wake_at()
         self._wakes_at = math.inf if wakes_at is None else wakes_at
 
-    def _finish(self, batch: Batch) -> None:
-        now = self._clock.now
-        self._engine.finished(batch, now)
+    def _finish(self, batch: Batch) -> bool:
+        """Sends the answers of a call; returns whether its replica is free at once."""
+        now, turnaround_s = self._clock.now, self._models[batch.model_id].turnaround_s
+        if turnaround_s:
+            self._turned.add(batch)
+            self._later(now + turnaround_s, _FREED, batch)
+        else:
+            self._engine.finished(batch, now)
         in_time = 0
         for request in batch.requests:
             request.move(RequestState.ANSWERED)
@@ -321,6 +334,7 @@ class _Simulation:
             len(batch.requests),
             in_time,
         )
+        return not turnaround_s
 
     def _note_ended(self) -> None:
         for request in self._engine.ended():
@@ -350,7 +364,7 @@ class _Simulation:
 
     def _result(self, arrivals: Sequence[Arrival]) -> Run:
         seconds = self._end - _BEGIN_S
-        held = {*self._engine.running()}
+        held = {*self._engine.running()}.difference(*(batch.requests for batch in self._turned))
         waiting = len(self._open) - len(held)
         if held - self._open.keys() or waiting != self._engine.waiting():
             raise ConservationError(

@@ -22,6 +22,7 @@ class ModelSpec:
         speeds: of its replicas; a replica of speed 2 takes half the time.
         max_inflight: calls at once on each replica.
         device: models with the same device run one call at a time among them; None: it shares with no other.
+        turnaround_s: seconds from the end of a call, when its answers are sent, until its replica can begin the next.
     """
 
     model_id: str
@@ -30,6 +31,7 @@ class ModelSpec:
     speeds: tuple[float, ...] = (1.0,)
     max_inflight: int = 1
     device: str | None = None
+    turnaround_s: float = 0.0
 
     @property
     def max_batch_size(self) -> int:
@@ -38,8 +40,12 @@ class ModelSpec:
 
     @property
     def least_row_s(self) -> float:
-        """The least time that one row takes at speed 1: that of a row in the most efficient batch."""
-        return min(latency_s / rows for rows, latency_s in enumerate(self.latency_s, 1))
+        """The least time of a replica that one row takes at speed 1: that of a row in the most efficient batch.
+
+        The time until the next call can begin is a part of it, as much as it is at the lowest speed.
+        """
+        turnaround_s = self.turnaround_s * min(self.speeds)
+        return min((latency_s + turnaround_s) / rows for rows, latency_s in enumerate(self.latency_s, 1))
 
 
 @dataclass(frozen=True, slots=True)
