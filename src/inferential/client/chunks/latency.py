@@ -84,8 +84,8 @@ class Latency:
     def nudge_s(self) -> tuple[float, float]:
         """Returns when an open request is nudged for the first time, in seconds after it was sent, and how often then.
 
-        On a network that has lost something lately, or was away: all the time. Else: as soon as the answer is so late that it, or
-        its observation, was probably lost. Infinite where nothing is known.
+        On a network that has lost something lately, or was away: all the time. Else: as soon as the answer is so late
+        that it, or its observation, was probably lost. Infinite where nothing is known.
         """
         if not len(self._networks):
             return math.inf, math.inf
