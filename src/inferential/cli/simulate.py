@@ -223,6 +223,8 @@ def _run(demand: _Demand, names: Sequence[str], seed: int) -> list[Run]:
                 progress=advance,
             )
             runs.append(run)
+            if advance is not None:
+                advance(demand.seconds)  # it is called now and then, not at the end
     return runs
 
 
