@@ -93,4 +93,5 @@ def test_a_summary_of_every_kind_and_strategy_fits_a_terminal_of_80_columns(serv
     console.print(table.summary([served]))
     shown = console.export_text()
     assert "…" not in shown
-    assert "batch_optimized" in shown and "  99 ballplate" in shown
+    assert "batch_optimized" in shown
+    assert "  99 ballplate" in shown
