@@ -135,6 +135,43 @@ async def test_while_it_is_paused_nothing_is_received(router: ReqRouter) -> None
     writer.close()
 
 
+async def test_who_connects_while_it_is_paused_wakes_it_only_once(
+    router: ReqRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[ReqPeer] = []
+    read = ReqRouter._on_readable
+    monkeypatch.setattr(ReqRouter, "_on_readable", lambda self, peer: looks.append(peer) or read(self, peer))
+    router.pause()
+    reader, writer = await call(router, OPEN + b"\0\1a")
+    async with asyncio.timeout(10):
+        while not len(router):
+            await asyncio.sleep(0)
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert len(looks) <= 1
+    router.resume()
+    async with asyncio.timeout(10):
+        await reader.readuntil(b"\0\1a")
+    writer.close()
+
+
+async def test_what_comes_while_it_is_paused_is_not_late(router: ReqRouter, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(req_router, "RECEIVE_S", 0.05)
+    reader, writer = await call(router, OPEN + frame(100_000, 50_000))
+    await reader.readuntil(b"READY")
+    async with asyncio.timeout(10):
+        while not router.arriving:
+            await asyncio.sleep(0)
+    router.pause()
+    writer.write(bytes(50_000))
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(reader.readexactly(100_000), 0.2)
+    router.resume()
+    async with asyncio.timeout(10):
+        await reader.readexactly(100_000)
+    writer.close()
+
+
 async def test_few_descriptors_are_left_to_robots(router: ReqRouter, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(descriptors, "SHARE", 0.0)
     reader, writer = await call(router, b"")
