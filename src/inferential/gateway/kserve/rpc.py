@@ -31,6 +31,7 @@ from inferential.gateway.kserve.messages import SERVICE, message_class
 from inferential.gateway.kserve.rpc_limits import Room
 from inferential.gateway.kserve.rpc_tensors import asked_of, response_of
 from inferential.gateway.refusals import RequestRefused, refusal_of
+from inferential.notices import Notices
 from inferential.proto.value_limits import check_protobuf
 from inferential.server import Server
 
@@ -83,6 +84,7 @@ class KServeGrpcGateway(Gateway):
         self._grpc: grpc.aio.Server | None = None
         self._address = ""
         self._room = Room(config.max_request_bytes)
+        self._notices = Notices(logger)
 
     @property
     def address(self) -> str:
@@ -161,7 +163,7 @@ class KServeGrpcGateway(Gateway):
                     return await handler(data if kind is None else _read(kind, data), context)
             except Exception as error:
                 status, text = refusal_of(error, context.peer())
-            logger.info("%s: %s", context.peer(), text)
+            self._note(context.peer(), text)
             return await context.abort(_CODES.get(status, _Code.UNKNOWN), text[:2000])
 
         return handle
@@ -169,6 +171,9 @@ class KServeGrpcGateway(Gateway):
     def _client_id(self, context: Any) -> str:
         shown = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
         return self._clients.id_of(shown.get("authorization", ""), shown.get(CLIENT_ID_HEADER.lower(), ""))
+
+    def _note(self, peer: str, text: str) -> None:
+        self._notices.say((_host(peer), text[:80]), "%s: %s", peer, text)
 
     # What there is
 
@@ -227,15 +232,19 @@ class KServeGrpcGateway(Gateway):
             return
         except RequestRefused as error:
             status, text = error.status, str(error)
-        logger.info("%s: %s", context.peer(), text)
+        self._note(context.peer(), text)
         await context.abort(_CODES.get(status, _Code.UNKNOWN), text[:2000])
 
     async def _answers(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
         answers: asyncio.Queue[asyncio.Task[Any] | None] = asyncio.Queue(_AT_ONCE)
+        running: set[asyncio.Task[Any]] = set()  # one more than there are in the queue, where that is full
 
         async def read() -> None:
             async for data in requests:
-                await answers.put(asyncio.create_task(self._answer(data, context)))
+                task = asyncio.create_task(self._answer(data, context))
+                running.add(task)
+                task.add_done_callback(running.discard)
+                await answers.put(task)
                 await self._room.found()
             await answers.put(None)
 
@@ -244,10 +253,8 @@ class KServeGrpcGateway(Gateway):
             while (answer := await answers.get()) is not None:
                 yield await answer
         finally:
-            reading.cancel()
-            while not answers.empty():
-                if (left := answers.get_nowait()) is not None:
-                    left.cancel()
+            for task in (reading, *running):
+                task.cancel()
 
     async def _answer(self, data: bytes, context: Any) -> Any:
         response, request = message_class("ModelStreamInferResponse"), message_class("ModelInferRequest")()
@@ -259,7 +266,7 @@ class KServeGrpcGateway(Gateway):
             return response(infer_response=found)
         except Exception as error:
             _, text = refusal_of(error, context.peer())
-            logger.info("%s: %s", context.peer(), text)
+            self._note(context.peer(), text)
             return response(
                 error_message=text[:2000], infer_response=message_class("ModelInferResponse")(id=request.id)
             )
