@@ -111,7 +111,10 @@ def vectors_of_one_list(count: int) -> dict[str, Any]:
         ),
         (config(rename_map={"a": 1}), "rename_map: expected text by text"),
         (config(rename_map=None), "rename_map: expected dict, got NoneType"),
-        (config(lerobot_features=vectors_of_one_list(90)), "lerobot_features: expected the names of at most 4096 motors"),
+        (
+            config(lerobot_features=vectors_of_one_list(90)),
+            "lerobot_features: expected the names of at most 4096 motors",
+        ),
     ],
 )
 async def test_instructions_that_cannot_be_followed_are_named(lerobot: Open, instructions: bytes, text: str) -> None:
@@ -140,7 +143,10 @@ async def test_a_name_that_is_no_text_is_not_written_out(lerobot: Open, field: s
         (observation(1.0, front=3.0), "observation: front: expected the image of a camera"),
         (observation(1.0, **{"gripper.pos": "open"}), "observation: gripper.pos: expected the number of a motor"),
         (observation(1.0, **{"gripper.pos": None}), "gripper.pos: expected a number, an array or text, got NoneType"),
-        (observation(1.0, **{"gripper.pos": 10**400}), "gripper.pos: expected the number of a motor, got one beyond 1e308"),
+        (
+            observation(1.0, **{"gripper.pos": 10**400}),
+            "gripper.pos: expected the number of a motor, got one beyond 1e308",
+        ),
         (observation(1.0, -1), "timestep: expected 0 to 2**53, got -1"),
     ],
 )
