@@ -17,6 +17,10 @@ class CliError(InferentialError):
     """What the user reads; several lines are several errors."""
 
 
+class ReaderLeft(InferentialError):
+    """Nothing reads the standard output any more. It is no OSError, for which typer ends a process with status 1."""
+
+
 def no_answer(server: str, within: str, connection: Connection) -> str:
     """Returns the message for an answer that did not come in time."""
     why = connection.last_error or "it is connected, so the model takes longer than that"
