@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from inferential.cli.errors import CliError, missing
+from inferential.cli.errors import CliError, ReaderLeft, missing
 
 COMMANDS = {
     "serve": "Serve models to robots.",
@@ -79,6 +79,12 @@ class _LazyGroup(TyperGroup):
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         name, command, rest = super().resolve_command(ctx, args)
         return name, None if command is None else _loaded(str(name)), rest
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise ReaderLeft from error
 
 
 def build() -> typer.Typer:

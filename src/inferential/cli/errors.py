@@ -17,6 +17,10 @@ class CliError(InferentialError):
     """What the user reads; several lines are several errors."""
 
 
+class ReaderLeft(InferentialError):
+    """Nothing reads the standard output any more. It is no OSError, for which typer ends a process with status 1."""
+
+
 _REMEDIES = {
     "Connection refused": " (nothing listens there; `inferential serve` starts a server, where --bind says)",
     "connecting": " (no server has greeted; is it the port for robots, not that of the page or of a gateway?)",
