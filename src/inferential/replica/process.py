@@ -367,7 +367,7 @@ class WorkerProcess(WorkerView):
             self._closed = True
         if not self._closed:
             when = f"in {delay_s:.1f} s" if delay_s else "at once"
-            lost = f"; {len(calls)} calls were lost" if calls else ""
+            lost = f"; calls lost: {len(calls)}" if calls else ""
             logger.log(self._life.severity, "%s%s; it is started again %s", text, lost, when)
             self._problem = f"{reason}; it is being started again"
             self._again = loop.call_later(delay_s, self._begin)
