@@ -54,7 +54,7 @@ STACKED = """
 import numpy as np
 from inferential.policies.tensors import TensorSpec
 
-class Told:
+class Named:
     \"\"\"Says with each result how it was called.\"\"\"
     max_batch_size = 8
     inputs = [TensorSpec("state", "float32", (3,))]
@@ -78,7 +78,7 @@ async def test_a_policy_that_takes_stacked_rows_gets_those_that_are_alike(
 ) -> None:
     (tmp_path / "stacked_policy.py").write_text(STACKED)
     monkeypatch.syspath_prepend(tmp_path)
-    dispatcher = LocalDispatcher({"arm": ModelProcess("stacked_policy:Told")})
+    dispatcher = LocalDispatcher({"arm": ModelProcess("stacked_policy:Named")})
     rows = [np.full(3, at, np.float32) for at in range(4)]
 
     async def actions(*states: object) -> list[float]:
