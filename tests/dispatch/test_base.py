@@ -206,8 +206,11 @@ class Refuses:
 @pytest.mark.parametrize(
     ("result", "text"),
     [
-        (None, "result 'actions': expected numbers or a string, got NoneType"),
-        ({"ok": 1.0, "actions": None}, "result 'actions': expected numbers or a string, got NoneType"),
+        (None, "result 'actions': expected numbers or a string, got NoneType; does the model return its result?"),
+        (
+            {"ok": 1.0, "actions": None},
+            "result 'actions': expected numbers or a string, got NoneType; does the model return its result?",
+        ),
         ({"pose": object()}, "result 'pose': expected numbers or a string, got object"),
         ({"pose": np.array([None, 1])}, "result 'pose': expected numbers"),
         ({"pose": {"x": object()}}, "result 'pose/x': expected numbers or a string, got object"),
@@ -333,7 +336,7 @@ async def test_a_model_that_fails_each_time_is_logged_once_a_second(
     assert said == [
         f"model m {failed}",
         f"model other {failed}",
-        f"model m {failed} (and 2 times more since the last line)",
+        f"model m {failed} (and 2 more since the last line)",
         f"model m {failed}",
     ]
 

@@ -77,5 +77,6 @@ def _as_array(key: str, value: Any) -> np.ndarray[Any, Any]:
     except Exception as error:
         raise TypeError(f"result {key!r}: {type(value).__name__} is no array: {error}") from error
     if array.dtype.hasobject or (array.dtype.kind in "USV" and array.dtype.name != "bfloat16"):
-        raise TypeError(f"result {key!r}: expected numbers or a string, got {type(value).__name__}")
+        hint = "; does the model return its result?" if value is None else ""
+        raise TypeError(f"result {key!r}: expected numbers or a string, got {type(value).__name__}{hint}")
     return array
