@@ -41,7 +41,7 @@ time.time_ns = lambda: _time_ns() + off_s * 10**9
 
 
 class Machine:
-    """A server whose process runs what is told."""
+    """A server whose process runs what it is sent."""
 
     def __init__(self, serving: Serving, pipe: Path) -> None:
         self.serving = serving

@@ -110,7 +110,7 @@ class Fleet:
         return ServerStatus("", "", "", 1.0, False, 0, 0, [], [], [], [], [], [], {}, {})
 
 
-async def test_viewers_are_told_when_a_status_cannot_be_made_and_see_those_that_follow(
+async def test_viewers_hear_that_a_status_cannot_be_made_and_see_those_that_follow(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     class Failing(Fleet):
