@@ -256,14 +256,18 @@ def test_a_terminal_gets_colour_and_headings(place: Path, monkeypatch: pytest.Mo
     written = _on_a_terminal(["schedulers"])
     assert "\x1b[" in written
     assert "strategy" in written
-    assert "\x1b[" in _on_a_terminal(["--help"])
 
 
-def test_on_a_narrow_terminal_help_fills_its_lines_and_check_cuts_no_value(
-    place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("name", OWN)
+def test_on_a_narrow_terminal_help_is_one_line_an_example_and_cuts_nothing(name: str) -> None:
+    lines = _on_a_terminal([name, "--help"], COLUMNS="80").replace("\r\n", "\n").splitlines()
+    examples = list(importlib.import_module(f"inferential.cli.{name}").EXAMPLES)
+    assert [line.strip() for line in lines[-len(examples) :]] == examples
+    assert not any("\u2026" in line or "<bool>" in line for line in lines)
+
+
+def test_on_a_narrow_terminal_check_cuts_no_value(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
-    assert "environment variable) and what it means" in _on_a_terminal(["check", "--help"], COLUMNS="80")
     (place / "a-fleet-with-a-name.yaml").write_text("transport:\n  bind: tcp://127.0.0.1:5555\n")
     written = _on_a_terminal(["check", "a-fleet-with-a-name.yaml"], COLUMNS="80")
     assert "tcp://127.0.0.1:5555" in written.partition("listens on")[0]
