@@ -45,6 +45,7 @@ async def asked(folder: Path) -> AsyncIterator[HttpServer]:
 
     async def robot(server: Server, name: str) -> None:
         async with AsyncConnection(server.address, name, "arm") as connection:
+            await connection.model("po1").observe(state=STATE)  # a misspelt id, which is refused
             model = connection.model("pi0", latency_budget_ms=5000.0)
             while True:
                 await model.infer(5000, state=STATE)

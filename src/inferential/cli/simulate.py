@@ -168,8 +168,15 @@ def _print(compared: _Compared, saved: Sequence[Path]) -> None:
 def _recorded(path: Path, fleet: Fleet | None, load: float) -> _Demand:
     """Returns a recording's arrivals, for the models of a fleet, or for those of the recording where it is None."""
     happened = read_happened([path], "inferential simulate --trace-in")
-    run = run_of(happened)
     models = models_of(happened) if fleet is None else generate.models(fleet)
+    if fleet is None:
+        if not models:
+            raise CliError(f"--trace-in: nothing was answered in {path}, so no model's times are known")
+        served = {
+            model.model_id for model in models
+        }  # of what was asked by mistake, as by a misspelt id, nothing is known
+        happened = [one for one in happened if one.model_id in served]
+    run = run_of(happened)
     arrivals = multiplied([outcome.arrival for outcome in run.outcomes], load, run.seconds)
     _check_models(arrivals, models)
     return _Demand(models, arrivals, (), run.seconds, run, busy_before(run))
@@ -248,6 +255,8 @@ def _run(demand: _Demand, names: Sequence[str], seed: int) -> list[Run]:
                 progress=advance,
             )
             runs.append(run)
+            if advance is not None:
+                advance(demand.seconds)  # it is called now and then, not at the end
     return runs
 
 
