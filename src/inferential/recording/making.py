@@ -53,8 +53,8 @@ class EntryMaker(Service):
     def dispatched(self, batch: Batch) -> None:
         """Sees to it that payloads are there as they were sent: a model's arrays are its own, and it may write to them.
 
-        In a batch, and in another process, it has copies of them anyway, and where they are read-only. Else one is made for
-        the entry, and none for the model.
+        In a batch, and in another process, it has copies of them anyway, and where they are read-only. Else one is made
+        for the entry, and none for the model.
         """
         requests = batch.requests
         stay = len(requests) > 1 or self._server.dispatcher.begins_elsewhere(requests)

@@ -166,8 +166,9 @@ def stand_aside() -> None:
     """Has this thread run on processors that are idle, and no longer than they are.
 
     To be nice is no more than to get less: since Linux 6.6 what runs keeps its processor for a time slice of
-    milliseconds, whatever else wakes up (EEVDF, Documentation/scheduler/sched-eevdf.rst), but for SCHED_IDLE (sched(7)). That
-    holds among processes of one group, be it a control group or a session's own: this one stays in the server's.
+    milliseconds, whatever else wakes up (EEVDF, Documentation/scheduler/sched-eevdf.rst), but for SCHED_IDLE
+    (sched(7)). That holds among processes of one group, be it a control group or a session's own: this one stays in
+    the server's.
     """
     if hasattr(os, "SCHED_IDLE"):
         with contextlib.suppress(OSError):  # what a container forbids
