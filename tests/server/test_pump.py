@@ -102,6 +102,35 @@ async def test_a_slice_is_longer_where_other_programs_have_the_processor_and_end
     assert transport.read == read  # 8 messages, and 2 ms at most
 
 
+class Calls(list[Any]):
+    """Calls that are running; those that complete inline never are."""
+
+    def run_inline(self, batch: Any) -> None:
+        if batch != "inline":
+            self.append(batch)
+
+
+@pytest.mark.parametrize(("call", "turns"), [("inline", 0), ("elsewhere", 2)])
+async def test_deferred_records_are_written_after_the_answer_that_a_call_may_have_in_the_next_turn(
+    monkeypatch: Any, call: str, turns: int
+) -> None:
+    loop, calls, flushed = Loop(), Calls(), []
+    engine = SimpleNamespace(
+        take_bypassed=lambda now: [call], waiting=lambda: 0, ended=list, wake_at=lambda: None, running=list
+    )
+    accounting = SimpleNamespace(pending=1, flush=lambda: flushed.append(loop), next_sweep_at=lambda: None)
+    nothing: Any = None
+    with monkeypatch.context() as patched:
+        patched.setattr(asyncio, "get_running_loop", lambda: loop)
+        pump = EventPump(Endless(), nothing, accounting, engine, nothing)  # type: ignore[arg-type]
+    pump.start(calls)  # type: ignore[arg-type]
+    pump.work(calls.run_inline)
+    for _ in range(turns):
+        assert not flushed
+        loop.turn()
+    assert flushed == [loop]
+
+
 async def test_calls_that_complete_inline_follow_one_another_in_one_turn(serve: Any, connect: Any) -> None:
     async def model(observation: dict[str, Any]) -> Any:
         return observation["state"]

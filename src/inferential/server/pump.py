@@ -275,7 +275,6 @@ class EventPump:
         if self._models.changing:
             self._models.settle()
         engine, accounting = self._engine, self._accounting
-        tasks = self._executor.task_calls
         now = time.monotonic()
         bypassed = engine.take_bypassed(now)
         for batch in bypassed:
@@ -287,16 +286,17 @@ class EventPump:
             now = self._begin_calls(run, now, max(slice_s, _WORK_SLICE_S))
             for request in engine.outdated():
                 self._egress.ask_anew(request)
-        if accounting.pending and self._executor.task_calls != tasks:
-            self._loop.call_soon(accounting.flush)  # after the calls that have just been started
         self._send_refusals()
         if self.draining and not engine.waiting() and not engine.running():
             self._idle.set()
         # Else the timer is set already, for the fleet's next sweep.
         if waiting or self._timer is None or self._models.replaceable:
             self._set_timer(now)
-        if accounting.pending and self._executor.task_calls == tasks:
-            accounting.flush()  # these calls run already, and a turn of the loop costs more
+        if accounting.pending:
+            if self._executor:  # after the calls that have just been started, and what they have answered by then
+                self._loop.call_soon(self._loop.call_soon, accounting.flush)
+            else:
+                accounting.flush()  # these calls have ended already, and a turn of the loop costs more
 
     def _begin_calls(self, run: Callable[[Batch], None] | None, now: float, slice_s: float) -> float:
         """Begins the calls of requests that waited; returns when it ended."""

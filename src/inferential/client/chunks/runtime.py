@@ -195,7 +195,8 @@ class ChunkRuntime(_Runtime[Model]):
         quantile: the quantile of round trip times by which the next chunk is requested early enough.
         follow_rate: requests no more often than the server can serve this robot, unless that would starve it.
         key: the key of the chunk in a result, or several keys of arrays that are played together; None: "actions",
-            "action", all that begin with "action.", or the only array. With several, actions are maps by key.
+            "action", all that begin with "action." or "action/", or the only array. With several, actions are maps by
+            key.
         on_starved: what is played once no action was left for `hold_ms`: "hold" (the last one on: position control),
             "zero" (zeros: velocity control), or what a function of the last action and the number of steps starved
             returns. None: what `starved` says. A function of the number of steps alone is called at each starved step.
