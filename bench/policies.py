@@ -3,14 +3,16 @@
 16 robots ask a policy as fast as they are answered; an ONNX policy whose batch of 8 takes about 5 ms, the same network
 as TorchScript, and a small ACT policy of LeRobot. Beside each: its library called in a loop with batches of 8, and of
 as many rows as the fleet's batches had, in a process of its own. Both use one thread for the model, and take turns. In
-the worker it is measured how long a call takes and what lies between two. As server and robots keep another core busy,
-which may be half of the model's own, the library is called beside a busy core too. TorchScript and LeRobot are measured
-where TORCH_PYTHON and LEROBOT_PYTHON name interpreters that have them.
+the worker it is measured how long a call takes and what lies between two, and of each process how much CPU time it has
+for an answer: of the worker what the model's own calls leave. As server and robots keep another core busy, which may be
+half of the model's own, the library is called beside a busy core too. TorchScript and LeRobot are measured where
+TORCH_PYTHON and LEROBOT_PYTHON name interpreters that have them.
 """
 
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import statistics
 import subprocess
 import sys
@@ -18,6 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,6 +31,7 @@ from bench.harness import serving
 from bench.policy_backends import BATCH, Backend, layers_of, lerobot_backend, onnx_backend, torchscript_backend
 from bench.policy_times import Times, new_times
 from inferential import AsyncConnection, ModelProcess
+from inferential.replica.usage import use_of
 
 ROBOTS = 16
 _TURNS = 3
@@ -59,27 +63,40 @@ CASES = {kind: partial(_case, kind) for kind in _MAKE}
 SAVES_CASES = True
 
 
+@dataclass(frozen=True)
+class _Turn:
+    """What robots had of a served policy.
+
+    Attributes:
+        rows_per_s: how many answers.
+        rows: of a batch.
+        times: of the worker.
+        robots_cpu, server_cpu: CPU seconds for an answer, of the process of all robots and of the server's.
+    """
+
+    rows_per_s: float
+    rows: float
+    times: Times
+    robots_cpu: float
+    server_cpu: float
+
+
 def _measured(backend: Backend, folder: Path, seconds: float) -> dict[str, Any]:
-    served: list[float] = []
+    turns: list[_Turn] = []
     direct: list[float] = []
     alike: list[float] = []
     beside: list[float] = []
-    rows: list[float] = []
-    sums = np.zeros(len(Times._fields))
-    for turn in range(_TURNS):
+    for number in range(_TURNS):
         direct.append(backend.rows_per_s(seconds / _TURNS))
-        path = folder / f"times-{turn}"
+        path = folder / f"times-{number}"
         times = new_times(path)
         with serving(_Models(backend, path), ready_s=90.0) as address:
-            rows_per_s, mean_batch, spent = asyncio.run(_robots(address, backend, seconds / _TURNS, times))
-        served.append(rows_per_s)
-        rows.append(mean_batch)
-        sums += spent
-        size = round(mean_batch)
+            turns.append(asyncio.run(_robots(address, backend, seconds / _TURNS, times)))
+        size = round(turns[-1].rows)
         alike.append(direct[-1] if size == BATCH else backend.rows_per_s(seconds / _TURNS, size))
         with _busy_core():
             beside.append(backend.rows_per_s(seconds / _TURNS))
-    total = Times(*sums.tolist())
+    served = [turn.rows_per_s for turn in turns]
     return {
         "batch_of_8_ms": round(BATCH / statistics.median(direct) * 1e3, 2),
         "library_rows_per_s": round(statistics.median(direct)),
@@ -88,12 +105,27 @@ def _measured(backend: Backend, folder: Path, seconds: float) -> dict[str, Any]:
         "share": _share(served, direct),
         "share_of_like_batches": _share(served, alike),
         "share_beside_a_busy_core": _share(served, beside),
-        "rows_of_a_batch": round(statistics.mean(rows), 2),
+        **_costs(turns),
+        "library_turns": [round(one) for one in direct],
+        "served_turns": [round(one) for one in served],
+    }
+
+
+def _costs(turns: list[_Turn]) -> dict[str, Any]:
+    """Returns what calls took, and the CPU time for an answer of each process, over all turns."""
+    total = Times(*np.sum([turn.times for turn in turns], axis=0).tolist())
+    rows = statistics.mean(turn.rows for turn in turns)
+    beside_the_model = (total.process - total.cpu) / total.calls / rows
+    return {
+        "rows_of_a_batch": round(rows, 2),
         "call_ms": round(total.running / total.calls * 1e3, 2),
         "call_cpu_ms": round(total.cpu / total.calls * 1e3, 2),
         "between_calls_ms": round(total.between / total.calls * 1e3, 2),
-        "library_turns": [round(one) for one in direct],
-        "served_turns": [round(one) for one in served],
+        "cpu_us_of_an_answer": {
+            "robots": round(statistics.mean(turn.robots_cpu for turn in turns) * 1e6),
+            "server": round(statistics.mean(turn.server_cpu for turn in turns) * 1e6),
+            "worker_beside_the_model": round(beside_the_model * 1e6),
+        },
     }
 
 
@@ -120,15 +152,11 @@ class _Models:
         self._python, self._env = backend.python, {**backend.env, "PYTHONPATH": str(Path(__file__).parents[1])}
 
     def __call__(self) -> dict[str, Any]:
-        return {
-            "policy": ModelProcess(
-                "bench.policy_times:TimedPolicy", args=self._args, python=self._python, env=self._env
-            )
-        }
+        return {"policy": ModelProcess("bench.policy_times:timed", args=self._args, python=self._python, env=self._env)}
 
 
-async def _robots(address: str, backend: Backend, seconds: float, times: Any) -> tuple[float, float, Any]:
-    """Returns the rows that were answered per second, how many ran in one call, and the worker's `times` of that."""
+async def _robots(address: str, backend: Backend, seconds: float, times: Any) -> _Turn:
+    """Asks as robots do; `times` is what the worker writes to."""
     batches: list[int] = []
     is_counted = False
 
@@ -145,13 +173,21 @@ async def _robots(address: str, backend: Backend, seconds: float, times: Any) ->
     async with AsyncConnection(address, "first") as connection:  # until the model has loaded
         await connection.model("policy").infer(120_000, observation=backend.observation(0))
     await asyncio.sleep(1.0)  # the profile is learned
-    is_counted, began = True, time.perf_counter()
-    before = np.array(times)
+    is_counted, began, before = True, time.perf_counter(), np.array(times)
+    robots_cpu, server_cpu = time.process_time(), _server_cpu_s()
     await asyncio.sleep(seconds)
-    took = time.perf_counter() - began
+    took, spent = time.perf_counter() - began, Times(*(np.array(times) - before))
+    robots_cpu, server_cpu = time.process_time() - robots_cpu, _server_cpu_s() - server_cpu
     is_counted = False
-    spent = np.array(times) - before
     for one in robots:
         one.cancel()
     await asyncio.gather(*robots, return_exceptions=True)
-    return len(batches) / took, statistics.mean(batches), spent
+    count = len(batches)
+    return _Turn(count / took, statistics.mean(batches), spent, robots_cpu / count, server_cpu / count)
+
+
+def _server_cpu_s() -> float:
+    """Returns the CPU time of the server's process."""
+    (server,) = multiprocessing.active_children()
+    use = None if server.pid is None else use_of(server.pid)
+    return 0.0 if use is None else use.cpu_s

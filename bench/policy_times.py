@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from inferential.replica.stacked import StackedModel
 from inferential.replica.targets import load_target
 
 
@@ -19,12 +20,14 @@ class Times(NamedTuple):
         calls: how many there were.
         running: in the policy.
         cpu: of that, what its thread had of a core.
+        process: what the whole process had of the cores.
         between: from the end of a call to the begin of the next.
     """
 
     calls: float
     running: float
     cpu: float
+    process: float
     between: float
 
 
@@ -33,20 +36,26 @@ def new_times(path: Path) -> Any:
     return np.memmap(path, np.float64, "w+", shape=len(Times._fields))
 
 
-class TimedPolicy:
-    """Runs a policy, and writes `Times`.
+def timed(target: str, times: str, **args: Any) -> TimedPolicy:
+    """Returns a policy that writes `Times`.
 
     Args:
         target: of the policy.
         times: the file.
         args: of the target.
     """
+    policy = load_target(target, args)
+    return (TimedStackedPolicy if isinstance(policy, StackedModel) else TimedPolicy)(policy, times)
 
-    def __init__(self, target: str, times: str, **args: Any) -> None:
-        self._policy = load_target(target, args)
+
+class TimedPolicy:
+    """Runs a policy, and writes `Times`; `timed` makes it."""
+
+    def __init__(self, policy: Any, times: str) -> None:
+        self._policy = policy
         self._times = np.memmap(times, np.float64, "r+", shape=len(Times._fields))
-        self._ended = time.perf_counter()
-        self.max_batch_size = self._policy.max_batch_size
+        self._ended, self._process = time.perf_counter(), time.process_time()
+        self.max_batch_size = policy.max_batch_size
 
     def infer(self, observation: Mapping[str, Any]) -> Any:
         """As the policy's."""
@@ -54,9 +63,25 @@ class TimedPolicy:
 
     def infer_batch(self, observations: Sequence[Mapping[str, Any]]) -> Any:
         """As the policy's."""
+        return self._timed(self._policy.infer_batch, observations)
+
+    def _timed(self, run: Callable[[Any], Any], given: Any) -> Any:
         began, cpu = time.perf_counter(), time.thread_time()
-        results = self._policy.infer_batch(observations)
-        ended = time.perf_counter()
-        self._times += Times(1, ended - began, time.thread_time() - cpu, began - self._ended)
-        self._ended = ended
+        results = run(given)
+        ended, process = time.perf_counter(), time.process_time()
+        took = Times(1, ended - began, time.thread_time() - cpu, process - self._process, began - self._ended)
+        self._times += took
+        self._ended, self._process = ended, process
         return results
+
+
+class TimedStackedPolicy(TimedPolicy):
+    """The same of a policy that takes several observations as arrays."""
+
+    def __init__(self, policy: Any, times: str) -> None:
+        super().__init__(policy, times)
+        self.inputs = policy.inputs
+
+    def infer_stacked(self, arrays: dict[str, Any]) -> Any:
+        """As the policy's."""
+        return self._timed(self._policy.infer_stacked, arrays)

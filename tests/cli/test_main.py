@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import os
 import pty
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -110,10 +112,59 @@ def test_an_interrupt_ends_with_its_own_code(run: Any, monkeypatch: pytest.Monke
     assert run("schedulers").code == 130
 
 
-def test_a_reader_that_leaves_is_no_error(place: Path) -> None:
-    script = f"{sys.executable} -m inferential.cli.main schedulers --json | true"
-    ran = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60, check=True)
-    assert ran.stderr == ""
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("args", ["schedulers --json", "check"])
+def test_a_reader_that_leaves_is_no_error(place: Path, args: str, unbuffered: str) -> None:
+    script = f"{sys.executable} -m inferential {args} | true; exit ${{PIPESTATUS[0]}}"
+    env = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    ran = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60, check=False, env=env)
+    assert (ran.returncode, ran.stderr) == (141, "")
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+@pytest.mark.parametrize("args", [("version",), ("version", "--json"), ("--help",), ("check",)])
+def test_a_full_disk_is_an_error_that_says_so(place: Path, args: tuple[str, ...], unbuffered: str) -> None:
+    env = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "inferential", *args]
+        ran = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60, check=False, env=env)
+    assert ran.returncode == 2
+    assert ran.stderr == "error: cannot write to standard output: No space left on device\n"
+
+
+def test_an_error_that_cannot_be_written_still_is_the_exit_code(place: Path) -> None:
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "inferential", "serve", "none.yaml"]
+        ran = subprocess.run(command, stdout=subprocess.PIPE, stderr=full, timeout=60, check=False)
+    assert (ran.returncode, ran.stdout) == (2, b"")
+
+
+def test_ctrl_c_is_handled_before_more_than_the_first_module_is_imported(place: Path) -> None:
+    script = "import sys, inferential.cli.main; print(*(name for name in sys.modules if 'inferential' in name))"
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert set(ran.stdout.split()) == {"inferential", "inferential.errors", "inferential.cli", "inferential.cli.main"}
+
+
+@pytest.mark.parametrize("run", ["thread", "process"])
+def test_ctrl_c_ends_a_check_of_a_model_that_takes_long(start: Any, place: Path, run: str) -> None:
+    (place / "slow.py").write_text("import pathlib, time\npathlib.Path('begun').touch()\ntime.sleep(60)\n")
+    (place / "fleet.yaml").write_text(f"models: {{known: {{arm: {{target: 'slow:Policy', run: {run}}}}}}}")
+    checking = start("check", "--import", "fleet.yaml")
+    while not (place / "begun").exists() and checking.poll() is None:
+        time.sleep(0.01)
+    checking.send_signal(signal.SIGINT)
+    out, err = checking.communicate(timeout=30)
+    assert (checking.returncode, out) == (130, "")
+    assert "Traceback" not in err
+
+
+def test_the_package_runs_as_the_command_does(run_apart: Any, place: Path) -> None:
+    command = [sys.executable, "-m", "inferential", "version", "--json"]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, run_apart("version", "--json").out, "")
+    ran = subprocess.run([*command, "--jsn"], capture_output=True, text=True, timeout=60, check=False)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert "(try: inferential version --help)" in ran.stderr
 
 
 @pytest.mark.parametrize(
@@ -205,14 +256,18 @@ def test_a_terminal_gets_colour_and_headings(place: Path, monkeypatch: pytest.Mo
     written = _on_a_terminal(["schedulers"])
     assert "\x1b[" in written
     assert "strategy" in written
-    assert "\x1b[" in _on_a_terminal(["--help"])
 
 
-def test_on_a_narrow_terminal_help_fills_its_lines_and_check_cuts_no_value(
-    place: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("name", OWN)
+def test_on_a_narrow_terminal_help_is_one_line_an_example_and_cuts_nothing(name: str) -> None:
+    lines = _on_a_terminal([name, "--help"], COLUMNS="80").replace("\r\n", "\n").splitlines()
+    examples = list(importlib.import_module(f"inferential.cli.{name}").EXAMPLES)
+    assert [line.strip() for line in lines[-len(examples) :]] == examples
+    assert not any("\u2026" in line or "<bool>" in line for line in lines)
+
+
+def test_on_a_narrow_terminal_check_cuts_no_value(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
-    assert "environment variable) and what it means" in _on_a_terminal(["check", "--help"], COLUMNS="80")
     (place / "a-fleet-with-a-name.yaml").write_text("transport:\n  bind: tcp://127.0.0.1:5555\n")
     written = _on_a_terminal(["check", "a-fleet-with-a-name.yaml"], COLUMNS="80")
     assert "tcp://127.0.0.1:5555" in written.partition("listens on")[0]

@@ -366,6 +366,10 @@ def test_a_model_behind_another_server_is_not_said_to_fail_while_the_server_star
             "models.known.arm.target: a server has its models either on Ray Serve or in its own process",
         ),
         (("-m", "arm=policies:Dubler"), "policies has no 'Dubler'; did you mean 'Doubler'?"),
+        (
+            ("-m", "arm=policies.py"),
+            "models.known.arm.target: expected 'policies:NAME', a module and the name of the model",
+        ),
         (("-m", "arm=policies.py:echo"), "no module 'policies.py', neither installed nor in "),
         (("-m", "arm=policies.py:echo"), "; of a file it is the name without .py: policies"),
         (("-m", "arm=policies:echo", "--strategy", "x"), "scheduling.strategy: expected one of batch_optimized, "),

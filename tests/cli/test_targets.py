@@ -50,7 +50,11 @@ def test_a_target_is_a_model_or_makes_one(place: Path, target: str, kind: str) -
         ("policies:number", r"expected a model \(.*\), or a class or a function without parameters .*, got int"),
         ("policies:makes_none", r"expected a model .*, got NoneType"),
         ("policies:make_async", r"must not be async"),
-        ("policies:NeedsPath", r"calling it to make the model failed: TypeError: .*missing 1 required .* 'path'$"),
+        (
+            "policies:NeedsPath",
+            r"to make the model failed: TypeError: .*missing 1 required .* 'path'; arguments stand in a "
+            r"configuration file, as args of the model$",
+        ),
         ("policies:raises", r"failed \(it has .*\): RuntimeError: no weights at all \(.*policies\.py:\d+\)"),
         ("broken:x", r"importing it failed: ZeroDivisionError: division by zero \(.*broken\.py:2\)"),
         ("wrong:x", r"importing it failed: SyntaxError: .* \(.*wrong\.py:1\)"),

@@ -69,12 +69,30 @@ def test_what_the_server_refuses_is_exit_code_1(run: Any, served: tuple[str, str
     assert (ran.code, ran.out) == (1, "")
     assert "UnknownModel: no model 'leg'; there is: arm, echo, once" in ran.err
     assert run("call", served[0], "arm", "--json").json["error"] == "ModelFailed"
+    assert "KeyError: 'state' (the observation had joints)" in run("call", served[0], "arm", "joints=1").err
 
 
 def test_where_no_server_is_that_is_said(run: Any) -> None:
     ran = run("call", "127.0.0.1:1", "arm", "state=1", "--timeout-ms", "50")
     assert ran.code == 1
-    assert "no answer from 127.0.0.1:1 within 50 ms: Connection refused" in ran.err
+    assert "no answer from 127.0.0.1:1 within 50 ms: Connection refused (nothing listens there; `infer" in ran.err
+
+
+@pytest.mark.parametrize("says", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
+def test_what_is_no_server_for_robots_is_said(run: Any, says: bytes) -> None:
+    accepted = []
+
+    def answer(other: socket.socket) -> None:
+        accepted.append(other.accept()[0])
+        accepted[0].sendall(says)
+
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        answering = threading.Thread(target=answer, args=(other,), daemon=True)
+        answering.start()
+        address = f"127.0.0.1:{other.getsockname()[1]}"
+        assert "is it the port for robots, not that of" in run("call", address, "arm", "--timeout-ms", "300").err
+        answering.join()
+        accepted[0].close()
 
 
 def test_top_shows_robots_and_models_once(run: Any, served_anew: tuple[str, str]) -> None:

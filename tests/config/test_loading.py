@@ -216,6 +216,25 @@ def test_a_problem_tells_place_value_expectation_and_source(write: Write, text: 
     assert re.fullmatch(re.escape(f"{problem} ({path}:{line}:") + r"\d+\)", found)
 
 
+@pytest.mark.parametrize("at", ["arm", "arm.versions.a"])
+@pytest.mark.parametrize(
+    ("replicas", "problem"),
+    [
+        ('"2"', "replicas: expected a number above 0, or a list of maps, got the string '2'"),
+        ("-1", "replicas: expected a number above 0, or a list of maps, got -1"),
+        ("{a: 1}", "replicas: expected a number above 0, or a list of maps, got a table"),
+        ("[{CUDA_VISIBLE_DEVICES: 1}]", "replicas[0].CUDA_VISIBLE_DEVICES: input should be a valid string"),
+    ],
+)
+def test_a_value_that_may_have_several_types_has_one_problem(
+    write: Write, at: str, replicas: str, problem: str
+) -> None:
+    within = f"{{replicas: {replicas}}}" if at == "arm" else f"{{active: a, versions: {{a: {{replicas: {replicas}}}}}}}"
+    with pytest.raises(ConfigError) as caught:
+        load_config(write("fleet.yaml", f"models: {{known: {{arm: {within}}}}}"))
+    assert [f"{one.path}: {one.message}" for one in caught.value.problems] == [f"models.known.{at}.{problem}"]
+
+
 def test_all_problems_are_reported_each_on_its_line_with_its_source(write: Write) -> None:
     path = write("f.toml", "x = 1\n[scheduling]\nmax_queue_size = 0\n")
     env = {"INFERENTIAL_SCHEDULING__MAX_RETRIES": "-1", "INFERENTIAL_TRANSPORT__BIND__PORT": "1"}

@@ -206,8 +206,11 @@ class Refuses:
 @pytest.mark.parametrize(
     ("result", "text"),
     [
-        (None, "result 'actions': expected numbers or a string, got NoneType"),
-        ({"ok": 1.0, "actions": None}, "result 'actions': expected numbers or a string, got NoneType"),
+        (None, "result 'actions': expected numbers or a string, got NoneType; does the model return its result?"),
+        (
+            {"ok": 1.0, "actions": None},
+            "result 'actions': expected numbers or a string, got NoneType; does the model return its result?",
+        ),
         ({"pose": object()}, "result 'pose': expected numbers or a string, got object"),
         ({"pose": np.array([None, 1])}, "result 'pose': expected numbers"),
         ({"pose": {"x": object()}}, "result 'pose/x': expected numbers or a string, got object"),
@@ -217,6 +220,8 @@ class Refuses:
         ({"pose": 1 + 2j}, "pose: No DType mapping"),
         ({"pose": np.datetime64("now")}, "pose: No DType mapping"),
         ({"pose": 2**70}, "result 'pose'"),
+        ({"pose": np.ma.masked_array([1.0, 2.0], [0, 1])}, "result 'pose': a mask cannot be sent"),
+        ({"pose": {"x": np.ma.masked_array([1.0, 2.0], [0, 1])}}, "result 'pose/x': a mask cannot be sent"),
         ({"pose": Refuses()}, "result 'pose': Refuses is no array: on the GPU"),
         ({"note": "caf\udce9"}, "note: "),
     ],
@@ -331,7 +336,7 @@ async def test_a_model_that_fails_each_time_is_logged_once_a_second(
     assert said == [
         f"model m {failed}",
         f"model other {failed}",
-        f"model m {failed} (and 2 times more since the last line)",
+        f"model m {failed} (and 2 more since the last line)",
         f"model m {failed}",
     ]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from tests.dispatch.conftest import Serving, load, models_of, robot, until
 from tests.dispatch.conftest import ask_robot as ask
 
-from inferential import LocalDispatcher, ModelFailed, ModelProcess, ModelThread
+from inferential import LocalDispatcher, ModelFailed, ModelProcess, ModelThread, Server
 from inferential.replica.outcomes import ModelLoadError
 
 if sys.platform != "linux":
@@ -250,6 +251,21 @@ async def test_a_model_that_cannot_be_loaded_says_why(
     dispatcher = LocalDispatcher({"m": models(what, **options)})
     with pytest.raises(ModelLoadError, match=text):
         await dispatcher.start()
+
+
+async def test_a_model_that_is_never_loaded_is_tried_again_and_is_an_error_of_the_log_once(
+    models: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "inferential.replica")
+
+    def logged() -> list[tuple[int, str]]:
+        return [(one.levelno, one.getMessage()) for one in caplog.records if "model m:" in one.getMessage()]
+
+    dispatcher = LocalDispatcher({"m": models("Raises"), "n": models("Policy")})
+    async with Server("tcp://127.0.0.1:0", dispatcher=dispatcher):
+        await until(lambda: len(logged()) >= 3)
+    assert [level for level, _ in logged()[:3]] == [logging.ERROR, logging.INFO, logging.INFO]
+    assert all("lost" not in text for _, text in logged())
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,8 @@ async def test_the_small_endpoints(gr00t: Open) -> None:
         assert await robot.call("get_modality_config") == {"state": ["arm"]}
         assert await robot.call("reset") == {}
         assert "no endpoint 'dance'" in (await robot.call("dance"))["error"]
+        message = msgpack.packb({"endpoint": np.arange(3)}, default=encode)
+        assert (await robot.send(message))["error"] == "ValueError: endpoint: expected a name, got ndarray"
 
 
 async def test_kill_is_refused_and_all_go_on(gr00t: Open) -> None:

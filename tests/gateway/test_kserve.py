@@ -128,6 +128,62 @@ async def test_what_there_is_not_is_404_with_the_reason(served: Served, path: st
     assert answer["error"]
 
 
+@pytest.mark.parametrize("body", [b"[" * 100_000, b"\xff", b"{"])
+async def test_an_index_is_asked_for_in_json(served: Served, body: bytes) -> None:
+    status, answer = await served.post("/v2/repository/index", body)
+    assert (status, answer["error"].partition(":")[0]) == (400, "expected JSON")
+
+
+class Shy:
+    """A model that does not say what it takes, as one whose server is away."""
+
+    def __init__(self) -> None:
+        self.hangs = False
+
+    async def metadata(self) -> dict[str, Any]:
+        if self.hangs:
+            await asyncio.Event().wait()
+        raise RemoteModelError("the server is away")
+
+    def infer(self, observation: dict[str, Any]) -> Any:
+        return observation
+
+
+async def test_a_model_that_does_not_say_what_it_takes_keeps_no_other_back(caplog: Any) -> None:
+    shy = Shy()
+    async with (
+        Server("tcp://127.0.0.1:0", dispatcher=LocalDispatcher({"free": free, "shy": shy})) as server,
+        KServeGateway(server, KServeConfig(port=0, timeout_ms=50.0)) as gateway,
+        aiohttp.ClientSession() as session,
+    ):
+        asked = Served(server, LocalDispatcher({}), gateway, session)
+        for why in ("RemoteModelError: the server is away", "it gave no answer within 0.05 s"):
+            index = (await asked.post("/v2/repository/index", b"{}"))[1]
+            assert [(one["name"], one["version"], one["state"]) for one in index] == [
+                ("free", "1", "READY"),
+                ("shy", "1", "READY"),
+            ]
+            assert [one["name"] for one in (await asked.get("/v2/models/stats"))[1]["model_stats"]] == ["free", "shy"]
+            text = f"model 'shy' does not say what it takes: {why}"
+            assert await asked.get("/v2/models/shy") == (503, {"error": text})
+            assert await asked.infer("shy", {"state": np.ones(2)}) == (503, {"error": text})
+            shy.hangs = True
+    assert "Traceback" not in caplog.text
+
+
+async def test_a_gateway_for_a_model_that_is_not_served_says_so() -> None:
+    async with (
+        Server("tcp://127.0.0.1:0", dispatcher=LocalDispatcher({"free": free})) as server,
+        KServeGateway(server, KServeConfig(port=0, model="leg")) as gateway,
+        aiohttp.ClientSession() as session,
+    ):
+        asked = Served(server, LocalDispatcher({}), gateway, session)
+        assert await asked.post("/v2/repository/index", b"{}") == (200, [])
+        assert await asked.get("/v2/health/ready") == (503, {"error": "not ready: leg"})
+        for name in ("leg", "free"):
+            assert await asked.get(f"/v2/models/{name}") == (404, {"error": f"no model {name!r}; there is: none"})
+
+
 async def test_rows_of_a_request_are_observations_and_come_back_stacked(served: Served) -> None:
     state = np.arange(9, dtype=np.float32).reshape(3, 3)
     status, message = await served.infer("arm", {"state": state}, id="7", parameters={"binary_data_output": True})

@@ -17,7 +17,7 @@ from tests.policies import onnx_files
 from inferential import LocalDispatcher, ModelInline, Server
 from inferential.config.gateways import KServeGrpcConfig
 from inferential.gateway import grpc_listening
-from inferential.gateway.kserve import rpc_limits
+from inferential.gateway.kserve import rpc, rpc_limits
 from inferential.gateway.kserve.messages import SERVICE, message_class
 from inferential.gateway.kserve.rpc import KServeGrpcGateway
 from inferential.gateway.kserve.rpc_limits import ARRIVING, STREAMS, Room
@@ -240,6 +240,45 @@ async def test_where_the_requests_that_are_answered_fill_the_room_others_stay_un
     await slow.begins.wait()
     slow.begun[0].set_result(b"a")
     await asyncio.gather(asked, following)
+
+
+async def test_of_a_stream_whose_client_leaves_all_requests_are_taken_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    leave, room = asyncio.Event(), Room(1_000_000)
+    monkeypatch.setattr(rpc, "Room", lambda largest: room)
+
+    async def slow(observation: dict[str, Any]) -> Any:
+        await leave.wait()
+        return observation
+
+    asked = Request(
+        model_name="m", inputs=[Tensor(name="x", datatype="FP32", shape=[1])], raw_input_contents=[bytes(4)]
+    )
+    async with (
+        Server("tcp://127.0.0.1:0", dispatcher=LocalDispatcher({"m": slow})) as server,
+        KServeGrpcGateway(server, KServeGrpcConfig(port=0)) as gateway,
+        grpc.aio.insecure_channel(gateway.address) as channel,
+    ):
+        call = channel.stream_stream(f"/{SERVICE}/ModelStreamInfer", Request.SerializeToString)()
+        for _ in range(rpc.AT_ONCE + 8):  # more than are answered at once
+            await call.write(asked)
+        async with asyncio.timeout(10):
+            while room.used < (rpc.AT_ONCE + 1) * asked.ByteSize():  # noqa: ASYNC110 (no event is set)
+                await asyncio.sleep(0.001)
+            call.cancel()
+            while room.used:  # noqa: ASYNC110
+                await asyncio.sleep(0.001)
+        leave.set()
+
+
+async def test_a_client_that_is_refused_over_and_over_does_not_fill_the_log(
+    served: tuple[Server, Caller], caplog: Any
+) -> None:
+    caplog.set_level("INFO", "inferential.gateway")
+    for _ in range(5):
+        assert (await served[1].call("ModelMetadata", message_class("ModelMetadataRequest")(name="leg")))[
+            0
+        ] == "NOT_FOUND"
+    assert len([one for one in caplog.messages if "no model 'leg'" in one]) == 1
 
 
 async def test_streams_are_limited_in_number() -> None:

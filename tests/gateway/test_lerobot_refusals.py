@@ -91,6 +91,12 @@ async def test_a_message_over_4_mb_is_refused(lerobot: Open) -> None:
         assert len(await robot.actions()) == 50
 
 
+def vectors_of_one_list(count: int) -> dict[str, Any]:
+    """So many vectors of so many motors: a pickle has their names once, as the list is one."""
+    feature = {"dtype": "float32", "shape": (count,), "names": ["shoulder_pan.pos"] * count}
+    return {f"observation.{number}": feature for number in range(count)}
+
+
 @pytest.mark.parametrize(
     ("instructions", "text"),
     [
@@ -105,6 +111,10 @@ async def test_a_message_over_4_mb_is_refused(lerobot: Open) -> None:
         ),
         (config(rename_map={"a": 1}), "rename_map: expected text by text"),
         (config(rename_map=None), "rename_map: expected dict, got NoneType"),
+        (
+            config(lerobot_features=vectors_of_one_list(90)),
+            "lerobot_features: expected the names of at most 4096 motors",
+        ),
     ],
 )
 async def test_instructions_that_cannot_be_followed_are_named(lerobot: Open, instructions: bytes, text: str) -> None:
@@ -115,6 +125,17 @@ async def test_instructions_that_cannot_be_followed_are_named(lerobot: Open, ins
     assert text in details
 
 
+@pytest.mark.parametrize("field", ["policy_type", "pretrained_name_or_path"])
+async def test_a_name_that_is_no_text_is_not_written_out(lerobot: Open, field: str) -> None:
+    nested: list[Any] = []
+    for _ in range(100):
+        nested = [nested, nested]  # 2**100 brackets as text
+    async with lerobot() as (_, gateway), connected(gateway.address) as robot:
+        await robot.begin(config(**{field: nested}))
+        await robot.send(observation(5.0))
+        assert (await robot.actions())[0].action[0] == 5.0
+
+
 @pytest.mark.parametrize(
     ("sent", "text"),
     [
@@ -122,6 +143,10 @@ async def test_instructions_that_cannot_be_followed_are_named(lerobot: Open, ins
         (observation(1.0, front=3.0), "observation: front: expected the image of a camera"),
         (observation(1.0, **{"gripper.pos": "open"}), "observation: gripper.pos: expected the number of a motor"),
         (observation(1.0, **{"gripper.pos": None}), "gripper.pos: expected a number, an array or text, got NoneType"),
+        (
+            observation(1.0, **{"gripper.pos": 10**400}),
+            "gripper.pos: expected the number of a motor, got one beyond 1e308",
+        ),
         (observation(1.0, -1), "timestep: expected 0 to 2**53, got -1"),
     ],
 )

@@ -135,6 +135,41 @@ async def test_while_it_is_paused_nothing_is_received(router: ReqRouter) -> None
     writer.close()
 
 
+async def test_who_connects_while_it_is_paused_does_not_wake_the_event_loop(
+    router: ReqRouter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop, watched = asyncio.get_running_loop(), []
+    add_reader = loop.add_reader
+    monkeypatch.setattr(loop, "add_reader", lambda fd, *call: watched.append(fd) or add_reader(fd, *call))
+    router.pause()
+    reader, writer = await call(router, OPEN + b"\0\1a")
+    async with asyncio.timeout(10):
+        while not len(router):  # noqa: ASYNC110 (no event is set)
+            await asyncio.sleep(0)
+    assert watched == []
+    router.resume()
+    async with asyncio.timeout(10):
+        await reader.readuntil(b"\0\1a")
+    writer.close()
+
+
+async def test_what_comes_while_it_is_paused_is_not_late(router: ReqRouter, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(req_router, "RECEIVE_S", 0.05)
+    reader, writer = await call(router, OPEN + frame(100_000, 50_000))
+    await reader.readuntil(b"READY")
+    async with asyncio.timeout(10):
+        while not router.arriving:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    router.pause()
+    writer.write(bytes(50_000))
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(reader.readexactly(100_000), 0.2)
+    router.resume()
+    async with asyncio.timeout(10):
+        await reader.readexactly(100_000)
+    writer.close()
+
+
 async def test_few_descriptors_are_left_to_robots(router: ReqRouter, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(descriptors, "SHARE", 0.0)
     reader, writer = await call(router, b"")

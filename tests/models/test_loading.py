@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import logging
 import re
 import sys
@@ -17,6 +18,7 @@ import pytest
 from inferential import AsyncConnection, LocalDispatcher, ModelFailed, ModelLoading, ModelProcess, Server
 from inferential.config import InferentialConfig
 from inferential.metrics.names import MODEL_STATE_CHANGES
+from inferential.models.catalog import code_stamp
 from inferential.replica.outcomes import ModelLoadError
 from inferential.replica.spec import ModelLoader
 from inferential.replica.targets import TargetError
@@ -200,3 +202,12 @@ def test_a_warm_up_that_cannot_be_read_is_named(place: Path, source: str, conten
         (place / source).write_text(content)
     with pytest.raises(TargetError, match=re.escape(f"warm_up {source!r}: ") + f".*{why}"):
         load_observations(source)
+
+
+def test_code_that_was_imported_meanwhile_has_not_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # as a server's, which is not where Python looks for modules
+    (tmp_path / "reach_by_name.py").write_text("def reach(observation): ...")
+    before = code_stamp("reach_by_name:reach")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    importlib.import_module("reach_by_name")
+    assert before == code_stamp("reach_by_name:reach") != []

@@ -36,3 +36,13 @@ def doubling(path: Path, batch: Any = "robots", size: Any = 3, element: int = Te
         {"state": (element, [batch, size])},
         {"action": (element, [batch, size])},
     )
+
+
+def with_two_outputs(path: Path) -> Path:
+    """Writes a policy whose `action` is `state` twice, and whose `least` is its smallest value."""
+    return write(
+        path,
+        [("Add", ["state", "state"], ["action"]), ("ReduceMin", ["state"], ["least"], {"axes": [1], "keepdims": 0})],
+        {"state": (TensorProto.FLOAT, ["robots", 3])},
+        {"action": (TensorProto.FLOAT, ["robots", 3]), "least": (TensorProto.FLOAT, ["robots"])},
+    )

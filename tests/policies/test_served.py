@@ -10,6 +10,7 @@ import pytest
 from tests.policies import onnx_files
 
 from inferential import AsyncConnection, InvalidObservation, LocalDispatcher, ModelFailed, ModelProcess, Server
+from inferential.dispatch.outcomes import RemoteModelError
 from inferential.errors import InferenceError
 from inferential.replica.targets import TargetError, load_target
 
@@ -47,6 +48,64 @@ async def test_robots_share_calls_and_one_that_does_not_fit_ends_alone(path: Pat
         assert isinstance(error, InvalidObservation)
         assert error.reason == f"'state': expected float32 [3], got float64 [{size}]"
     assert metadata["inputs"] == [{"name": "state", "dtype": "float32", "shape": [3]}]
+
+
+STACKED = """
+import numpy as np
+from inferential.policies.tensors import TensorSpec
+
+class Named:
+    \"\"\"Says with each result how it was called.\"\"\"
+    max_batch_size = 8
+    inputs = [TensorSpec("state", "float32", (3,))]
+    model_version = "v1"
+
+    def infer(self, observation):
+        return observation["state"] + 100
+
+    def infer_batch(self, observations):
+        return [observation["state"] + 200 for observation in observations]
+
+    def infer_stacked(self, arrays):
+        if (arrays["state"] < 0).any():
+            raise ValueError("a negative one")
+        return {"actions": arrays["state"] + 300}
+"""
+
+
+async def test_a_policy_that_takes_stacked_rows_gets_those_that_are_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "stacked_policy.py").write_text(STACKED)
+    monkeypatch.syspath_prepend(tmp_path)
+    dispatcher = LocalDispatcher({"arm": ModelProcess("stacked_policy:Named")})
+    rows = [np.full(3, at, np.float32) for at in range(4)]
+
+    async def actions(*states: object) -> list[float]:
+        answers = await dispatcher.infer("arm", [{"state": state} for state in states])
+        assert all(answer.model_version == "v1" for answer in answers)
+        return [float(np.ravel(answer.values["actions"])[0]) for answer in answers]
+
+    async with Server("tcp://127.0.0.1:0", dispatcher=dispatcher):
+        assert await actions(*rows) == [300, 301, 302, 303]
+        assert await actions(rows[1]) == [101]
+        assert await actions(rows[1], rows[2].astype(np.float64)) == [201, 202]
+        with pytest.raises(RemoteModelError, match="ValueError: a negative one"):
+            await actions(rows[0], -rows[1])
+
+
+async def test_an_onnx_file_answers_rows_of_a_call_as_each_alone(tmp_path: Path) -> None:
+    files = [onnx_files.doubling(tmp_path / "one.onnx"), onnx_files.with_two_outputs(tmp_path / "two.onnx")]
+    dispatcher = LocalDispatcher({path.stem: ModelProcess(f"onnx:{path}") for path in files})
+    rows = [{"state": np.arange(3, dtype=np.float32) * at} for at in range(-2, 3)]
+    async with Server("tcp://127.0.0.1:0", dispatcher=dispatcher):
+        for name in ("one", "two"):
+            together = await dispatcher.infer(name, rows)
+            for one, row in zip(together, rows, strict=True):
+                (alone,) = await dispatcher.infer(name, [row])
+                assert one.values.keys() == alone.values.keys()
+                for key, value in alone.values.items():
+                    np.testing.assert_array_equal(one.values[key], value, strict=True)
 
 
 MODEL = """

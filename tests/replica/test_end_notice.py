@@ -71,10 +71,10 @@ class Announced:
         self.came.set()
 
 
-def run(notice: EndNotice, clock: Clock, call: int, took_ns: int, *, is_sound: bool = True) -> None:
+def run(notice: EndNotice, clock: Clock, call: int, took_ns: int, *, announces: bool = True) -> None:
     notice.begin(call, 4)
     clock.now_ns += took_ns
-    assert notice.end(is_sound=is_sound) == took_ns
+    assert notice.end(announces=announces) == took_ns
 
 
 def run_alike(notice: EndNotice, clock: Clock) -> None:
@@ -87,7 +87,7 @@ def test_the_first_calls_are_announced_at_their_end(clock: Clock) -> None:
     sent = Announced()
     notice = EndNotice(sent)
     run(notice, clock, 1, 10 * MS)
-    run(notice, clock, 2, 10 * MS, is_sound=False)
+    run(notice, clock, 2, 10 * MS, announces=False)
     run(notice, clock, 3, SHORT_NS)
     run(notice, clock, 0, 10 * MS)
     notice.begin(5, 4)
@@ -105,7 +105,7 @@ def test_later_ones_are_announced_once_while_they_run(clock: Clock) -> None:
     clock.now_ns += 10 * MS - LEAD_NS
     assert sent.came.wait(WAIT_S)
     clock.now_ns += LEAD_NS
-    notice.end(is_sound=True)
+    notice.end(announces=True)
     assert sent.calls == [9]
 
 
@@ -122,4 +122,4 @@ def test_a_call_that_is_over_is_not_announced_later(clock: Clock) -> None:
     clock.now_ns += 10 * MS
     assert sent.came.wait(WAIT_S)
     assert sent.calls == [10]
-    notice.end(is_sound=True)
+    notice.end(announces=True)

@@ -50,6 +50,7 @@ def test_a_model_is_taken_as_it_is(module: str) -> None:
     [
         ("nowhere:x", "no module 'nowhere'"),
         ("{module}:Polcy", "has no 'Polcy'; did you mean 'Policy'"),
+        ("{module}:qqqqqq", "has no 'qqqqqq'; it has Policy, "),
         (
             "{module}:breaks",
             r"failed \(it has no parameter for an observation\): RuntimeError: no weights",

@@ -84,3 +84,14 @@ def test_a_machine_that_is_too_busy_is_reported(starved: Watch, served: Watch) -
     assert starved.behind() == 0.2
     (warning,) = table.warnings([starved, served])
     assert warning.startswith("round_robin: 20% of all control periods began late")
+
+
+def test_a_summary_of_every_kind_and_strategy_fits_a_terminal_of_80_columns(served: Watch) -> None:
+    robots = [RobotReport(f"ballplate-{at:02d}", "ballplate", 50.0, 100.0, ages_ms=[141.0]) for at in range(99)]
+    served.take([robots])
+    console = Console(width=80, file=io.StringIO(), record=True)
+    console.print(table.summary([served]))
+    shown = console.export_text()
+    assert "…" not in shown
+    assert "batch_optimized" in shown
+    assert "  99 ballplate" in shown

@@ -15,8 +15,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from inferential.cli.errors import CliError, missing
-from inferential.cli.output import wants_rich
+from inferential.cli.errors import CliError, ReaderLeft, missing
 
 COMMANDS = {
     "serve": "Serve models to robots.",
@@ -81,6 +80,12 @@ class _LazyGroup(TyperGroup):
         name, command, rest = super().resolve_command(ctx, args)
         return name, None if command is None else _loaded(str(name)), rest
 
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise ReaderLeft from error
+
 
 def build() -> typer.Typer:
     """Returns the application; no command's module is imported yet."""
@@ -88,7 +93,7 @@ def build() -> typer.Typer:
         cls=_LazyGroup,
         help="Shared policies served to fleets of robots: actions that arrive in time and are fresh.",
         epilog=_epilog(_EXAMPLES),
-        rich_markup_mode=_markup(),
+        rich_markup_mode=None,
         pretty_exceptions_enable=False,  # `main` prints them
         context_settings=_SETTINGS,
     )
@@ -107,15 +112,14 @@ def _loaded(name: str) -> Any:
     group: typer.Typer | None = getattr(module, "APP", None)
     if group is not None:
         group.info.name, group.info.help, group.info.epilog = name, COMMANDS[name], epilog
-        group.rich_markup_mode = _markup()
+        group.rich_markup_mode = None
         return _unwrapped(typer.main.get_group(group))
-    app = typer.Typer(rich_markup_mode=_markup(), add_completion=False)
+    app = typer.Typer(rich_markup_mode=None, add_completion=False)
     app.command(name, epilog=epilog, context_settings=_SETTINGS)(getattr(module, name))
     return _unwrapped(typer.main.get_command(app))
 
 
 def _unwrapped(command: Any) -> Any:
-    # Rich keeps the line ends of the source, and a terminal is narrower.
     paragraphs = inspect.cleandoc(command.help or "").split("\n\n")
     command.help = "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs)
     for child in getattr(command, "commands", {}).values():
@@ -142,10 +146,6 @@ def _never_run() -> None:
     raise AssertionError("the command that runs is imported")
 
 
-def _markup() -> Any:
-    return "rich" if wants_rich() else None
-
-
 def _epilog(examples: Sequence[str]) -> str | None:
-    # Blank lines, for help is wrapped by paragraphs.
-    return "\n\n".join(("Examples:", *examples)) if examples else None
+    # Of a paragraph that begins with \b the lines stay as they are.
+    return "\n".join(("\b", "Examples:", *(f"  {example}" for example in examples))) if examples else None

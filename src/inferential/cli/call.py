@@ -68,7 +68,8 @@ def call(
                 _fail(as_json, "Timeout", no_answer(server, f"{timeout_ms:g} ms", connection))
                 return 1
     except InferenceError as error:
-        _fail(as_json, type(error).__name__, error.reason)
+        had = "" if error.cause != "KeyError" else f" (the observation had {', '.join(sent) or 'nothing'})"
+        _fail(as_json, type(error).__name__, error.reason + had)
         return 1
     except (ImportError, TypeError, ValueError) as error:
         raise CliError(str(error)) from error

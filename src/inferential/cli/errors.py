@@ -17,10 +17,23 @@ class CliError(InferentialError):
     """What the user reads; several lines are several errors."""
 
 
+class ReaderLeft(InferentialError):
+    """Nothing reads the standard output any more. It is no OSError, for which typer ends a process with status 1."""
+
+
+_REMEDIES = {
+    "Connection refused": " (nothing listens there; `inferential serve` starts a server, where --bind says)",
+    "connecting": " (no server has greeted; is it the port for robots, not that of the page or of a gateway?)",
+    "peer does not speak ZMTP": "; is it the port for robots, not that of the page or of a gateway?",
+}
+"""By how a connection's last error begins, what to do."""
+
+
 def no_answer(server: str, within: str, connection: Connection) -> str:
     """Returns the message for an answer that did not come in time."""
     why = connection.last_error or "it is connected, so the model takes longer than that"
-    return f"no answer from {server} within {within}: {why}"
+    remedy = next((text for begin, text in _REMEDIES.items() if why.startswith(begin)), "")
+    return f"no answer from {server} within {within}: {why}{remedy}"
 
 
 def missing(what: str, error: ModuleNotFoundError, extra: str) -> CliError:

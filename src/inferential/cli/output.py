@@ -5,6 +5,7 @@ Errors are raised as CliError and printed by `main`.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -15,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from inferential.cli.errors import CliError
-from inferential.policies.tensors import read_specs
 
 logger: logging.Logger = logging.getLogger("inferential")
 
@@ -35,6 +35,8 @@ def printable_lines(text: str) -> str:
 
 def tensors_text(said: list[Any]) -> str:
     """Returns inputs or outputs of a model's metadata as "state: float32 [3]", whatever form a model gives them."""
+    from inferential.policies.tensors import read_specs  # it brings numpy, which most commands do without
+
     return ", ".join(map(str, read_specs(said))) or (str(said) if said else "")
 
 
@@ -72,8 +74,27 @@ def announce(line: str) -> None:
         print(line, flush=True)
     except (OSError, ValueError) as error:
         logger.warning("cannot write to standard output (%s); it was: %s", error, printable(line))
-        # Nor may the interpreter's end fail by what is still buffered.
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for as long as the process runs)
+        _drop_output()
+
+
+def end_output() -> OSError | None:
+    """Writes what is buffered of the standard output, before the process ends; returns why that cannot be done."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        _drop_output()
+        return error
+    except ValueError:  # it is closed
+        pass
+    return None
+
+
+def _drop_output() -> None:
+    """Makes nothing of the standard output: the interpreter's end must not fail by what is still buffered."""
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for as long as the process runs)
+    # The former one, which is written to when it is deleted.
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(sys.stdout.fileno(), 1)
 
 
 def fill_standard_streams() -> None:

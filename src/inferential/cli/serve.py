@@ -70,7 +70,8 @@ def serve(
     bind: Annotated[
         list[str] | None,
         typer.Option(
-            help="Address to listen on, as tcp://*:5555; may be given several times; outranks transport.bind."
+            metavar="ADDRESS",
+            help="Address to listen on, as tcp://*:5555; may be given several times; outranks transport.bind.",
         ),
     ] = None,
     strategy: Annotated[

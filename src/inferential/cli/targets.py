@@ -103,8 +103,11 @@ def try_model(model_id: str, target: str, config: ModelConfig | None) -> Mapping
         CliError: it cannot be loaded.
     """
 
+    # Before there is an event loop, for which the first Ctrl-C would wait until the model is imported and made.
+    model = load_model(model_id, target, config)
+
     async def run() -> Mapping[str, Any]:
-        dispatcher = LocalDispatcher({model_id: load_model(model_id, target, config)})
+        dispatcher = LocalDispatcher({model_id: model})
         await dispatcher.start()
         try:
             said = {} if scheme_of(target) is not None else await dispatcher.model_metadata(model_id)

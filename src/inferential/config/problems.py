@@ -6,9 +6,10 @@ The problems are found elsewhere: by files, the environment and the schema.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_origin
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -76,8 +77,7 @@ def from_validation(error: ValidationError, origin: Callable[[Key], Layer | None
         origin: tells where the value at a place came from.
     """
     problems: dict[str, Problem] = {}
-    for found in error.errors(include_url=False):
-        key = found["loc"]
+    for key, found in _placed(error.errors(include_url=False)):
         path = format_path(key)
         if len(problems) >= MOST_PROBLEMS:  # of a file that is something else: to report all takes minutes
             layer = origin(key) or Layer("defaults", {})
@@ -88,6 +88,28 @@ def from_validation(error: ValidationError, origin: Callable[[Key], Layer | None
             message = _unknown_key(key, layer) if found["type"] == "extra_forbidden" else _bad_value(key, found)
             problems[path] = Problem(path, message, layer.source(key))
     return list(problems.values())
+
+
+def _placed(errors: Iterable[ErrorDetails]) -> Iterator[tuple[Key, ErrorDetails]]:
+    """Yields errors with their places, in which pydantic puts names of the types that a value may have.
+
+    Of a value that may have several types it has an error for each. What is wrong inside it says most.
+    """
+    placed = [(*_without_type(found["loc"]), found) for found in errors]
+    inside = {union for key, union, _ in placed if union and key != union}
+    for key, union, found in placed:
+        if key != union or union not in inside:
+            yield key, found
+
+
+def _without_type(key: Key) -> tuple[Key, Key]:
+    """Returns a place without the name of a type in it, and the place of the value of several types; () of none."""
+    node: Node | None = ROOT
+    for at, name in enumerate(key, 1):
+        node = node.child(name) if node is not None else None
+        if node is not None and get_origin(node.kind) in (Union, UnionType):
+            return (*key[:at], *key[at + 1 :]), key[:at]
+    return key, ()
 
 
 def _bad_value(key: Key, found: ErrorDetails) -> str:

@@ -156,7 +156,7 @@ class ResultWriter:
             self._logged[model_id] = logged_at, unlogged + 1
             return
         self._logged[model_id] = now, 0
-        more = f" (and {unlogged} times more since the last line)" if unlogged else ""
+        more = f" (and {unlogged} more since the last line)" if unlogged else ""
         logger.error("model %s failed for client %s: %s%s%s", model_id, request.client_id, reason, _where(error), more)
         logger.debug("where model %s failed", model_id, exc_info=error)
 

@@ -81,6 +81,7 @@ class Gr00tGateway(Gateway):
         router, self._router = self._router, None
         if router is None:
             return
+        router.pause()
         for client in self._clients.values():
             client.close()
         await asyncio.gather(*self._answering, return_exceptions=True)
@@ -138,6 +139,8 @@ class Gr00tGateway(Gateway):
             raise ValueError(f"expected a map with the key 'endpoint', got {type(request).__name__}")
         key = b"id " + holder.encode() if holder else b"at " + identity  # who connects chooses its identity
         endpoint = request.get("endpoint", "get_action")
+        if not isinstance(endpoint, str):
+            raise ValueError(f"endpoint: expected a name, got {type(endpoint).__name__}")
         if endpoint == "ping":
             return {"status": "ok", "message": "Server is running"}
         if endpoint == "get_modality_config":
@@ -150,7 +153,7 @@ class Gr00tGateway(Gateway):
             raise ValueError("kill is refused: other robots use this server")
         if endpoint != "get_action":
             known = "get_action, get_modality_config, ping, reset"
-            raise ValueError(f"no endpoint {endpoint!r}; expected one of {known}")
+            raise ValueError(f"no endpoint {endpoint[:80]!r}; expected one of {known}")
         return await self._act(key, holder, request.get("data"))
 
     async def _act(self, key: bytes, holder: str, data: Any) -> Any:
@@ -163,6 +166,8 @@ class Gr00tGateway(Gateway):
     def _client(self, key: bytes, holder: str) -> GatewayClient:
         client = self._clients.get(key)
         if client is None:
+            if self._router is None:
+                raise ConnectionError("the gateway ends")
             if len(self._clients) >= _MAX_CLIENTS:
                 self._clients.popitem(last=False)[1].close()
             connection = self._server.connect(holder or next(self._names), "gr00t")

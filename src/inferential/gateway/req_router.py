@@ -80,6 +80,11 @@ class ReqRouter:
     def __len__(self) -> int:
         return len(self._peers)
 
+    @property
+    def arriving(self) -> int:
+        """How many bytes the large messages have that are not whole."""
+        return self._received.used
+
     def _accept(self, listening: socket.socket) -> None:
         try:
             accepted, place = listening.accept()
@@ -104,8 +109,9 @@ class ReqRouter:
             return
         peer = ReqPeer(stream, f"{place[0]}:{place[1]}")
         self._peers[peer] = None
-        peer.overdue = self._loop.call_later(HANDSHAKE_S, self._drop, peer, "its handshake takes too long")
-        self._loop.add_reader(stream.fileno(), self._on_readable, peer)
+        peer.overdue = self._loop.call_later(HANDSHAKE_S, self._on_overdue, peer, "its handshake takes too long")
+        if not self._paused:  # else its greeting would wake the event loop over and over, unread
+            self._loop.add_reader(stream.fileno(), self._on_readable, peer)
 
     def _accept_again(self, listening: socket.socket) -> None:
         if listening.fileno() >= 0:
@@ -146,7 +152,7 @@ class ReqRouter:
             self._loop.call_soon(self._drop, peer, _NO_REQ)  # not in the midst of reading it
         self._expect_no_more(peer)
         peer.begun = True
-        peer.overdue = self._loop.call_later(RECEIVE_S, self._drop, peer, "a message has not arrived in time")
+        peer.overdue = self._loop.call_later(RECEIVE_S, self._on_overdue, peer, "a message has not arrived in time")
         # Another peer may end for it, or this one: once it is not in the midst of reading.
         self._received.note(
             peer, size, lambda: self._loop.call_soon(self._drop, peer, "its message takes the room of others")
@@ -205,6 +211,12 @@ class ReqRouter:
                 self._loop.add_reader(peer.stream.fileno(), self._on_readable, peer)
                 if peer.stream.buffered():
                     self._loop.call_soon(self._on_readable, peer)
+
+    def _on_overdue(self, peer: ReqPeer, why: str) -> None:
+        if self._paused:  # what is late may be there already
+            peer.overdue = self._loop.call_later(HANDSHAKE_S, self._on_overdue, peer, why)
+        else:
+            self._drop(peer, why)
 
     def _drop(self, peer: ReqPeer, why: str) -> None:
         if self._peers.pop(peer, peer) is peer:

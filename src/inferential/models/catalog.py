@@ -140,5 +140,6 @@ def _stamps(files: Sequence[Path]) -> list[tuple[str, int, int]]:
             status = file.stat()
         except OSError:
             continue
-        found.append((str(file), status.st_size, status.st_mtime_ns))
+        # Absolute: the same file is found by its module's absolute path once that is imported, and by its name before.
+        found.append((os.path.abspath(file), status.st_size, status.st_mtime_ns))
     return found

@@ -34,6 +34,18 @@ def run_rows(
     return outcomes
 
 
+def run_stacked(arrays: dict[str, Array], run: Run) -> Mapping[str, Any]:
+    """Returns the outputs of observations whose inputs are arrays already, with the axis of the batch in front.
+
+    Raises:
+        ValueError: an output has not one row for each observation.
+    """
+    count = len(next(iter(arrays.values())))
+    outputs = run(arrays)
+    check_rows(outputs, count)
+    return outputs
+
+
 def run_row(specs: Sequence[TensorSpec], observation: Mapping[str, Any], run: Run) -> dict[str, Any]:
     """Returns the result of one observation, which runs alone.
 
@@ -108,10 +120,19 @@ def split(outputs: Mapping[str, Array], count: int) -> list[dict[str, Any]]:
     Raises:
         ValueError: naming an output that has not `count` rows.
     """
+    check_rows(outputs, count)
+    return [{name: _plain(array[number]) for name, array in outputs.items()} for number in range(count)]
+
+
+def check_rows(outputs: Mapping[str, Array], count: int) -> None:
+    """Checks that a batch's outputs have a row for each observation.
+
+    Raises:
+        ValueError: naming an output that has not `count` rows.
+    """
     for name, array in outputs.items():
         if array.ndim == 0 or len(array) != count:
             raise ValueError(f"output {name!r}: expected {count} rows, one for each observation, got {array.shape}")
-    return [{name: _plain(array[number]) for name, array in outputs.items()} for number in range(count)]
 
 
 def _plain(value: Any) -> Any:

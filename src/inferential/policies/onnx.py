@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from inferential.policies.batching import run_row, run_rows
+from inferential.policies.batching import run_row, run_rows, run_stacked
 from inferential.policies.files import PolicyFileError, check_count, missing_package, policy_file
 from inferential.policies.tensors import TEXT, Array, TensorSpec, pick
 
@@ -157,6 +157,10 @@ class BatchedOnnxPolicy(OnnxPolicy):
     def infer_batch(self, observations: Sequence[Mapping[str, Any]]) -> list[Any]:
         """Returns for each observation the outputs, or the error of one that does not fit."""
         return run_rows(self.inputs, observations, self._run)
+
+    def infer_stacked(self, arrays: dict[str, Array]) -> Mapping[str, Any]:
+        """Returns the outputs of observations that fit, each input as one array of them all."""
+        return run_stacked(arrays, self._run)
 
 
 def _session(path: str, threads: int | None, providers: Sequence[str] | None) -> onnxruntime.InferenceSession:

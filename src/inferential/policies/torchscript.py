@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from inferential.policies.batching import run_row, run_rows
+from inferential.policies.batching import run_row, run_rows, run_stacked
 from inferential.policies.files import PolicyFileError, check_count, missing_package, policy_file
 from inferential.policies.tensors import Array, TensorSpec, specs_of
 from inferential.policies.torch_device import torch_device
@@ -212,6 +212,10 @@ class TorchScriptPolicy(_Module):
     def infer_batch(self, observations: Sequence[Mapping[str, Any]]) -> list[Any]:
         """Returns for each observation the outputs, or the error of one that does not fit."""
         return run_rows(self.inputs, observations, self._run)
+
+    def infer_stacked(self, arrays: dict[str, Array]) -> Mapping[str, Any]:
+        """Returns the outputs of observations that fit, each input as one array of them all."""
+        return run_stacked(arrays, self._run)
 
 
 class StatefulTorchScriptPolicy(_Module):

@@ -21,14 +21,15 @@ def main():  # type: () -> None
     try:
         if sys.version_info < MINIMUM:
             found = ".".join(str(number) for number in sys.version_info[:3])
-            raise ImportError(f"a worker needs Python 3.10 or newer, this is {found}")
+            raise ImportError(f"a worker needs Python 3.10 or newer, this is {found} ({sys.executable})")
         _add_package()
         try:
             from inferential.replica import worker
         except Exception as error:  # of a type of protobuf's where that is older than the generated code
-            raise ImportError(f"a worker needs numpy 1.26 and protobuf 6.31.1 or newer: {error}") from error
+            install = f"{sys.executable} -m pip install 'numpy>=1.26' 'protobuf>=6.31.1'"
+            raise ImportError(f"a worker needs numpy 1.26 and protobuf 6.31.1 or newer: {error}; {install}") from error
     except ImportError as error:
-        _report(descriptors[0], f"{error} ({sys.executable})")
+        _report(descriptors[0], str(error))
         os._exit(3)
     worker.main(*descriptors)
 

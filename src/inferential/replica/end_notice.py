@@ -78,13 +78,18 @@ class EndNotice:
             self._thread = threading.Thread(target=self._watch, name="inferential-end-notice", daemon=True)
             self._thread.start()
 
-    def end(self, *, is_sound: bool) -> int:
-        """Notes that a call has ended, `is_sound` where no row failed; returns how many nanoseconds it took."""
+    def end(self, *, announces: bool) -> int:
+        """Notes that a call has ended; returns how many nanoseconds it took.
+
+        Args:
+            announces: whether to announce it where that was not done before; not where a row failed, or where results
+                are written as fast as it is announced.
+        """
         took_ns = time.perf_counter_ns() - self._began_ns
         if took_ns > SHORT_NS:
             self._has_long = True
             self._lengths.note(self._rows, took_ns)
-            if (call := self.cancel()) and is_sound:
+            if (call := self.cancel()) and announces:
                 self._send(call)
         return took_ns
 

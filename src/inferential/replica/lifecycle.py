@@ -5,6 +5,7 @@ No I/O and no clock: events and the time, in seconds of `time.monotonic()`, go i
 
 from __future__ import annotations
 
+import logging
 import math
 
 from inferential.replica.condition import HUNG_AFTER_S, Condition, ModelState
@@ -32,6 +33,8 @@ class Lifecycle:
         self._call_began_at: float | None = None
         self._condition = Condition(ModelState.STOPPED, -math.inf, "it has not been started")
         self._why = ""  # the latest process ended
+        self.severity: int = logging.ERROR
+        """With which the latest end is logged: less where it is as the one before, without a model in between."""
 
     def condition(self, now: float) -> Condition:
         """Returns what the process is at."""
@@ -62,6 +65,8 @@ class Lifecycle:
         if self._up_at is not None and now - self._up_at >= FORGIVEN_AFTER_S:
             self._failures = 0
         at_once = self._up_at is not None and not self._failures  # robots wait for it
+        is_known = self._up_at is None and why == self._why
+        self.severity = logging.INFO if is_known else logging.ERROR
         self._up_at, self._load_by, self._call_began_at = None, math.inf, None
         self._why = why
         if self._condition.state is not ModelState.STOPPED:

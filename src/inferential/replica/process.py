@@ -367,7 +367,8 @@ class WorkerProcess(WorkerView):
             self._closed = True
         if not self._closed:
             when = f"in {delay_s:.1f} s" if delay_s else "at once"
-            logger.error("%s; %d calls were lost; it is started again %s", text, len(calls), when)
+            lost = f"; calls lost: {len(calls)}" if calls else ""
+            logger.log(self._life.severity, "%s%s; it is started again %s", text, lost, when)
             self._problem = f"{reason}; it is being started again"
             self._again = loop.call_later(delay_s, self._begin)
             self._on_change()  # first: the end of a call has the server look for what to run next

@@ -23,6 +23,9 @@ from inferential.replica.outcomes import Refused, Values
 _REMEMBERED = 1024
 _LONGEST_BYTES = 2048  # of what is remembered
 
+RawTensor = tuple[str, np.dtype[Any], tuple[int, ...], int]
+"""Key, dtype, shape and offset of a tensor in a payload."""
+
 
 class Layout:
     """What a description says: where each tensor lies in the payload, and the strings."""
@@ -30,7 +33,7 @@ class Layout:
     __slots__ = ("_encoded", "_end", "_raw", "_strings", "_structured", "seen")
 
     def __init__(self, tensors: Any, strings: Mapping[str, str], *, structured: bool) -> None:
-        self._raw: list[tuple[str, np.dtype[Any], tuple[int, ...], int]] = []
+        self._raw: list[RawTensor] = []
         self._encoded: list[tuple[str, int, np.dtype[Any], tuple[int, ...], int, int]] = []
         self._strings = dict(strings)
         self._structured = structured
@@ -44,6 +47,16 @@ class Layout:
                 self._encoded.append((tensor.key, tensor.encoding, dtype, shape, offset, tensor.byte_length))
             else:
                 self._raw.append((tensor.key, dtype, shape, offset))
+
+    @property
+    def raw(self) -> Sequence[RawTensor] | None:
+        """The tensors, where values are these and strings alone: no images to decode, nothing nested."""
+        return None if self._encoded or self._structured or self.seen is not None else self._raw
+
+    @property
+    def strings(self) -> Mapping[str, str]:
+        """The strings by key."""
+        return self._strings
 
     def values(self, payload: Buffer) -> dict[str, Any]:
         """Returns arrays and strings by key: views on the payload, and decoded images; nested where they were sent so.

@@ -33,6 +33,9 @@ class TargetError(InferentialError):
     """A target leads to no model; the text says why, and where in its module."""
 
 
+_SHOWN = 8  # names of a module, in an error
+
+
 def load_target(target: str, args: Mapping[str, Any]) -> Any:
     """Returns the model that a target leads to.
 
@@ -92,10 +95,20 @@ def find_target(target: str) -> Any:
         try:
             found = getattr(found, name)
         except AttributeError as error:
-            close = difflib.get_close_matches(name, dir(found), n=1)
-            raise TargetError(f"{path} has no {name!r}" + (f"; did you mean {close[0]!r}?" if close else "")) from error
+            raise TargetError(f"{path} has no {name!r}{_offered(found, name)}") from error
         path = f"{path}.{name}"
     return found
+
+
+def _offered(module: Any, name: str) -> str:
+    """Returns what was meant by a name that is not there, or else what a module has of its own."""
+    if close := difflib.get_close_matches(name, dir(module), n=1):
+        return f"; did you mean {close[0]!r}?"
+    if not inspect.ismodule(module):
+        return ""
+    own = [one for one, value in vars(module).items() if getattr(value, "__module__", None) == module.__name__]
+    shown = [one for one in own if not one.startswith("_")][:_SHOWN]
+    return f"; it has {', '.join(shown)}" if shown else ""
 
 
 def _from_file(kind: str, path: str, args: Mapping[str, Any]) -> Any:
@@ -134,11 +147,22 @@ def _built(make: Callable[..., Any], args: Mapping[str, Any]) -> Any:
         model = make(**args)
     except Exception as error:
         takes = "" if args or isinstance(make, type) else " (it has no parameter for an observation)"
-        raise TargetError(f"calling it to make the model failed{takes}: {in_words(error)}") from error
+        fix = "" if args or not _lacks_args(make) else "; arguments stand in a configuration file, as args of the model"
+        raise TargetError(f"calling it to make the model failed{takes}: {in_words(error)}{fix}") from error
     if inspect.iscoroutine(model):
         model.close()
         raise TargetError("it is an async function without parameters; what makes a model must not be async")
     return model
+
+
+def _lacks_args(make: Callable[..., Any]) -> bool:
+    try:
+        inspect.signature(make).bind()
+    except TypeError:
+        return True
+    except ValueError:  # some built-in functions have no signature
+        pass
+    return False
 
 
 def in_words(error: BaseException) -> str:

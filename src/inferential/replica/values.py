@@ -70,10 +70,13 @@ def own(result: Any) -> Any:
 def _as_array(key: str, value: Any) -> np.ndarray[Any, Any]:
     if type(value) is np.ndarray and value.dtype.kind in _NUMBERS:
         return value
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        raise TypeError(f"result {key!r}: a mask cannot be sent; value.filled(...) makes an array of a masked one")
     try:
         array = np.asarray(value)
     except Exception as error:
         raise TypeError(f"result {key!r}: {type(value).__name__} is no array: {error}") from error
     if array.dtype.hasobject or (array.dtype.kind in "USV" and array.dtype.name != "bfloat16"):
-        raise TypeError(f"result {key!r}: expected numbers or a string, got {type(value).__name__}")
+        hint = "; does the model return its result?" if value is None else ""
+        raise TypeError(f"result {key!r}: expected numbers or a string, got {type(value).__name__}{hint}")
     return array

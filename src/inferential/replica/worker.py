@@ -18,19 +18,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from inferential.errors import InvalidObservation
-from inferential.proto import inferential_pb2 as pb
-from inferential.proto.images import ImageError
+from inferential.policies.batching import split
 from inferential.replica.end_notice import EndNotice
 from inferential.replica.failures import FailureLog, words_of
-from inferential.replica.inbox import INBOX_AT, InboxView
+from inferential.replica.inbox import InboxView
 from inferential.replica.life_line import end_with_server, leave_signals_to_server
 from inferential.replica.metadata import metadata_of
 from inferential.replica.method_caller import MethodCaller
 from inferential.replica.model import Method, methods_of
+from inferential.replica.observations import ObservationReader
 from inferential.replica.results import ResultWriter
-from inferential.replica.rows import RowReader, write_refusal
+from inferential.replica.rows import write_refusal
 from inferential.replica.sessions import NO_ROBOT, SessionRow, SessionStore
-from inferential.replica.shared import ALL_ROWS, Place, ReplicasMemory
+from inferential.replica.shared import ALL_ROWS, ReplicasMemory
+from inferential.replica.stacked import StackedModel, StackedRows
 from inferential.replica.stream import Frame, MessageReader, write_message
 from inferential.replica.structured import rows_of
 from inferential.replica.targets import TargetError, import_module_of, load_target
@@ -100,7 +101,7 @@ class Worker:
         self._stream = stream
         self._memory = memory
         self._messages = MessageReader()
-        self._rows = RowReader(pb.Observation)
+        self._observations = ObservationReader(memory, inbox)
         self._written = ResultWriter().write
         self._call = MethodCaller().call
         self._single: Method | None = None
@@ -108,6 +109,7 @@ class Worker:
         self._rows_of: list[list[Any]] = []  # whose the rows of the next call are
         self._batch: Method | None = None
         self._model: Any = None
+        self._stacked: StackedRows | None = None
         self._model_id = ""
         self._ran_ns = self._ran_rows = 0
         self._notice = EndNotice(self._send_ending)
@@ -134,6 +136,8 @@ class Worker:
             self._model = load_target(settings["target"], settings["args"])
             methods = methods_of(self._model_id, self._model)
             self._single, self._batch, self._sessions = methods.single, methods.batch, methods.sessions
+            if isinstance(self._model, StackedModel):
+                self._stacked = StackedRows(self._model.inputs, self._observations.descriptions)
             metadata = metadata_of(self._model)
             measured = self._warm_up(settings, methods.max_batch_size)
         except (TargetError, TypeError, ValueError) as error:
@@ -169,7 +173,7 @@ class Worker:
             return []
         self._send([NO_CALL, WARMING, b""])
         rows: list[Any] = [
-            self._rows.layout(base64.b64decode(description)).values(bytearray(base64.b64decode(payload)))  # type: ignore[union-attr]
+            self._observations.one(base64.b64decode(description), base64.b64decode(payload))
             for description, payload in settings.get("warm_up_rows", ())
         ]
         if source != LAST:
@@ -276,43 +280,34 @@ class Worker:
             return [number, FAILED, b"ValueError: expected a call"]
         layouts: Any = frames[3::2]
         payloads: Any = frames[4::2]
-        count = len(layouts)
+        call, count = int.from_bytes(number, "little"), len(layouts)
         _, places = read_head(frames[2], count)
-        rows: list[Any] = []
-        refused: dict[int, bytes] = {}
-        payload: Any = None
-        for at in range(count):
-            place = places[at]
-            try:
-                payload = payloads[at] if place is None else self._seen(place)
-                if type(payload) is bytes:
-                    payload = bytearray(payload)
-                rows.append(self._rows.layout(layouts[at]).values(payload))  # type: ignore[union-attr]
-                if self._sessions is not None:
-                    rows[at] = SessionRow(rows[at], *(self._rows_of[at] if self._rows_of else NO_ROBOT))
-            except ImageError as error:
-                refused[at] = write_refusal("INVALID_OBSERVATION", str(error))
-                rows.append(None)
-            except Exception as error:
-                refused[at] = write_refusal("MODEL_FAILED", words_of(error))
-                rows.append(None)
-            payload = None  # else the view would outlive its call
-        call = int.from_bytes(number, "little")
+        if self._stacked is not None and count > 1 and not any(places):
+            arrays = self._stacked.read(layouts, payloads)
+            if arrays is not None:
+                return self._answered(number, self._run_stacked(call, arrays, count))
+        rows, refused = self._observations.read(layouts, payloads, places)
+        if self._sessions is not None:
+            whose: list[Any] = self._rows_of if self._rows_of else [NO_ROBOT] * count
+            rows = [row if row is None else SessionRow(row, *of) for row, of in zip(rows, whose, strict=True)]
         known = list(rows) if self._sessions is not None else []
         self._rows_of = []
         if self._batch is not None and (count - len(refused) > 1 or self._single is None):
             answered = self._run_batch(call, rows, refused)
         else:
             answered = self._run_each(call, rows, refused)
-        fresh = "".join(str(int(getattr(row, "fresh", False))) for row in known) if known else ""
         rows.clear()  # and with them the views on shared memory
+        fresh = "\0" + "".join(str(int(getattr(row, "fresh", False))) for row in known) if known else ""
+        known.clear()
+        return self._answered(number, answered, fresh)
+
+    def _answered(self, number: Frame, answered: list[Any] | str, fresh: str = "") -> list[Any]:
+        """Returns the frames of a call's answer."""
         if isinstance(answered, str):
             return [number, FAILED, answered.encode(errors="replace")]
-        found = getattr(self._model, "model_version", None)
-        version = "" if found is None else str(found)
-        if known:
-            version, known = f"{version}\0{fresh}", []
-        answer: list[Any] = [number, RESULT, version.encode(errors="replace"), *answered]
+        version = getattr(self._model, "model_version", None)
+        said = f"{'' if version is None else version}{fresh}"
+        answer: list[Any] = [number, RESULT, said.encode(errors="replace"), *answered]
         freed = [] if self._memory is None else self._memory.freed()
         if self._inbox is not None:
             freed += self._inbox.freed()
@@ -320,11 +315,16 @@ class Worker:
             answer.append(write_offsets(freed))
         return answer
 
-    def _seen(self, place: Place) -> memoryview:
-        memory = self._inbox if place.offset >= INBOX_AT else self._memory
-        if memory is None:
-            raise ValueError("it is in memory that this process does not share")
-        return memory.view(place)
+    def _run_stacked(self, call: int, arrays: dict[str, Any], count: int) -> list[Any] | str:
+        assert self._stacked is not None
+        self._begin(call, ALL_ROWS, count)
+        try:
+            outputs = self._model.infer_stacked(arrays)
+        except BaseException as error:
+            return self._failures.note(error)
+        self._ended(count, announces=False)
+        answered = self._stacked.write(outputs, count)
+        return answered or [part for row in split(outputs, count) for part in self._written(row)]
 
     def _run_batch(self, call: int, rows: list[Any], refused: dict[int, bytes]) -> list[Any] | str:
         sound = [row for at, row in enumerate(rows) if at not in refused]
@@ -344,7 +344,7 @@ class Worker:
                 results = [error]
             except BaseException as error:
                 return self._failures.note(error)
-            self._ended(count, is_sound=not refused and not any(isinstance(one, Exception) for one in results))
+            self._ended(count, announces=not refused and not any(isinstance(one, Exception) for one in results))
         outcomes = iter(results)
         return [
             part
@@ -367,7 +367,7 @@ class Worker:
             except BaseException as error:
                 parts += (write_refusal("MODEL_FAILED", self._failures.note(error)), b"")
             else:
-                self._ended(1, is_sound=True)
+                self._ended(1, announces=True)
                 parts += self._written(result)
             rows[at] = row = None
         return parts
@@ -377,8 +377,8 @@ class Worker:
             self._memory.mark(call, row)
         self._notice.begin(call if row == ALL_ROWS or rows == 1 else 0, rows)
 
-    def _ended(self, rows: int, *, is_sound: bool) -> None:
-        took_ns = self._notice.end(is_sound=is_sound)
+    def _ended(self, rows: int, *, announces: bool) -> None:
+        took_ns = self._notice.end(announces=announces)
         if self._memory is not None:
             self._ran_ns += took_ns
             self._ran_rows += rows

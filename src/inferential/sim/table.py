@@ -72,19 +72,21 @@ def line(watch: Watch) -> str:
 
 
 def summary(watches: Sequence[Watch]) -> RenderableType:
-    """Returns runs side by side, a row for each kind of robot in each."""
+    """Returns runs below one another in 80 columns: each strategy, and a row for each kind of its robots."""
     plan, last = watches[0].plan, watches[-1]
     early = f", interrupted after {last.seconds:.1f} of {plan.seconds:g} s" if last.interrupted else ""
     title = f"{plan.robots} robots, load {plan.load:g}x{early}"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for title in ("strategy", "robots"):
-        table.add_column(title, no_wrap=True)
-    for title in ("up\nat end", "up", "falls", "rate\n/ asked Hz", "age ms\np50, p95", "deadline\nhits", "batch"):
+    table = Table(
+        title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 1, 0, 0)
+    )
+    table.add_column("robots", no_wrap=True)
+    for title in ("up at\nend", "up", "falls", "rate /\nasked Hz", "age ms\np50, p95", "deadline\nhits", "batch"):
         table.add_column(title, justify="right", no_wrap=True)
     for watch in watches:
-        for number, kind in enumerate(watch.kinds()):
-            batch = f"{np.mean(watch.batch_sizes):.1f}" if watch.batch_sizes else "-"
-            table.add_row(*_summary_row(watch.plan.strategy if number == 0 else "", kind, batch if number == 0 else ""))
+        batch = f"{np.mean(watch.batch_sizes):.1f}" if watch.batch_sizes else "-"
+        table.add_row(Text(watch.plan.strategy, "bold"), *[""] * 6, batch)
+        for kind in watch.kinds():
+            table.add_row(*_summary_row(kind))
         table.add_section()
     return table
 
@@ -99,15 +101,14 @@ def warnings(watches: Sequence[Watch]) -> list[str]:
     ]
 
 
-def _summary_row(strategy: str, kind: KindSummary, batch: str) -> list[str]:
+def _summary_row(kind: KindSummary) -> list[str]:
     return [
-        strategy,
-        f"{kind.robots} {kind.kind}",
+        f"  {kind.robots} {kind.kind}",
         f"{kind.up_at_end}/{kind.robots}",
         f"{kind.up_share:.1%}",
         str(kind.falls),
         f"{kind.rate_hz:.1f} / {kind.asked_hz:.0f}",
         "-" if kind.age_p50_ms is None else f"{kind.age_p50_ms:.0f}, {kind.age_p95_ms:.0f}",
         f"{kind.deadline_hits:.1%}",
-        batch,
+        "",
     ]

@@ -24,6 +24,7 @@ from inferential.gateway.kserve.models import ServedModel
 from inferential.gateway.refusals import RequestRefused
 from inferential.policies.tensors import Array
 from inferential.proto.open_inference import HEADER_LENGTH, InferMessage, read_infer, write_infer
+from inferential.proto.value_limits import check_json
 from inferential.server import Server
 
 _PREFIX = "/v2/models/{model:path}"
@@ -96,10 +97,7 @@ class KServeGateway(HttpGateway):
         return _json({"ready": True})
 
     async def _index(self, request: Request) -> Response:
-        try:
-            asked = json.loads(await self.body(request) or b"{}")
-        except ValueError as error:
-            raise RequestRefused(HTTPStatus.BAD_REQUEST, f"expected JSON: {error}") from None
+        asked = _parsed(await self.body(request))
         return _json(await self._inference.index(only_ready=isinstance(asked, dict) and asked.get("ready") is True))
 
     async def _metadata(self, request: Request) -> Response:
@@ -146,6 +144,15 @@ class KServeGateway(HttpGateway):
             outputs = self._inference.outputs(model, asked, answers)
             default = asked.parameters.get("binary_data_output") is True
             return _response(model, message.fields, outputs, {name: binary.get(name, default) for name in outputs})
+
+
+def _parsed(body: bytearray) -> Any:
+    """Returns what a body of JSON holds, {} for an empty one."""
+    try:
+        check_json(body)
+        return json.loads(body or b"{}")
+    except (ValueError, RecursionError) as error:
+        raise RequestRefused(HTTPStatus.BAD_REQUEST, f"expected JSON: {error}") from None
 
 
 def _asked(message: InferMessage) -> tuple[Asked, dict[str, bool]]:

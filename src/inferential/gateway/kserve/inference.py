@@ -13,7 +13,7 @@ from typing import Any
 
 from inferential.config.gateways import ANY_MODEL, KServeConfig
 from inferential.errors import InvalidObservation
-from inferential.gateway.base import GatewayAnswer, GatewayClient
+from inferential.gateway.base import GatewayAnswer, GatewayClient, describe_error
 from inferential.gateway.clients import ServedClient
 from inferential.gateway.kserve.models import ServedModel
 from inferential.gateway.kserve.statistics import Statistics
@@ -72,7 +72,9 @@ class Inference:
 
     def waiting(self) -> list[str]:
         """Returns the models that are not ready."""
-        return [one for one in self._model_ids() if not self._server.is_ready(one)]
+        served = self._model_ids()
+        wanted = served if self._only is None else [self._only]
+        return [one for one in wanted if one not in served or not self._server.is_ready(one)]
 
     def is_ready(self, name: str) -> bool:
         """Returns whether a model is ready; RequestRefused where there is none of that name."""
@@ -87,13 +89,12 @@ class Inference:
         """
         states = self._server.model_states()
         found = []
-        for name in self._model_ids():
-            is_ready, why = self._server.is_ready(name), states[name]["why"]
-            if only_ready and not is_ready:
-                continue
-            one = {"name": name, "version": (await self._described(name)).version}
-            state = {"state": "READY"} if is_ready else {"state": "UNAVAILABLE", "reason": why or states[name]["state"]}
-            found.append({**one, **state})
+        model_ids = [one for one in self._model_ids() if not only_ready or self._server.is_ready(one)]
+        for model in await self._all_described(model_ids):
+            state, why = {"state": "READY"}, states[model.name]["why"] or states[model.name]["state"]
+            if not self._server.is_ready(model.name):
+                state = {"state": "UNAVAILABLE", "reason": why}
+            found.append({"name": model.name, "version": model.version, **state})
         return found
 
     async def statistics(self, name: str = "", asked_version: str = "") -> list[dict[str, Any]]:
@@ -105,7 +106,7 @@ class Inference:
         if name:
             models = [await self.model(name, asked_version)]
         else:
-            models = [await self._described(one) for one in self._model_ids()]
+            models = await self._all_described(self._model_ids())
         return [self._statistics_of(one).as_dict(one) for one in models]
 
     async def model(self, name: str, asked_version: str = "") -> ServedModel:
@@ -192,7 +193,7 @@ class Inference:
         return self._statistics.setdefault(model.name, Statistics())
 
     def _model_ids(self) -> list[str]:
-        return [self._only] if self._only is not None else list(self._server.model_states())
+        return [one for one in self._server.model_states() if self._only in (None, one)]
 
     def _check(self, name: str) -> None:
         if name not in self._model_ids():
@@ -200,7 +201,26 @@ class Inference:
             raise RequestRefused(HTTPStatus.NOT_FOUND, f"no model {name!r}; there is: {known}")
 
     async def _described(self, name: str) -> ServedModel:
-        return ServedModel.of(name, await self._server.model_metadata(name))
+        """Returns a model by what it says of itself; RequestRefused where it does not, as while its server is away."""
+        try:
+            async with asyncio.timeout(self._timeout_ms / 1e3):
+                said = await self._server.model_metadata(name)
+        except Exception as error:  # of a model's own code, or of the server behind it
+            why = describe_error(error) if str(error) else f"it gave no answer within {self._timeout_ms / 1e3:g} s"
+            text = f"model {name!r} does not say what it takes: {why}"
+            raise RequestRefused(HTTPStatus.SERVICE_UNAVAILABLE, text) from error
+        return ServedModel.of(name, said)
+
+    async def _all_described(self, names: Sequence[str]) -> list[ServedModel]:
+        """Returns models of which one that says nothing keeps no other one back."""
+
+        async def described(name: str) -> ServedModel:
+            try:
+                return await self._described(name)
+            except RequestRefused:
+                return ServedModel.of(name, {})
+
+        return list(await asyncio.gather(*map(described, names)))
 
 
 def _settings(parameters: Mapping[str, Any]) -> tuple[int | None, float | None]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import Any, ClassVar
 
@@ -31,12 +32,13 @@ from inferential.gateway.kserve.messages import SERVICE, message_class
 from inferential.gateway.kserve.rpc_limits import Room
 from inferential.gateway.kserve.rpc_tensors import asked_of, response_of
 from inferential.gateway.refusals import RequestRefused, refusal_of
+from inferential.notices import Notices
 from inferential.proto.value_limits import check_protobuf
 from inferential.server import Server
 
 logger: logging.Logger = logging.getLogger("inferential.gateway.kserve")
 
-_AT_ONCE = 32
+AT_ONCE = 32
 """Requests of one stream that are answered at the same time."""
 _Code = grpc.StatusCode
 _CODES: dict[HTTPStatus, grpc.StatusCode] = {
@@ -59,7 +61,21 @@ _UNSERVED = {
     "settings": ["TraceSetting", "LogSettings"],
 }
 
-_Handler = Callable[[Any, Any], Awaitable[Any]]
+
+@dataclass(frozen=True, slots=True)
+class _Caller:
+    """Who a call is from; gRPC's own context must not be asked once the call has ended, which crashes the process."""
+
+    client_id: str
+    peer: str
+
+    @property
+    def host(self) -> str:
+        """Its machine, of a peer like `ipv4:127.0.0.1:40000`."""
+        return self.peer.rpartition(":")[0]
+
+
+_Handler = Callable[[Any, _Caller], Awaitable[Any]]
 
 
 class KServeGrpcGateway(Gateway):
@@ -83,6 +99,7 @@ class KServeGrpcGateway(Gateway):
         self._grpc: grpc.aio.Server | None = None
         self._address = ""
         self._room = Room(config.max_request_bytes)
+        self._notices = Notices(logger)
 
     @property
     def address(self) -> str:
@@ -155,61 +172,67 @@ class KServeGrpcGateway(Gateway):
         """
 
         async def handle(requests: object, context: Any) -> Any:
+            peer = context.peer()
             try:
-                self._client_id(context)
+                caller = self._caller(context)
                 async with self._room.request(context.read) as data:
-                    return await handler(data if kind is None else _read(kind, data), context)
+                    return await handler(data if kind is None else _read(kind, data), caller)
             except Exception as error:
-                status, text = refusal_of(error, context.peer())
-            logger.info("%s: %s", context.peer(), text)
+                status, text = refusal_of(error, peer)
+            self._note(peer, text)
             return await context.abort(_CODES.get(status, _Code.UNKNOWN), text[:2000])
 
         return handle
 
-    def _client_id(self, context: Any) -> str:
+    def _caller(self, context: Any) -> _Caller:
+        """Returns who a call is from; RequestRefused where it has no token, or the id is another client's."""
         shown = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
-        return self._clients.id_of(shown.get("authorization", ""), shown.get(CLIENT_ID_HEADER.lower(), ""))
+        client_id = self._clients.id_of(shown.get("authorization", ""), shown.get(CLIENT_ID_HEADER.lower(), ""))
+        return _Caller(client_id, context.peer())
+
+    def _note(self, peer: str, text: str) -> None:
+        self._notices.say((peer.rpartition(":")[0], text[:80]), "%s: %s", peer, text)
 
     # What there is
 
-    async def _live(self, request: Any, context: Any) -> Any:
+    async def _live(self, request: Any, caller: _Caller) -> Any:
         return message_class("ServerLiveResponse")(live=True)
 
-    async def _ready(self, request: Any, context: Any) -> Any:
+    async def _ready(self, request: Any, caller: _Caller) -> Any:
         return message_class("ServerReadyResponse")(ready=not self._inference.waiting())
 
-    async def _server_metadata(self, request: Any, context: Any) -> Any:
+    async def _server_metadata(self, request: Any, caller: _Caller) -> Any:
         return message_class("ServerMetadataResponse")(**self._inference.server_metadata())
 
-    async def _model_ready(self, request: Any, context: Any) -> Any:
+    async def _model_ready(self, request: Any, caller: _Caller) -> Any:
         try:
             await self._inference.model(request.name, request.version)
         except RequestRefused:  # what is not there is not ready, as Triton has it
             return message_class("ModelReadyResponse")(ready=False)
         return message_class("ModelReadyResponse")(ready=self._inference.is_ready(request.name))
 
-    async def _metadata(self, request: Any, context: Any) -> Any:
+    async def _metadata(self, request: Any, caller: _Caller) -> Any:
         model = await self._inference.model(request.name, request.version)
         return _message("ModelMetadataResponse", model.metadata())
 
-    async def _model_config(self, request: Any, context: Any) -> Any:
+    async def _model_config(self, request: Any, caller: _Caller) -> Any:
         model = await self._inference.model(request.name, request.version)
         return _message("ModelConfigResponse", {"config": model.config()})
 
-    async def _statistics(self, request: Any, context: Any) -> Any:
+    async def _statistics(self, request: Any, caller: _Caller) -> Any:
         found = await self._inference.statistics(request.name, request.version)
         return _message("ModelStatisticsResponse", {"model_stats": found})
 
-    async def _index(self, request: Any, context: Any) -> Any:
+    async def _index(self, request: Any, caller: _Caller) -> Any:
         return _message("RepositoryIndexResponse", {"models": await self._inference.index(only_ready=request.ready)})
 
     # Inference
 
-    async def _infer(self, request: Any, context: Any) -> Any:
+    async def _infer(self, request: Any, caller: _Caller) -> Any:
         model = await self._inference.model(request.model_name, request.model_version)
         with self._inference.counted(model) as timings:
             asked = asked_of(request)
-            with self._clients.client(self._client_id(context), _host(context.peer())) as client:
+            with self._clients.client(caller.client_id, caller.host) as client:
                 answers = await self._inference.infer(client, model, asked)
             timings += [one.timing for one in answers]
             try:
@@ -219,23 +242,28 @@ class KServeGrpcGateway(Gateway):
 
     async def _stream(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
         """Answers the requests of a stream in their order, several at once; an error ends its request alone."""
+        peer = context.peer()
         try:
-            self._client_id(context)
+            caller = self._caller(context)
             with self._room.stream():
-                async for answer in self._answers(requests, context):
+                async for answer in self._answers(requests, caller):
                     yield answer
             return
         except RequestRefused as error:
             status, text = error.status, str(error)
-        logger.info("%s: %s", context.peer(), text)
+        self._note(peer, text)
         await context.abort(_CODES.get(status, _Code.UNKNOWN), text[:2000])
 
-    async def _answers(self, requests: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
-        answers: asyncio.Queue[asyncio.Task[Any] | None] = asyncio.Queue(_AT_ONCE)
+    async def _answers(self, requests: AsyncIterator[bytes], caller: _Caller) -> AsyncIterator[Any]:
+        answers: asyncio.Queue[asyncio.Task[Any] | None] = asyncio.Queue(AT_ONCE)
+        running: set[asyncio.Task[Any]] = set()  # one more than there are in the queue, where that is full
 
         async def read() -> None:
             async for data in requests:
-                await answers.put(asyncio.create_task(self._answer(data, context)))
+                task = asyncio.create_task(self._answer(data, caller))
+                running.add(task)
+                task.add_done_callback(running.discard)
+                await answers.put(task)
                 await self._room.found()
             await answers.put(None)
 
@@ -244,22 +272,20 @@ class KServeGrpcGateway(Gateway):
             while (answer := await answers.get()) is not None:
                 yield await answer
         finally:
-            reading.cancel()
-            while not answers.empty():
-                if (left := answers.get_nowait()) is not None:
-                    left.cancel()
+            for task in (reading, *running):
+                task.cancel()
 
-    async def _answer(self, data: bytes, context: Any) -> Any:
+    async def _answer(self, data: bytes, caller: _Caller) -> Any:
         response, request = message_class("ModelStreamInferResponse"), message_class("ModelInferRequest")()
         try:
             with self._room.kept(data):
                 request = _read(message_class("ModelInferRequest"), data)
-                found = await self._infer(request, context)
+                found = await self._infer(request, caller)
             found.parameters["triton_final_response"].bool_param = True
             return response(infer_response=found)
         except Exception as error:
-            _, text = refusal_of(error, context.peer())
-            logger.info("%s: %s", context.peer(), text)
+            _, text = refusal_of(error, caller.peer)
+            self._note(caller.peer, text)
             return response(
                 error_message=text[:2000], infer_response=message_class("ModelInferResponse")(id=request.id)
             )
@@ -274,7 +300,7 @@ def _read(kind: Any, data: bytes) -> Any:
 
 
 def _refusing(text: str) -> _Handler:
-    async def refuse(request: Any, context: Any) -> Any:
+    async def refuse(request: Any, caller: _Caller) -> Any:
         raise RequestRefused(HTTPStatus.NOT_IMPLEMENTED, text)
 
     return refuse
@@ -282,8 +308,3 @@ def _refusing(text: str) -> _Handler:
 
 def _message(name: str, content: Mapping[str, Any]) -> Any:
     return ParseDict(dict(content), message_class(name)(), ignore_unknown_fields=True)
-
-
-def _host(peer: str) -> str:
-    """Returns the machine of a peer like `ipv4:127.0.0.1:40000`."""
-    return peer.rpartition(":")[0]

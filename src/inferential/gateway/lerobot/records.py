@@ -16,6 +16,8 @@ _STATE = "observation.state"
 _TASK = "task"
 _SIMILAR = 1.0  # in the units of the joints, as in lerobot's `observations_similar`
 _MAX_TIMESTEP = 2**53
+_MAX_NAMES = 4096
+"""Of motors in all vectors together. A pickle says a list once and has it in many places, each of which is a copy."""
 
 Values = dict[str, Any]
 
@@ -66,7 +68,7 @@ def instructions_of(message: Any) -> PolicyInstructions:
     """
     fields = _fields(message, "RemotePolicyConfig")
     features = _field(fields, "lerobot_features", dict)
-    vectors, cameras = {}, {}
+    vectors, cameras, count = {}, {}, 0
     for key, feature in features.items():
         if type(feature) is not dict:
             raise ValueError(f"lerobot_features: {key[:80]}: expected a map, got {type(feature).__name__}")
@@ -80,13 +82,16 @@ def instructions_of(message: Any) -> PolicyInstructions:
             if type(names) is not list or not all(type(name) is str for name in names):
                 raise ValueError(f"lerobot_features: {key[:80]}: expected a list of names")
             vectors[key] = tuple(names)
+            count += len(names)
+            if count > _MAX_NAMES:
+                raise ValueError(f"lerobot_features: expected the names of at most {_MAX_NAMES} motors")
     rename_map = _field(fields, "rename_map", dict) if "rename_map" in fields else {}
     if not all(type(name) is str for name in rename_map.values()):
         raise ValueError("rename_map: expected text by text")
     actions_per_chunk = _field(fields, "actions_per_chunk", int)
     if not 0 < actions_per_chunk < 100_000:
         raise ValueError(f"actions_per_chunk: expected 1 to 99999, got {actions_per_chunk}")
-    policy = " ".join(str(fields.get(name))[:80] for name in ("policy_type", "pretrained_name_or_path"))
+    policy = " ".join(_shown(fields.get(name)) for name in ("policy_type", "pretrained_name_or_path"))
     return PolicyInstructions(vectors, cameras, rename_map, actions_per_chunk, policy)
 
 
@@ -171,7 +176,15 @@ def _number(values: Values, name: str) -> float:
     value = values.get(name)
     if not isinstance(value, bool | int | float):
         raise ValueError(f"observation: {name[:80]}: expected the number of a motor")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise ValueError(f"observation: {name[:80]}: expected the number of a motor, got one beyond 1e308") from error
+
+
+def _shown(value: Any) -> str:
+    """Returns a text for people; of other values their type, for lists within lists may be endless as text."""
+    return value[:80] if type(value) is str else type(value).__name__
 
 
 def _fields(message: Any, name: str) -> dict[str, Any]:
