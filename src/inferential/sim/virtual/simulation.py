@@ -139,17 +139,7 @@ class _Simulation:
 
     def load_profiles(self) -> None:
         """Tells the engine how long calls take."""
-        profiles = {
-            model.model_id: [
-                {
-                    "batch_size": rows,
-                    "median_ms": (latency_s + model.turnaround_s) * 1e3,
-                    "high_ms": (latency_s * _high(model.spread) + model.turnaround_s) * 1e3,
-                }
-                for rows, latency_s in enumerate(model.latency_s, 1)
-            ]
-            for model in self._models.values()
-        }
+        profiles = {model.model_id: model.profile() for model in self._models.values()}
         self._engine.profiles.load(profiles)
 
     def hold_back(self, busy: Mapping[str, tuple[float, float]]) -> None:
@@ -361,7 +351,6 @@ class _Simulation:
             self._ask_anew(request)
 
     def _ask_anew(self, request: InferenceRequest) -> None:
-        self._idle_wakes = 0
         observation = self._observations.get(request)
         if observation is not None:
             loop = self._loops[request.client_id]
@@ -397,8 +386,3 @@ class _Simulation:
         calls = sorted(self._calls.values(), key=lambda call: call.started_at)
         played = [loop.played(self._end) for loop in self._loops.values()]
         return Run(self._strategy, seconds, outcomes, calls, (mean * 1e6, high * 1e6), played)
-
-
-def _high(spread: float) -> float:
-    """Returns the 95th percentile of a lognormal factor around 1."""
-    return math.exp(1.645 * spread)

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+_HIGH = 1.645  # the 95th percentile, in standard deviations
+
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
@@ -32,6 +34,18 @@ class ModelSpec:
     max_inflight: int = 1
     device: str | None = None
     turnaround_s: float = 0.0
+
+    def profile(self) -> list[dict[str, float]]:
+        """Returns how long calls of each size keep a replica of speed 1, as a file of profiles says it."""
+        turnaround_ms, high = self.turnaround_s * 1e3, math.exp(_HIGH * self.spread)
+        return [
+            {
+                "batch_size": rows,
+                "median_ms": latency_s * 1e3 + turnaround_ms,
+                "high_ms": latency_s * 1e3 * high + turnaround_ms,
+            }
+            for rows, latency_s in enumerate(self.latency_s, 1)
+        ]
 
     @property
     def max_batch_size(self) -> int:
