@@ -62,6 +62,7 @@ _LEAST_GAIN = 4e-3  # of a chunk, so that requests without gain have an order to
 _ALL_SIZES = 32  # larger calls are compared at so many sizes
 _ONE_BY_ONE = 8  # rows up to which a call's size is found faster without arrays
 _SORTED = 128  # rows that are sorted rather than parted first
+_ZERO = np.zeros(())  # as an array: numbers have to be made into one each time
 _ROUNDED = 1 + 1e-9  # by which sums of the same numbers may differ, at most
 
 Array = npt.NDArray[Any]
@@ -388,6 +389,6 @@ def _gained(columns: Columns, rows: Array, plays_from: Array | float, begins_at:
 def _lost(later: Array | float, begins_at: Array, gain: Array) -> Array:
     """Returns what of each gain is lost if the answer is played `later` than the actions of before run out."""
     lost: Array = later - begins_at
-    np.maximum(lost, 0.0, out=lost)
+    np.maximum(lost, _ZERO, out=lost)
     np.minimum(lost, gain, out=lost)
     return lost
