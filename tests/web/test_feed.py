@@ -145,6 +145,27 @@ async def test_a_stream_begins_with_every_robot_and_so_does_what_follows_missed_
     await quick.aclose()
 
 
+async def test_an_event_that_cannot_be_made_ends_the_streams_and_later_ones_begin_anew(
+    monkeypatch: Any, caplog: Any
+) -> None:
+    monkeypatch.setattr(feeds, "INTERVAL_S", 0.0)
+    async with Server("tcp://127.0.0.1:0", dispatcher=LocalDispatcher({"m": lambda observation: 1})) as server:
+        feed = Feed(server)
+        events = feed.events()
+        await anext(events)
+        monkeypatch.setattr(server, "client_status", lambda *some, **how: 1 / 0)
+        monkeypatch.setattr(server, "overview", lambda *some: 1 / 0)
+        async with asyncio.timeout(10):
+            assert [one async for one in events][2:] == []
+        assert "the events of the page have ended" in caplog.text
+        monkeypatch.undo()
+        events = feed.events()
+        async with asyncio.timeout(10):
+            assert [json.loads(await anext(events))["strategy"] for _ in range(2)] == ["deadline_aware"] * 2
+        await events.aclose()
+        feed.close()
+
+
 async def test_a_status_of_very_many_robots_is_made_once_for_all_who_ask_meanwhile(monkeypatch: Any) -> None:
     fleet = Fleet(100)
     feed = Feed(fleet)  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import fields
@@ -16,6 +17,8 @@ from typing import Any
 
 from inferential.server import Server
 from inferential.server.status import ServerStatus
+
+logger: logging.Logger = logging.getLogger("inferential.web")
 
 INTERVAL_S = 0.25
 ROBOTS_EACH = 100
@@ -102,11 +105,23 @@ class Feed:
         if self._task is not None:
             self._task.cancel()
             self._task = None
+        self._end_viewers()
+
+    def _end_viewers(self) -> None:
         for queue in self._viewers:
             _empty(queue)
             queue.put_nowait(None)
 
     async def _run(self) -> None:
+        try:
+            await self._feed_viewers()
+        except Exception:  # a viewer that is left would show for ever what was
+            logger.exception("the events of the page have ended; its viewers begin again")
+            self._end_viewers()
+        self._task = None
+        self._rows.clear()
+
+    async def _feed_viewers(self) -> None:
         pause_s = INTERVAL_S
         while self._viewers:
             await asyncio.sleep(pause_s)
@@ -118,8 +133,6 @@ class Feed:
                 if missed:
                     _empty(queue)
                 queue.put_nowait(_MISSED if missed else event)
-        self._task = None
-        self._rows.clear()
 
     async def next_event(self) -> str:
         """Returns an event; between some clients and the next ones the event loop is left to robots."""
