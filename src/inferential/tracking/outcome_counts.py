@@ -7,7 +7,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from inferential.tracking.lateness import ActionAges, ServerTimes
+from inferential.tracking.lateness import WINDOW_S, ActionAges, ServerTimes
 from inferential.tracking.limits import MAX_MODELS
 
 NOTHING_S = 1.0
@@ -74,6 +74,10 @@ class OutcomeCounts:
     def nothing_since(self) -> float | None:
         """Returns when the first of its newest requests that ended without a result arrived; None: the last got one."""
         return self._nothing_since if self._answered_then == self.answered else None
+
+    def unreported(self, now: float) -> int:
+        """Returns how many of the newest answers of the last `WINDOW_S` seconds the robot has not said when it used."""
+        return sum(times.sent_at > now - WINDOW_S for times in self._open.values())
 
     def session(self) -> str:
         """Returns what the ids of its newest answered requests begin with; "" while that is not known."""
