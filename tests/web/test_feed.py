@@ -110,6 +110,35 @@ class Fleet:
         return ServerStatus("", "", "", 1.0, False, 0, 0, [], [], [], [], [], [], {}, {})
 
 
+async def test_viewers_hear_that_a_status_cannot_be_made_and_see_those_that_follow(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Failing(Fleet):
+        fails = False
+
+        def overview(self, after_batch: int = 0, most_batches: int = 0) -> ServerStatus:
+            if self.fails:
+                raise RuntimeError("no status now")
+            return super().overview(after_batch, most_batches)
+
+    monkeypatch.setattr(feeds, "INTERVAL_S", 0.0)
+    fleet = Failing(1)
+    feed = Feed(fleet)  # type: ignore[arg-type]
+    events = feed.events()
+    async with asyncio.timeout(10):
+        assert ids(await anext(events)) == ["robot-0"]
+        fleet.fails = True
+        while "error" not in (event := json.loads(await anext(events))):
+            pass
+        assert event == {"error": "RuntimeError: the server's log says more"}
+        fleet.fails = False
+        while "clients" not in json.loads(await anext(events)):
+            pass
+    assert "the page cannot be shown: RuntimeError: no status now" in caplog.text
+    feed.close()
+    await events.aclose()  # type: ignore[attr-defined]
+
+
 def ids(event: str) -> list[str]:
     return [client["client_id"] for client in json.loads(event)["clients"]]
 
@@ -143,27 +172,6 @@ async def test_a_stream_begins_with_every_robot_and_so_does_what_follows_missed_
     feed.close()
     await slow.aclose()
     await quick.aclose()
-
-
-async def test_an_event_that_cannot_be_made_ends_the_streams_and_later_ones_begin_anew(
-    monkeypatch: Any, caplog: Any
-) -> None:
-    monkeypatch.setattr(feeds, "INTERVAL_S", 0.0)
-    async with Server("tcp://127.0.0.1:0", dispatcher=LocalDispatcher({"m": lambda observation: 1})) as server:
-        feed = Feed(server)
-        events = feed.events()
-        await anext(events)
-        monkeypatch.setattr(server, "client_status", lambda *some, **how: 1 / 0)
-        monkeypatch.setattr(server, "overview", lambda *some: 1 / 0)
-        async with asyncio.timeout(10):
-            assert [one async for one in events][2:] == []
-        assert "the events of the page have ended" in caplog.text
-        monkeypatch.undo()
-        events = feed.events()
-        async with asyncio.timeout(10):
-            assert [json.loads(await anext(events))["strategy"] for _ in range(2)] == ["deadline_aware"] * 2
-        await events.aclose()
-        feed.close()
 
 
 async def test_a_status_of_very_many_robots_is_made_once_for_all_who_ask_meanwhile(monkeypatch: Any) -> None:

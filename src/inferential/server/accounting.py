@@ -311,13 +311,13 @@ class Accounting:
             nonlocal waiting
             if waiting is None:
                 waiting = {request.client_id for request in self._engine.requests() if stands(request.connection)}
-            return client_id in waiting or is_behind(client_id)
+            return client_id in waiting
 
         def is_behind(client_id: str) -> bool:
             client = fleet.client(client_id)
             return client is not None and has_unread(client.identity)
 
-        changes = fleet.sweep(now, waits)
+        changes = fleet.sweep(now, waits, is_behind)
         if now >= self._shares_due_at:
             self._shares_due_at = now + _SHARES_EACH_S * fleet.active_count
             self._shares.update(fleet.periods(now), self._pressed(now), is_behind)

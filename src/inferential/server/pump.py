@@ -28,8 +28,9 @@ from inferential.transport.zmq_transport import GONE, MalformedMessage, ZmqTrans
 
 _READ_SLICE_S = 0.001
 """How long messages are read in one turn of the loop, so that calls can end and answers leave."""
-_LONGEST_SLICE_S = 0.002
-"""How long at most, where other programs have the processor meanwhile and less than `_READ_SLICE_S` was worked."""
+_LEAST_READ, _LONGEST_SLICE_S = 8, 0.002
+"""How many messages are read all the same, where other programs have the processor meanwhile, and how long at most. To
+ask how long the thread itself has worked is a system call, after which the processor is often given to another."""
 _WORK_SLICE_S = 0.001
 """How long calls are begun in one turn of the loop where models complete inline, or as long as was read before."""
 _DRAINING = Refusal(RefusalKind.REJECTED, "the server is draining", DRAINING)
@@ -130,10 +131,10 @@ class EventPump:
         """Reads messages for a slice of time, and begins the calls that follow from them."""
         if not self._running:
             return  # called for what was readable just before the end
-        began = time.monotonic()
-        until, worked_until = began + _READ_SLICE_S, time.thread_time() + _READ_SLICE_S
-        longest = began + _LONGEST_SLICE_S
-        while (now := time.monotonic()) < until or (now < longest and time.thread_time() < worked_until):
+        count, began = 0, time.monotonic()
+        until = began + _READ_SLICE_S
+        while (now := time.monotonic()) < until or (count < _LEAST_READ and now < began + _LONGEST_SLICE_S):
+            count += 1
             try:
                 received = self._transport.receive()
             except MalformedMessage as error:
@@ -148,7 +149,7 @@ class EventPump:
             self.receive(received)
         else:
             self._schedule_continue()
-        self.work(self._executor.run_inline, time.monotonic() - began)
+        self.work(self._executor.run_inline, now - began)
 
     def _refuse_overtaken(self, newest: Received) -> None:
         """Ends the older messages that came together with one of the same connection, as far as it supersedes them."""

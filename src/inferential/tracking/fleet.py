@@ -187,12 +187,18 @@ class Fleet:
         """Returns when to call `sweep` next; None while no client is connected and no response is open."""
         return self.responses.expires_at() if self._next_sweep_at is None else self._next_sweep_at
 
-    def sweep(self, now: float, waits: Callable[[str], bool] = lambda client_id: False) -> FleetChanges:
+    def sweep(
+        self,
+        now: float,
+        waits: Callable[[str], bool] = lambda client_id: False,
+        is_behind: Callable[[str], bool] = lambda client_id: False,
+    ) -> FleetChanges:
         """Finds clients that have fallen silent; one that is gone is reported as overdue too, if it was not before.
 
         Args:
             now: seconds of `time.monotonic()`.
             waits: returns whether a client waits for an answer: however long that takes, it is not gone.
+            is_behind: returns whether the server has not read all that a client has sent, which is not silent then.
         """
         changes = FleetChanges()
         silent = [client_id for client_id, until in self._quiet_until.items() if until <= now]
@@ -202,6 +208,8 @@ class Fleet:
             if (until := self._next_change(client_id, state.last_seen)) > now:
                 self._quiet_until[client_id] = until
                 continue
+            if is_behind(client_id):
+                continue  # it is looked at with each sweep
             gone = now - state.last_seen >= self._timeout_s and not waits(client_id)
             self._find_overdue(client_id, now, changes, certain=gone)
             if gone:

@@ -15,10 +15,11 @@ from dataclasses import fields
 from itertools import islice
 from typing import Any
 
+from inferential.notices import Notices
 from inferential.server import Server
 from inferential.server.status import ServerStatus
 
-logger: logging.Logger = logging.getLogger("inferential.web")
+logger: logging.Logger = logging.getLogger("inferential")
 
 INTERVAL_S = 0.25
 ROBOTS_EACH = 100
@@ -50,6 +51,7 @@ class Feed:
         self._whole = ""
         self._whole_until = -1.0
         self._making: asyncio.Task[str] | None = None
+        self._notices = Notices(logger)
 
     async def now(self) -> str:
         """Returns the whole status as JSON, with the lateness of every robot.
@@ -82,7 +84,7 @@ class Feed:
         """Yields the whole status now, then what changes; a viewer that is too slow misses some of that.
 
         What changes has `left`: the ids of the robots that the status has no longer. Those of which it has nothing are
-        as they were.
+        as they were. An event with `error` alone says that the status could not be made.
         """
         queue: asyncio.Queue[str | None] = asyncio.Queue(maxsize=2)
         self._viewers.add(queue)
@@ -93,46 +95,50 @@ class Feed:
             self._rows |= await self._rows_of(missing, CLIENTS_AT_ONCE, with_lateness=False)
             yield self._snapshot()
             while (event := await queue.get()) is not None:
-                yield self._snapshot() if event == _MISSED else event
+                if event == _MISSED:
+                    try:
+                        event = self._snapshot()
+                    except Exception as error:
+                        event = self._failed(error)
+                yield event
         finally:
             self._viewers.discard(queue)
 
     def _snapshot(self) -> str:
         return _joined(self._server.overview(0, CALLS_EACH), list(self._rows.values()))
 
+    def _failed(self, error: Exception) -> str:
+        """Logs why a status could not be made, and returns what viewers get in its place."""
+        kind = type(error).__name__
+        self._notices.say(kind, "the page cannot be shown: %s: %s", kind, error, level=logging.ERROR)
+        return _json({"error": f"{kind}: the server's log says more"})
+
     def close(self) -> None:
         """Ends all streams of events."""
         if self._task is not None:
             self._task.cancel()
             self._task = None
-        self._end_viewers()
-
-    def _end_viewers(self) -> None:
         for queue in self._viewers:
             _empty(queue)
             queue.put_nowait(None)
 
     async def _run(self) -> None:
-        try:
-            await self._feed_viewers()
-        except Exception:  # a viewer that is left would show for ever what was
-            logger.exception("the events of the page have ended; its viewers begin again")
-            self._end_viewers()
-        self._task = None
-        self._rows.clear()
-
-    async def _feed_viewers(self) -> None:
         pause_s = INTERVAL_S
         while self._viewers:
             await asyncio.sleep(pause_s)
             began = time.thread_time()
-            event = await self.next_event()
+            try:
+                event = await self.next_event()
+            except Exception as error:  # of one part of the status, and maybe for a moment
+                event = self._failed(error)
             pause_s = max(INTERVAL_S, (time.thread_time() - began) / SHARE)
             for queue in self._viewers:
                 missed = queue.full()
                 if missed:
                     _empty(queue)
                 queue.put_nowait(_MISSED if missed else event)
+        self._task = None
+        self._rows.clear()
 
     async def next_event(self) -> str:
         """Returns an event; between some clients and the next ones the event loop is left to robots."""

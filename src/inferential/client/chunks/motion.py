@@ -5,7 +5,7 @@ No clock and no I/O; the player says for each control step whether there is an a
 Without an action the robot repeats its last one, or what `starved` says, for `hold_ms`; then `on_starved` stops it.
 Where a chunk then begins farther from there than it moves itself in a step, its first actions are blended in, over as
 many steps as the robot was without, less one, and at most `BLEND_S`: from where it stands towards what the chunk has
-for each step; booleans are not. With `max_change` no value ever changes by more in one step.
+for each step; booleans alone are not. With `max_change` no value ever changes by more in one step.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 
 from inferential.client.chunks.arguments import check_choice, check_number, check_stop_action
 from inferential.client.chunks.stats import ChunkStats
-from inferential.proto.actions import Array, BadActions, Layout, is_finite
+from inferential.proto.actions import Array, BadActions, Layout, is_finite, of_dtype
 
 Action = Any
 """An array, or arrays by key where a chunk is spread over several keys."""
@@ -146,7 +146,7 @@ class Motion:
             self._blends_from = None
             return action
         share = self._blended / (self._to_blend + 1)
-        return np.asarray((1 - share) * begin + share * action, dtype=action.dtype)
+        return of_dtype(np.asarray((1 - share) * begin + share * action), action.dtype)
 
     def _limited(self, action: Array) -> Array:
         before, most = self._output, self.max_change

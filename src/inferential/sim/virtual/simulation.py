@@ -13,6 +13,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from inferential.config.schema import SchedulingConfig
@@ -28,7 +29,7 @@ from inferential.tracking.cadence import CadenceTracker
 
 _BEGIN_S = 1000.0  # what the clock says at the beginning; strategies may take 0 for "never"
 _PROGRESS_S = 0.5  # of virtual time
-_CALL_ENDS, _REACHES_SERVER, _TICKS = range(3)  # the order of events of the same instant
+_CALL_ENDS, _IS_FREE, _REACHES_SERVER, _TICKS = range(4)  # the order of events of the same instant
 
 
 class ConservationError(AssertionError):
@@ -45,6 +46,7 @@ def simulate(
     robots: Sequence[ChunkedRobot] = (),
     options: Mapping[str, Any] | None = None,
     profiled: bool = False,
+    busy: Mapping[str, tuple[float, float]] | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> Run:
     """Runs a strategy for so many seconds of virtual time; the same arguments give the same run.
@@ -58,6 +60,7 @@ def simulate(
         robots: robots in closed loop; each brings the seed of its network.
         options: fields of the scheduling configuration, or of the strategy's own section.
         profiled: whether the latencies of the models are known from the beginning, as from `inferential profile`.
+        busy: from when to when a model begins no call, as it has others' requests, by model id.
         progress: called with the seconds simulated, now and then.
 
     Raises:
@@ -68,6 +71,7 @@ def simulate(
         simulation = _Simulation(models, strategy, seconds, seed, options or {}, clock)
         if profiled:
             simulation.load_profiles()
+        simulation.hold_back(busy or {})
         return simulation.run(arrivals, robots, progress)
 
 
@@ -116,7 +120,8 @@ class _Simulation:
             for model in models
         }
         self._scheduler = create_scheduler(config)
-        self._engine = Engine(config, self._scheduler, self._capacity.__getitem__)
+        self._busy: dict[str, tuple[float, float]] = {}
+        self._engine = Engine(config, self._scheduler, self._capacity_of)
         self._cadence = CadenceTracker()
         self._chance = random.Random(seed)
         self._serials = itertools.count()
@@ -141,6 +146,17 @@ class _Simulation:
             for model in self._models.values()
         }
         self._engine.profiles.load(profiles)
+
+    def hold_back(self, busy: Mapping[str, tuple[float, float]]) -> None:
+        """Has models begin no call for some time."""
+        for model_id, (begins_at, ends_at) in busy.items():
+            self._busy[model_id] = _BEGIN_S + begins_at, _BEGIN_S + ends_at
+            self._later(_BEGIN_S + ends_at, _IS_FREE, model_id)
+
+    def _capacity_of(self, model_id: str) -> Capacity:
+        capacity = self._capacity[model_id]
+        span = self._busy.get(model_id)
+        return replace(capacity, max_inflight=0) if span and span[0] <= self._clock.now < span[1] else capacity
 
     def run(
         self, arrivals: Sequence[Arrival], robots: Sequence[ChunkedRobot], progress: Callable[[float], None] | None
@@ -193,6 +209,7 @@ class _Simulation:
             return False
         if what == _CALL_ENDS:
             self._finish(of)
+        if what in (_CALL_ENDS, _IS_FREE):
             return True
         self._reach(*of)
         follows = self._events and self._events[0][:2] == (at, _REACHES_SERVER)
