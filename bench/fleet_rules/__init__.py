@@ -205,12 +205,12 @@ def _worst_of_class(done: Run) -> float:
 
 
 def _most_robots(job: Job) -> float:
-    """The most robots of which so many requests are answered in time; those still open at the end do not count."""
+    """The most robots of which so many requests are answered in time; those that could still be do not count."""
     few, many = 0, _MOST_ROBOTS + 1
     while many - few > 1:
         count = (few + many) // 2
         overall = measure(_run(job.cell.fleet, job, float(count))).overall
-        counted = overall.offered - overall.ends.get("open", 0)
+        counted = overall.offered - overall.open_yet
         few, many = (count, many) if overall.in_time >= ATTAINMENT * counted else (few, count)
     return float(few)
 

@@ -48,6 +48,13 @@ def test_a_robot_starves_from_its_first_unanswered_observation_to_the_next_answe
     assert measure(Run("s", 10.0, unanswered, [], (0.0, 0.0))).overall.longest_wait_s == pytest.approx(4.1)
 
 
+def test_what_is_still_open_after_its_deadline_is_missed() -> None:
+    outcomes = [outcome("a", 0.0, 1.0, "open"), outcome("b", 0.5, 0.55), outcome("c", 0.95, 1.0, "open")]
+    overall = measure(Run("s", 1.0, outcomes, [], (0.0, 0.0))).overall
+    assert overall.miss_rate == pytest.approx(1 / 2)
+    assert overall.open_yet == 1
+
+
 def test_jains_index() -> None:
     assert jain([1, 1, 1, 1]) == 1.0
     assert jain([1, 0, 0, 0]) == 0.25

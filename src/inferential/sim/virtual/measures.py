@@ -25,8 +25,9 @@ class Group:
         ends: how many of them ended as what; "open" at the end of the run.
         in_time: answered by their deadline.
         goodput_per_s: those in a second.
-        miss_rate: share of the offered that were not answered in time; those still open at the end do not count,
-            nor do those that gave way to a newer observation of the same robot.
+        open_yet: those open at the end of the run that could still be answered in time.
+        miss_rate: share of the offered that were not answered in time; `open_yet` does not count, nor do those that
+            gave way to a newer observation of the same robot.
         age_ms: median, 95th and 99th percentile of the time from arrival to answer, of those answered.
         answers_per_s_per_robot: answers in time, of a robot on average.
         fairness: Jain's index of the robots' shares of their own observations answered in time; 1 where all
@@ -40,6 +41,7 @@ class Group:
     robots: int
     offered: int
     ends: dict[str, int]
+    open_yet: int
     in_time: int
     goodput_per_s: float
     miss_rate: float
@@ -107,7 +109,8 @@ def _group(outcomes: Sequence[Outcome], seconds: float) -> Group:
         robots.setdefault(outcome.arrival.client_id, []).append(outcome)
     ends = Counter(outcome.end for outcome in outcomes)
     in_time = sum(outcome.in_time for outcome in outcomes)
-    counted = len(outcomes) - ends["open"] - ends["superseded"]
+    open_yet = sum(one.end == "open" and one.arrival.deadline > seconds for one in outcomes)
+    counted = len(outcomes) - open_yet - ends["superseded"]
     ages = [(one.ended_at - one.arrival.at) * 1e3 for one in outcomes if one.end == "answered"]
     percentiles = np.percentile(ages, (50, 95, 99)) if ages else (0.0, 0.0, 0.0)
     shares = np.array([sum(one.in_time for one in own) / len(own) for own in robots.values()])
@@ -116,6 +119,7 @@ def _group(outcomes: Sequence[Outcome], seconds: float) -> Group:
         robots=len(robots),
         offered=len(outcomes),
         ends=dict(sorted(ends.items())),
+        open_yet=open_yet,
         in_time=in_time,
         goodput_per_s=in_time / seconds,
         miss_rate=1 - in_time / counted if counted else 0.0,
