@@ -7,7 +7,8 @@ play chunks, answers in time of the others.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from inferential.sim.virtual.measures import measure
 from inferential.sim.virtual.planning.placement import Group, Placement, cost_of, needed_hz, placements, rates
 from inferential.sim.virtual.simulation import simulate
 from inferential.sim.virtual.starvation import play_by_class
+from inferential.sim.virtual.world import Run
 
 TRIED = 4
 """Placements that are simulated."""
@@ -183,37 +185,14 @@ class Search:
 
     def _simulated(self, placed: Placement, devices: int, load: float, *, busy: float | None) -> Plan:
         limits = {} if busy is None else self._limits(placed, load, busy)
-        where, models = _devices(placed), {}
-        for model_id, model in self._fleet.models.items():
-            shared = f"device {where[model_id][0]}" if len(placed.group(model_id).models) > 1 else None
-            models[model_id] = _cut(model, len(where[model_id]), placed.batch_size(model_id), shared)
-        robots = {
-            name: one
-            if one.is_closed or name not in limits
-            else one.model_copy(update={"rate_hz": limits[name], "every_s": None})
-            for name, one in self._fleet.robots.items()
-        }
-        fleet = Fleet.model_construct(models=models, robots=robots)
-        closed = [
-            replace(robot, interval_s=1 / limits[robot.robot_class]) if robot.robot_class in limits else robot
-            for robot in generate.chunked_robots(fleet, seed=self._seed, load=load)
-        ]
-        run = simulate(
-            generate.models(fleet),
-            generate.arrivals(fleet, seconds=self._seconds, seed=self._seed, load=load),
-            self._strategy,
-            seconds=self._seconds,
-            seed=self._seed,
-            robots=closed,
-            profiled=True,
-        )
-        self._progress()
+        where = _devices(placed)
+        run = self._run(placed, where, limits, load)
         played, asked = play_by_class(run), measure(run).classes
+        answered = Counter(one.arrival.robot_class for one in run.outcomes if one.end == "answered")
         classes, value = {}, 0.0
         for name, one in self._fleet.robots.items():
             count = max(1, round(one.count * load))
-            answered = sum(outcome.end == "answered" for outcome in run.outcomes if outcome.arrival.robot_class == name)
-            rate, play = answered / run.seconds / count, played.get(name)
+            rate, play = answered[name] / run.seconds / count, played.get(name)
             interval_s = 1 / limits[name] if name in limits else 0.0
             if play is not None:
                 with_action, worst = 1 - play.starved, 1 - play.starved_worst
@@ -245,6 +224,37 @@ class Search:
             for model_id in self._fleet.models
         }
         return Plan(devices, plans, classes, round(value, 2))
+
+    def _run(
+        self, placed: Placement, where: Mapping[str, Sequence[int]], limits: Mapping[str, float], load: float
+    ) -> Run:
+        """Simulates the fleet with its models on these devices, and these rates for some of its classes."""
+        models = {}
+        for model_id, model in self._fleet.models.items():
+            shared = f"device {where[model_id][0]}" if len(placed.group(model_id).models) > 1 else None
+            models[model_id] = _cut(model, len(where[model_id]), placed.batch_size(model_id), shared)
+        robots = {
+            name: one
+            if one.is_closed or name not in limits
+            else one.model_copy(update={"rate_hz": limits[name], "every_s": None})
+            for name, one in self._fleet.robots.items()
+        }
+        fleet = Fleet.model_construct(models=models, robots=robots)
+        closed = [
+            replace(robot, interval_s=1 / limits[robot.robot_class]) if robot.robot_class in limits else robot
+            for robot in generate.chunked_robots(fleet, seed=self._seed, load=load)
+        ]
+        run = simulate(
+            generate.models(fleet),
+            generate.arrivals(fleet, seconds=self._seconds, seed=self._seed, load=load),
+            self._strategy,
+            seconds=self._seconds,
+            seed=self._seed,
+            robots=closed,
+            profiled=True,
+        )
+        self._progress()
+        return run
 
     def most_robots(self, devices: int, target: float) -> int:
         """Returns how many robots, in the fleet's proportions, devices carry so that each class has its share.
