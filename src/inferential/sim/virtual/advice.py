@@ -87,8 +87,8 @@ class Advice:
         if self.was - max(shares[0] for shares in self.shares.values()) <= _FAR:
             return ""
         return (
-            f"; but the server gave {self.was:.1%}: robots that wait for an answer before they ask again keep out of each "
-            "other's way, and are repeated here at the times at which they asked, so believe the differences alone"
+            f"; but the server gave {self.was:.1%}: robots that wait for an answer before they ask again keep out of "
+            "each other's way, and are repeated here at the times at which they asked, so believe the differences alone"
         )
 
     def _which(self) -> str:
