@@ -187,7 +187,7 @@ def status_of(*clients: dict[str, Any], models: Sequence[dict[str, Any]] = ()) -
 def test_of_many_robots_those_that_need_a_look_come_first() -> None:
     clients = [{"client_id": f"robot-{n}", "state": "overdue" if n == 9 else "active", "models": []} for n in range(10)]
     table, left = view(status_of(*clients), 11).renderables[-2:]
-    assert str(next(iter(table.columns[0].cells))) == "robot-9"
+    assert next(iter(table.columns[0].cells)).text == "robot-9"
     assert str(left) == "and 6 more"
 
 
@@ -211,6 +211,18 @@ def test_on_a_narrow_terminal_robots_keep_their_names_and_a_model_its_line() -> 
     assert max(map(len, lines)) <= 80
     assert sum("1: 100.0" in line for line in lines) == 1
     assert not any(line.strip().startswith("19: ") for line in lines)
+
+
+def test_names_that_differ_at_their_end_alone_still_differ_in_80_columns() -> None:
+    use = {"model_id": "grasping", "cadence_ms": 101.4, "age_ms": 11.0, "answered": 1234567, "in_time": 1}
+    client = {"state": "active", "models": [{**use, "superseded": 99999, "refused": 7}]}
+    names = [f"warehouse-4-aisle-{number:02d}-left-arm-{number:02d}" for number in range(3)]
+    status = status_of(*({**client, "client_id": name} for name in names))
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(view(status, 24))
+    shown = [line.split()[0] for line in console.export_text().splitlines() if line.startswith("wareh")]
+    assert sorted(name[-3:] for name in shown) == ["-00", "-01", "-02"]
+    assert all("\u2026" in name for name in shown)
 
 
 def test_long_names_are_cut_so_that_counts_stay_whole_in_80_columns() -> None:
