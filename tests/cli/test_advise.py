@@ -15,6 +15,7 @@ import pytest
 
 pytest.importorskip("mcap")
 
+from tests.recording.test_files import Requests
 from tests.recording.test_recorder import files
 
 from inferential import AsyncConnection, LocalDispatcher, Server
@@ -23,6 +24,9 @@ from inferential.cli.errors import CliError
 from inferential.config import InferentialConfig
 from inferential.config.recording import RecordingConfig
 from inferential.config.services import HttpConfig
+from inferential.proto import inferential_pb2 as pb
+from inferential.recording.cameras import Images
+from inferential.recording.files import RecordingFiles
 from inferential.recording.recorder import Recorder
 from inferential.web import HttpServer
 
@@ -95,6 +99,24 @@ async def test_a_recording_is_simulated_beside_what_happened(
     assert (was["strategy"], simulated["strategy"]) == ("as it was", "slo_aware")
     assert was["overall"]["offered"] == simulated["overall"]["offered"] > 3
     assert simulated["overall"]["in_time"] > 0.8 * simulated["overall"]["offered"]
+
+
+def test_a_recording_that_begins_with_robots_that_wait_is_simulated_with_what_they_waited_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recorded, requests = RecordingFiles(tmp_path), Requests(10)
+    for number in range(60):  # each of three robots waits for the two others
+        entry = requests.next(f"arm-{number % 3}")
+        entry.received_ns = number * 60_000_000
+        entry.ended_ns = entry.received_ns + 180_000_000
+        entry.answer |= {"server_ms": 180.0, "budget_ms": 170.0}
+        timing = {"queue_ms": 120.0, "inference_ms": 60.0, "batch_size": 1}
+        entry.result_envelope = pb.ModelResponse(timing=timing).SerializeToString()
+        recorded.write(entry, Images("keep"))
+    recorded.close()
+    run(["simulate", "--trace-in", str(*files(tmp_path)), "--strategy", "round_robin", "--json"])
+    was, simulated = json.loads(capsys.readouterr().out)
+    assert (was["overall"]["in_time"], simulated["overall"]["in_time"]) == (0, 0)
 
 
 async def test_more_robots_than_recorded_have_no_run_beside_them(

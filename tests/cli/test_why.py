@@ -244,6 +244,16 @@ async def test_of_a_robot_answered_once_it_says_why_nothing_is_known(
     assert capsys.readouterr().out == "arm: answered once; how late that was it says with its next observation\n"
 
 
+async def test_of_a_robot_with_two_handles_answered_once_each_it_says_the_same(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async with serving(fast) as (server, page), AsyncConnection(server.address, "arm") as connection:
+        for _ in range(2):
+            await connection.model("m").infer(5000, state=STATE)
+        await asyncio.to_thread(run, ["why", "arm", page.address])
+    assert capsys.readouterr().out == "arm: answered 2 times; how late that was it says with its next observation\n"
+
+
 async def test_of_a_robot_that_is_gone_it_says_when_to_ask(capsys: pytest.CaptureFixture[str]) -> None:
     async with serving(fast, gone_after_s=0.1) as (server, page):
         await drive(server.address, "arm", 1)

@@ -6,6 +6,7 @@ import contextlib
 import math
 import selectors
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ import pytest
 from tests.zmtp.conftest import fill, read_exactly
 
 from inferential.client import link as module
+from inferential.client.attempts import Attempts
 from inferential.client.backoff import LinkTimeouts
 from inferential.client.link import CONNECT_S, Link
 from inferential.zmtp import protocol as p
@@ -345,13 +347,38 @@ def test_connecting_to_an_unreachable_server_times_out(make_robot: Make) -> None
             one.connect_ex(listener.getsockname())
         robot = make_robot(f"tcp://127.0.0.1:{listener.getsockname()[1]}")
         robot.poll(0.0)
-        assert robot.link.next_poll_at == 1.0  # to ask again, beside
+        for asked_at in (0.25, 0.75, 1.5, 2.5):  # again, beside, as a packet may have been lost
+            assert robot.link.next_poll_at == asked_at
+            robot.poll(asked_at)
         robot.poll(CONNECT_S - 0.1)
         assert not robot.is_away
         robot.poll(CONNECT_S)
         assert robot.is_away
         for one in fillers:
             one.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="these are options of Linux")
+def test_a_connection_is_completed_by_its_first_data_and_asked_for_twice_at_most(server: Server) -> None:
+    server.listener.settimeout(0)
+
+    def waits_for_data() -> bool:
+        with selectors.DefaultSelector() as selector:
+            attempts = Attempts(selector)
+            attempts.begin((socket.AF_INET, ("127.0.0.1", server.port)))
+            connected, _ = attempts.advance()
+            assert connected is not None
+            assert connected.getsockopt(socket.IPPROTO_TCP, socket.TCP_SYNCNT) == 1
+            try:
+                server.accept()
+                return False  # the system waits 0.2 s for data, this program may have been held up for longer
+            except BlockingIOError:
+                connected.send(bytes(64))
+                return len(server.accept().recv(100)) == 64
+            finally:
+                attempts.discard(connected)
+
+    assert any(waits_for_data() for _ in range(5))
 
 
 @pytest.mark.parametrize(

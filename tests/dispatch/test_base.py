@@ -220,6 +220,8 @@ class Refuses:
         ({"pose": 1 + 2j}, "pose: No DType mapping"),
         ({"pose": np.datetime64("now")}, "pose: No DType mapping"),
         ({"pose": 2**70}, "result 'pose'"),
+        ({"pose": np.ma.masked_array([1.0, 2.0], [0, 1])}, "result 'pose': a mask cannot be sent"),
+        ({"pose": {"x": np.ma.masked_array([1.0, 2.0], [0, 1])}}, "result 'pose/x': a mask cannot be sent"),
         ({"pose": Refuses()}, "result 'pose': Refuses is no array: on the GPU"),
         ({"note": "caf\udce9"}, "note: "),
     ],

@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from inferential.proto.actions import ActionSpec, ActionSpecs, BadActions, read_chunk
+from inferential.proto.actions import ActionSpec, ActionSpecs, BadActions, Layout, read_chunk
 
 
 @pytest.mark.parametrize("dtype", ["V4", [("a", "f4"), ("b", "f4")], object, "U1", complex, "M8[s]"])
@@ -27,6 +27,39 @@ def test_a_gripper_beside_an_arm_has_one_number_a_step_in_any_form(shape: tuple[
     values = {"action.arm": np.zeros((1, 5, 3)), "action.gripper": np.arange(5.0).reshape(shape)}
     assert list(read_chunk(values, list(values))["action.gripper"].reshape(-1)) == [0, 1, 2, 3, 4]
     assert len(read_chunk(values, list(values))["action.gripper"]) == 5
+
+
+@pytest.mark.parametrize("hidden", [0.0, np.nan])
+def test_a_mask_is_refused_as_what_it_hides_would_be_played(hidden: float) -> None:
+    masked = np.ma.masked_array(np.full((5, 3), hidden), mask=True)
+    with pytest.raises(BadActions, match=r"result 'actions': expected numbers, got a masked array"):
+        read_chunk({"actions": masked}, ["actions"])
+    found = read_chunk({"actions": np.ma.masked_array(np.zeros((5, 3)))}, ["actions"])
+    assert type(found["actions"]) is np.ndarray
+
+
+def test_actions_lie_where_their_keys_are_whatever_order_they_come_in() -> None:
+    left, right = np.zeros((2, 3)), np.ones((2, 1))
+    layout = Layout({"left": left, "right": right}, is_spread=True)
+    joined = layout.join({"right": right, "left": left})
+    assert joined.tolist() == [[0, 0, 0, 1]] * 2
+    assert layout.flat({"right": right[0], "left": left[0]}).tolist() == [0, 0, 0, 1]
+
+
+def test_what_is_made_of_several_actions_is_taken_apart_into_the_nearest_numbers() -> None:
+    layout = Layout(
+        {"arm": np.zeros((1, 1)), "hand": np.ones((1, 1), bool), "tool": np.ones((1, 1), int)}, is_spread=True
+    )
+    for mean, hand, tool in ((0.3, False, 0), (0.7, True, 1)):
+        parts = layout.split(np.full(3, mean))
+        assert (parts["arm"][0], parts["hand"][0], parts["tool"][0]) == (mean, hand, tool)
+        assert [parts[key].dtype.kind for key in parts] == ["f", "b", "i"]
+
+
+@pytest.mark.parametrize("shape", [7.0, "7", (7.0,), -1, True])
+def test_a_wrong_shape_is_named(shape: Any) -> None:
+    with pytest.raises(ValueError, match=r"action_spec\.shape: expected whole numbers above 0, got"):
+        ActionSpec(shape=shape)
 
 
 def test_a_shape_may_have_whole_numbers_of_numpy() -> None:

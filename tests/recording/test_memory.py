@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +13,29 @@ import pytest
 
 pytest.importorskip("mcap")
 
-from tests.recording.test_recorder import ask, recorded, recording
+from tests.recording.test_process import until
+from tests.recording.test_recorder import STATE, ask, recorded, recording
 
+from inferential import ModelInline, ModelProcess
 from inferential.config.recording import RecordingConfig
 from inferential.recording.memory import RecordersMemory, WritersMemory
 
 PAYLOAD = np.random.default_rng(4).bytes(100_000)
 NOISE = np.random.default_rng(5).integers(0, 256, 50_000, np.uint8)
+LINUX = pytest.mark.skipif(sys.platform != "linux", reason="worker processes are watched by pidfd")
+
+
+def spoiling(observation: dict[str, Any]) -> Any:
+    for key in ("noise", "state", "camera"):
+        observation[key][...] = 0
+    return observation["state"]
+
+
+class Batched:
+    max_batch_size = 4
+
+    def infer_batch(self, observations: Sequence[dict[str, Any]]) -> list[Any]:
+        return [spoiling(observation) for observation in observations]
 
 
 def test_the_process_sees_what_the_server_has_put_there() -> None:
@@ -72,3 +91,39 @@ async def test_nothing_is_held_of_what_is_written_or_not_wanted(fields: dict[str
         await ask(server, times=5, noise=NOISE)
         await ask(server, times=5, noise=NOISE, prompt="fail")
     assert found.sizes() == {"running": 0, "waiting": 0, "places": 0}
+
+
+async def test_of_what_a_model_gets_a_copy_of_none_is_made_before_its_answer(tmp_path: Path) -> None:
+    copied, began = [], asyncio.Event()
+
+    class Policy:
+        max_batch_size = 4
+
+        async def infer_batch(self, observations: Sequence[dict[str, Any]]) -> list[Any]:
+            copied.append((len(observations), found.sizes()["places"] - found.sizes()["waiting"]))
+            if len(observations) == 1:
+                began.set()
+                await until(lambda: server.status().models[0].waiting == 4)
+            return [observation["state"] for observation in observations]
+
+    async with recording(tmp_path, {"pi0": Policy()}) as (server, found):
+        first = asyncio.create_task(ask(server, times=1, noise=NOISE))
+        await began.wait()
+        await asyncio.gather(first, *(ask(server, f"arm-{number}", times=1, noise=NOISE) for number in range(4)))
+    assert copied == [(1, 1), (4, 0)]
+
+
+@pytest.mark.parametrize(
+    "model",
+    [spoiling, ModelInline(spoiling), Batched(), pytest.param(ModelProcess(f"{__name__}:spoiling"), marks=LINUX)],
+    ids=["thread", "inline", "batch", "process"],
+)
+async def test_what_was_sent_is_recorded_wherever_a_model_writes_into_it(model: Any, tmp_path: Path) -> None:
+    async with recording(tmp_path, {"pi0": model}) as (server, _):
+        await asyncio.gather(*(ask(server, f"arm-{number}", times=2, noise=NOISE) for number in range(4)))
+    found = recorded(tmp_path)
+    assert [one.end for one in found] == ["answered"] * 8
+    for one in found:
+        assert one.observation is not None
+        np.testing.assert_array_equal(one.observation["noise"], NOISE)
+        np.testing.assert_array_equal(one.observation["state"], STATE)

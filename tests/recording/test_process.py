@@ -8,6 +8,7 @@ import json
 import os
 import pickle
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,8 @@ from inferential.recording.reading import read_recording
 from inferential.server import Server
 
 
-def framed(entry: Entry) -> bytes:
-    data = pickle.dumps(([(1, entry)], KEEP, 1 << 30, 1 << 40))
+def framed(*entries: Entry) -> bytes:
+    data = pickle.dumps((list(enumerate(entries, 1)), KEEP, 1 << 30, 1 << 40))
     return process.HEAD.pack(len(data)) + data
 
 
@@ -63,6 +64,25 @@ def test_an_observation_that_cannot_be_read_is_reported_and_is_no_fault_of_the_d
     ]
 
 
+@pytest.mark.parametrize(("behind_s", "age_s"), [(60.0, 0.0), (0.0, -1.0), (0.0, 0.0)])
+def test_entries_are_written_in_order_whether_processors_are_idle_become_busy_or_are_busy(
+    behind_s: float, age_s: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(process, "BEHIND_S", behind_s)
+    requests = Requests(10)
+    entries = [requests.next() for _ in range(60)]
+    for number, entry in enumerate(entries):
+        entry.ended_ns = time.monotonic_ns() - int(age_s * 1e9)
+        entry.common = {**entry.common, "request_id": number}
+    process.write(
+        io.BytesIO(framed(*entries[:20]) + framed(*entries[20:])), tmp_path, WritersMemory(RecordersMemory(0).fd)
+    )
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert sum(line["recorded"] for line in lines) == 60
+    (path,) = tmp_path.iterdir()
+    assert [one.request_id for one in read_recording(path)] == list(range(60))
+
+
 def test_an_answer_that_cannot_be_read_is_dropped_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     requests = Requests(10)
     bad = requests.next()
@@ -91,9 +111,8 @@ def writer_pid() -> int:
     raise AssertionError("none writes")
 
 
-def autogroup_of(pid: int) -> str | None:
-    path = Path(f"/proc/{pid}/autogroup")
-    return path.read_text().strip().partition(" ")[2] if path.exists() else None
+def threads_of(pid: int) -> list[int]:
+    return [int(one.name) for one in Path(f"/proc/{pid}/task").iterdir()]
 
 
 async def until(is_so: Callable[[], Any]) -> None:
@@ -164,13 +183,15 @@ async def test_the_process_begins_before_the_first_request(tmp_path: Path) -> No
     assert not (tmp_path / "folder").exists()
 
 
-async def test_the_process_is_nice_beside_other_sessions_too(tmp_path: Path) -> None:
+async def test_the_process_writes_on_processors_that_are_idle(tmp_path: Path) -> None:
     async with recording(tmp_path) as (server, _):
         await ask(server, times=1)
         await until(lambda: list(tmp_path.iterdir()))
         pid = writer_pid()
         assert os.getpriority(os.PRIO_PROCESS, pid) >= 10
-        assert autogroup_of(pid) in (None, "nice 10")
+        assert os.SCHED_IDLE in map(os.sched_getscheduler, threads_of(pid))
+        # Of a session of its own it would be given a share, idle or not; of a process group it gets no Ctrl-C.
+        assert (os.getsid(pid), os.getpgid(pid)) == (os.getsid(0), pid)
 
 
 async def test_an_end_of_all_processes_of_the_service_does_not_cut_the_file_short(tmp_path: Path) -> None:

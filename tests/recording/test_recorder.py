@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -37,9 +37,11 @@ def policy(observation: dict[str, Any]) -> dict[str, Any]:
 
 
 @asynccontextmanager
-async def recording(folder: Path, **fields: Any) -> AsyncIterator[tuple[Server, Recorder]]:
+async def recording(
+    folder: Path, served: Mapping[str, Any] | None = None, **fields: Any
+) -> AsyncIterator[tuple[Server, Recorder]]:
     config = InferentialConfig.model_validate({"server": {"drain_timeout_s": 0.0}})
-    dispatcher = LocalDispatcher({"pi0": policy, "other": policy})
+    dispatcher = LocalDispatcher(served or {"pi0": policy, "other": policy})
     async with (
         Server("tcp://127.0.0.1:0", config=config, dispatcher=dispatcher) as server,
         Recorder(server, RecordingConfig(path=str(folder), **fields)) as recorder,

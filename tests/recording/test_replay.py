@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +97,16 @@ async def test_answers_that_cannot_be_compared_fail(
 ) -> None:
     assert await asyncio.to_thread(replayed, path, model) == 1
     assert text in capsys.readouterr().out
+
+
+async def test_what_two_models_were_asked_is_not_asked_of_one(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async with recording(path.parent) as (server, _):
+        await ask(server, model_id="other")
+    with pytest.raises(CliError, match=r"of 2 models is recorded \(other, pi0\): choose by --only MODEL"):
+        await asyncio.to_thread(run, ["replay", str(path.parent), "--model", "replayed_policies:same"])
+    only = ["replay", str(path.parent), "--model", "replayed_policies:same", "--only", "other"]
+    assert await asyncio.to_thread(run, only) == 0
+    assert "3 answers compared" in capsys.readouterr().out
 
 
 async def test_a_policy_with_memory_gets_each_recorded_session_as_one(
@@ -196,6 +210,9 @@ async def test_what_a_robot_asked_at_once_is_asked_at_once_again(tmp_path: Path)
     [
         ([], "give one of --model MODULE:OBJECT and --server ADDRESS"),
         (["--model", "m:o", "--server", "x"], "give one of --model"),
+        (["--server", "foo://x"], "server: expected HOST:PORT, tcp://HOST:PORT or ipc://PATH, got 'foo://x'"),
+        (["--server", "localhost:99999"], "server: expected HOST:PORT, .* got 'localhost:99999'"),
+        (["--server", "ipc://x", "--server-key", "s.key"], "secret_key: server_key is given, so the robot's own key"),
         (["--model", "m:o", "--only", "leg"], "no observation with an answer of model 'leg'; models: pi0"),
     ],
 )
@@ -207,6 +224,17 @@ async def test_mistakes_are_explained(arguments: list[str], problem: str, path: 
 async def test_a_server_that_is_not_there_is_an_error_at_once(path: Path, unused_tcp_port: int) -> None:
     with pytest.raises(CliError, match=f"--server: nothing listens at localhost:{unused_tcp_port}: Connection refused"):
         await asyncio.to_thread(run, ["replay", str(path), "--server", f"localhost:{unused_tcp_port}"])
+
+
+def test_ctrl_c_ends_it_while_the_model_is_imported(path: Path) -> None:
+    Path("slow.py").write_text("import pathlib, time\npathlib.Path('begun').touch()\ntime.sleep(60)\n")
+    command = [sys.executable, "-m", "inferential", "replay", str(path), "--model", "slow:policy"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as asking:
+        while not Path("begun").exists() and asking.poll() is None:
+            time.sleep(0.01)
+        asking.send_signal(signal.SIGINT)
+        _, err = asking.communicate(timeout=30)
+    assert (asking.returncode, err) == (130, b"")
 
 
 async def test_every_observation_is_asked_however_many_fail(path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -49,6 +49,17 @@ def test_one_that_floods_is_read_later_and_within_a_second_of_its_last_message_a
     assert attention.waits(1) == 0
 
 
+def test_a_connection_of_which_nothing_was_refused_lately_is_not_looked_up(engine: Any, monkeypatch: Any) -> None:
+    reads: list[float] = []
+    clock = SimpleNamespace(monotonic=lambda: reads.append(now) or now)
+    monkeypatch.setattr(attention_module, "time", clock)
+    attention, now = Attention(engine), 5.0
+    attention.charge(1, now)
+    now += 1.0
+    assert [attention.waits(1) for _ in range(3)] == [0, 0, 0]
+    assert len(reads) == 1
+
+
 def test_clients_of_this_process_are_not_counted_and_what_ended_is_forgotten(engine: Any) -> None:
     attention = Attention(engine)
     for _ in range(2 * CHARGED_BURST):

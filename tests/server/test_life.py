@@ -12,6 +12,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -267,6 +268,22 @@ async def test_a_configuration_with_an_unknown_strategy_changes_nothing(serve: A
         with pytest.raises(ValueError, match="Unknown scheduler strategy 'best'"):
             server.reconfigure(config(scheduling={"strategy": "best"}, metrics={"enabled": False}))
         assert server.config == before
+
+
+@pytest.mark.parametrize("content", [None, '{"m": [{"batch_size": 1, "median_ms": 5}], "n": 7}'])
+async def test_a_configuration_with_profiles_that_cannot_be_read_changes_nothing(
+    serve: Any, tmp_path: Path, content: str | None
+) -> None:
+    path = tmp_path / "profiles.json"
+    if content is not None:
+        path.write_text(content)
+    async with serve({"m": lambda obs: obs}) as server:
+        before, profiles = server.config, server.profiles.as_dict()
+        with pytest.raises(ValueError, match=r"profiles\.json"):
+            server.reconfigure(config(scheduling={"strategy": "round_robin"}, models={"profiles": str(path)}))
+        assert server.config == before
+        assert server.scheduler.status()["strategy"] == "deadline_aware"
+        assert server.profiles.as_dict() == profiles
 
 
 def test_options_of_a_strategy_are_checked_and_take_effect() -> None:

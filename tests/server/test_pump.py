@@ -34,18 +34,15 @@ class Loop:
 
 
 class Clock:
-    """Each look at it takes 0.1 ms, of which the thread has the processor for a share."""
+    """Each look at it takes so long."""
 
-    def __init__(self, share: float = 1.0) -> None:
+    def __init__(self, step_s: float = 0.0001) -> None:
         self.now = 0.0
-        self.share = share
+        self.step_s = step_s
 
     def monotonic(self) -> float:
-        self.now += 0.0001
+        self.now += self.step_s
         return self.now
-
-    def thread_time(self) -> float:
-        return self.now * self.share
 
 
 class Endless:
@@ -95,14 +92,43 @@ async def test_a_turn_reads_for_a_slice_of_time_and_not_a_number_of_messages(mon
     assert transport.read == 9
 
 
-@pytest.mark.parametrize(("share", "read"), [(0.7, 14), (0.01, 19)])
+@pytest.mark.parametrize(("step_s", "read"), [(0.0002, 8), (0.0005, 3)])
 async def test_a_slice_is_longer_where_other_programs_have_the_processor_and_ends_all_the_same(
-    monkeypatch: Any, share: float, read: int
+    monkeypatch: Any, step_s: float, read: int
 ) -> None:
     _, _, transport = make_pump(monkeypatch)
-    monkeypatch.setattr(pump_module, "time", Clock(share))
+    monkeypatch.setattr(pump_module, "time", Clock(step_s))
     transport.on_readable()
-    assert transport.read == read  # 2 ms at most
+    assert transport.read == read  # 8 messages, and 2 ms at most
+
+
+class Calls(list[Any]):
+    """Calls that are running; those that complete inline never are."""
+
+    def run_inline(self, batch: Any) -> None:
+        if batch != "inline":
+            self.append(batch)
+
+
+@pytest.mark.parametrize(("call", "turns"), [("inline", 0), ("elsewhere", 2)])
+async def test_deferred_records_are_written_after_the_answer_that_a_call_may_have_in_the_next_turn(
+    monkeypatch: Any, call: str, turns: int
+) -> None:
+    loop, calls, flushed = Loop(), Calls(), []
+    engine = SimpleNamespace(
+        take_bypassed=lambda now: [call], waiting=lambda: 0, ended=list, wake_at=lambda: None, running=list
+    )
+    accounting = SimpleNamespace(pending=1, flush=lambda: flushed.append(loop), next_sweep_at=lambda: None)
+    nothing: Any = None
+    with monkeypatch.context() as patched:
+        patched.setattr(asyncio, "get_running_loop", lambda: loop)
+        pump = EventPump(Endless(), nothing, accounting, engine, nothing)  # type: ignore[arg-type]
+    pump.start(calls)  # type: ignore[arg-type]
+    pump.work(calls.run_inline)
+    for _ in range(turns):
+        assert not flushed
+        loop.turn()
+    assert flushed == [loop]
 
 
 async def test_calls_that_complete_inline_follow_one_another_in_one_turn(serve: Any, connect: Any) -> None:

@@ -15,6 +15,7 @@ from tests.zmtp.conftest import read_exactly
 from inferential.zmtp import ConnectionEnded, ProtocolError, Stream
 from inferential.zmtp import protocol as p
 from inferential.zmtp import stream as module
+from inferential.zmtp.handshake import NullHandshake
 
 Pair = tuple[socket.socket, socket.socket]
 Make = Callable[..., Stream]
@@ -72,6 +73,38 @@ def test_each_end_learns_what_the_other_is(both: tuple[Stream, Stream]) -> None:
     robot, server = both
     assert robot.peer == p.Ready(b"ROUTER", b"")
     assert server.peer == p.Ready(b"DEALER", b"robot")
+
+
+class NotingSocket(socket.socket):
+    """A socket that notes with which flags it sends."""
+
+    flags: tuple[int, ...] = ()
+
+    def send(self, data: Any, flags: int = 0) -> int:
+        self.flags += (flags,)
+        return super().send(data, flags)
+
+
+@pytest.mark.parametrize(
+    ("said", "flags"),
+    [
+        (GREETING[:10], (0, 0)),  # libzmq says the rest once it has read where a greeting begins
+        (GREETING, (module.WITH_NEXT, 0)),
+        (GREETING + p.ready(b"DEALER", b"robot"), (module.WITH_NEXT, 0)),
+        (GREETING + p.ready(b"DEALER", b"robot") + p.ping(), (module.WITH_NEXT, module.WITH_NEXT)),
+        (GREETING + p.ready(b"DEALER", b"r" * 250) + p.ping(), (module.WITH_NEXT, 0)),  # a long frame
+    ],
+    ids=["its beginning", "greeting", "READY", "and more", "a long one"],
+)
+def test_a_server_answers_what_has_come_already_in_few_packets(said: bytes, flags: tuple[int, ...], pair: Pair) -> None:
+    server, end = NotingSocket(fileno=pair[0].detach()), pair[1]
+    end.sendall(said)
+    stream = Stream(server, b"ROUTER", handshake=NullHandshake(b"ROUTER", b"", accepting=True))
+    stream.read()
+    end.sendall((GREETING + p.ready(b"DEALER", b"robot"))[len(said) :])
+    shaken(stream)
+    assert server.flags == flags
+    stream.close()
 
 
 def test_hands_are_shaken_though_every_byte_comes_by_itself(pair: Pair, make_stream: Make) -> None:

@@ -25,6 +25,7 @@ from inferential.cli.robot_keys import SecretKey, ServerKey
 from inferential.cli.targets import load_models
 from inferential.config.schema import InferentialConfig
 from inferential.errors import system_reason
+from inferential.transport.listening import LARGEST_PORT
 
 if TYPE_CHECKING:
     from inferential.recording.reading import Recorded
@@ -74,13 +75,20 @@ def replay(
     if (model is None) == (server is None):
         raise CliError("give one of --model MODULE:OBJECT and --server ADDRESS: what is to be asked")
     recorded = _read(files, only)
+    asked = sorted({one.model_id for one in recorded})
+    if model is not None and len(asked) > 1:
+        raise CliError(
+            f"what was asked of {len(asked)} models is recorded ({', '.join(asked)}): choose by --only MODEL"
+        )
     if out is not None:
         make_folder(out)
     compared = Compared(recorded[0].received_ns)
     with progress_bar("asking", len(recorded), shown=not as_json) as advance:
         asking = _Asking(recorded, compared, advance)
         if model is not None:
-            asyncio.run(asking.ask_model(model))
+            # Before there is an event loop, for which the first Ctrl-C would wait until the model is imported and made.
+            dispatcher = LocalDispatcher(load_models({"replayed": model}))
+            asyncio.run(asking.ask_model(dispatcher))
         else:
             assert server is not None
             asyncio.run(asking.ask_server(server, speed, server_key, secret_key))
@@ -126,12 +134,11 @@ class _Asking:
     compared: Compared
     advance: Callable[[], None]
 
-    async def ask_model(self, target: str) -> None:
+    async def ask_model(self, dispatcher: LocalDispatcher) -> None:
         """Asks as a gateway does, within the process: one observation after another, each session a client."""
         # Every observation is asked, however many fail before it.
         models = {"known": {"replayed": {"breaker": {"failures": None}}}}
         config = InferentialConfig.model_validate({"server": {"drain_timeout_s": 0.0}, "models": models})
-        dispatcher = LocalDispatcher(load_models({"replayed": target}))
         try:
             async with (
                 Server("ipc://*", config=config, dispatcher=dispatcher) as running,
@@ -187,9 +194,15 @@ class _Asking:
                         else:
                             await comparing
 
-        async with asyncio.TaskGroup() as asking:
-            for client_id in sessions:
-                asking.create_task(drive(client_id))
+        try:
+            async with asyncio.TaskGroup() as asking:
+                for client_id in sessions:
+                    asking.create_task(drive(client_id))
+        except ExceptionGroup as error:  # of each robot the same
+            first = _first_of(error)
+            if isinstance(first, ImportError | TypeError | ValueError):
+                raise CliError(str(first)) from first
+            raise first from None
 
     def _observation(self, one: Recorded) -> dict[str, Any] | None:
         """Returns an observation as the model saw it; None, and a failure, where that is not known."""
@@ -213,10 +226,15 @@ class _Asking:
         self.advance()
 
 
+def _first_of(group: BaseExceptionGroup[Exception]) -> Exception:
+    first = group.exceptions[0]
+    return _first_of(first) if isinstance(first, BaseExceptionGroup) else first
+
+
 async def _check_listens(address: str) -> None:
     """Sees that something listens at an address, rather than wait a minute for each answer; of TCP alone."""
     host, colon, port = address.removeprefix("tcp://").rpartition(":")
-    if "://" in host or not colon or not port.isdecimal():
+    if "://" in host or not colon or not port.isdecimal() or int(port) > LARGEST_PORT:
         return  # what connects says what is wrong
     try:
         _, writer = await asyncio.wait_for(asyncio.open_connection(host.strip("[]"), int(port)), _CONNECT_S)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from inferential.config.problems import ConfigError
 from inferential.sim.virtual import generate
 from inferential.sim.virtual.bound import upper_bound
 from inferential.sim.virtual.fleet_file import Fleet, example, example_names, load_fleet
-from inferential.sim.virtual.happened import models_of, multiplied, run_of
+from inferential.sim.virtual.happened import busy_before, models_of, multiplied, run_of
 from inferential.sim.virtual.measures import Group, Measures, measure
 from inferential.sim.virtual.simulation import simulate as run_strategy
 from inferential.sim.virtual.starvation import Play, play_by_class, play_of
@@ -90,29 +90,13 @@ def simulate(
     simulated = _run(demand, names, seed)
     if trace_out is not None and demand.robots:
         _keep([outcome.arrival for outcome in simulated[0].outcomes], trace_out)
-    runs = [demand.happened, *simulated] if demand.happened is not None and load == 1 else simulated
-    bound = demand.bound()
-    replicas = {model.model_id: len(model.speeds) for model in demand.models}
-    measured = [measure(run, replicas) for run in runs]
-    summary = [
-        {"bound": bound, "load": load, "seed": seed, **one.as_dict(), **_closed_loop(run)}
-        for one, run in zip(measured, runs, strict=True)
-    ]
-    saved = [] if out is None else _save(summary, runs, out)
+    compared = _Compared(demand, simulated, with_happened=load == 1)
+    summary = [{"bound": compared.bound, "load": load, "seed": seed, **one} for one in compared.figures()]
+    saved = [] if out is None else _save(summary, compared.runs, out)
     if as_json:
         print_json(summary if len(summary) > 1 else summary[0])
-        return
-    console = Console(width=None if wants_rich() else 140, highlight=False, markup=False)
-    console.print(_table(measured, bound))
-    if bound is not None:
-        console.print(f"\nbound: {bound} of {measured[0].overall.offered} can be answered in time at best")
-    for one in measured[-len(simulated) :]:  # not as it was, which took no decision here
-        console.print(_calls(one), soft_wrap=True)
-    if demand.robots:
-        console.print(f"\n{len(demand.robots)} robots in closed loop:")
-        console.print(_play_table(runs))
-    for path in saved:
-        console.print(f"saved {path}", soft_wrap=True)
+    else:
+        _print(compared, saved)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +109,7 @@ class _Demand:
         robots: robots in closed loop, whose requests depend on their answers.
         seconds: of virtual time.
         happened: what a recording says that became of the arrivals; None where there is none.
+        busy: from when to when models were busy with what had come before, by model id.
     """
 
     models: Sequence[ModelSpec]
@@ -132,6 +117,7 @@ class _Demand:
     robots: Sequence[ChunkedRobot]
     seconds: float
     happened: Run | None = None
+    busy: Mapping[str, tuple[float, float]] | None = None
 
     def bound(self) -> int | None:
         """Returns how many requests can be answered in time at best; None in closed loop, where runs differ in what
@@ -139,6 +125,44 @@ class _Demand:
         if self.robots:
             return None
         return upper_bound(self.models, [one for one in self.arrivals if one.at < self.seconds], self.seconds)
+
+
+class _Compared:
+    """Runs side by side, with the bound of what can be answered in time.
+
+    Args:
+        demand: what every strategy was given.
+        simulated: what came of it.
+        with_happened: whether to show what a recording says beside it, first.
+    """
+
+    def __init__(self, demand: _Demand, simulated: list[Run], *, with_happened: bool) -> None:
+        first = [demand.happened] if with_happened and demand.happened is not None else []
+        replicas = {model.model_id: len(model.speeds) for model in demand.models}
+        self.runs: list[Run] = first + simulated
+        self.measured = [measure(run, replicas) for run in self.runs]
+        self.simulated = self.measured[len(first) :]
+        self.bound = demand.bound()
+        self.robots = len(demand.robots)
+
+    def figures(self) -> list[dict[str, Any]]:
+        """Returns the figures of each run."""
+        return [{**one.as_dict(), **_closed_loop(run)} for one, run in zip(self.measured, self.runs, strict=True)]
+
+
+def _print(compared: _Compared, saved: Sequence[Path]) -> None:
+    console = Console(width=None if wants_rich() else 140, highlight=False, markup=False)
+    console.print(_table(compared.measured, compared.bound))
+    if compared.bound is not None:
+        offered = compared.measured[0].overall.offered
+        console.print(f"\nbound: {compared.bound} of {offered} can be answered in time at best")
+    for one in compared.simulated:  # what happened took no decision here
+        console.print(_calls(one), soft_wrap=True)
+    if compared.robots:
+        console.print(f"\n{compared.robots} robots in closed loop:")
+        console.print(_play_table(compared.runs))
+    for path in saved:
+        console.print(f"saved {path}", soft_wrap=True)
 
 
 def _recorded(path: Path, fleet: Fleet | None, load: float) -> _Demand:
@@ -155,7 +179,7 @@ def _recorded(path: Path, fleet: Fleet | None, load: float) -> _Demand:
     run = run_of(happened)
     arrivals = multiplied([outcome.arrival for outcome in run.outcomes], load, run.seconds)
     _check_models(arrivals, models)
-    return _Demand(models, arrivals, (), run.seconds, run)
+    return _Demand(models, arrivals, (), run.seconds, run, busy_before(run))
 
 
 def _described(fleet: Fleet, trace: Path | None, seconds: float, seed: int, load: float) -> _Demand:
@@ -227,6 +251,7 @@ def _run(demand: _Demand, names: Sequence[str], seed: int) -> list[Run]:
                 seed=seed,
                 robots=demand.robots,
                 profiled=demand.happened is not None,
+                busy=demand.busy,
                 progress=advance,
             )
             runs.append(run)

@@ -74,8 +74,9 @@ def _name(robot: str, use: dict[str, Any], models: int) -> str:
 
 def _text(robot: str, use: dict[str, Any], models: int) -> str:
     lateness = _lateness_of(use["lateness"])
-    if lateness is None and use["answered"] == 1:
-        return f"{_name(robot, use, models)}: answered once; how late that was it says with its next observation"
+    if lateness is None and (unreported := use.get("unreported", 0)):  # each handle has its own next observation
+        how = "once" if unreported == 1 else f"{unreported} times"
+        return f"{_name(robot, use, models)}: answered {how}; how late that was it says with its next observation"
     since = None
     if lateness is not None and lateness.late_s_ago is not None:
         since = time.strftime("%H:%M", time.localtime(time.time() - lateness.late_s_ago))

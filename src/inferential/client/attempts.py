@@ -16,11 +16,15 @@ import selectors
 import socket
 
 from inferential.client.resolver import Address
+from inferential.zmtp import tcp
 
 _MOST, _PATIENT = 32, 4
 """Attempts at a time, and how many of them stay, for round trips of seconds; of the others the oldest gives way."""
 _LEAST_EVERY_S, _MOST_EVERY_S = 0.02, 1.0
 _EVERY_SHARE = 0.005  # of the outage
+NEXT_ADDRESS_S = 0.25
+"""How long an address has before the server's next one is tried beside it (RFC 8305, section 5), or the only one again:
+a packet may be lost, which the system sends again after 1 s."""
 
 
 def every_s(outage_s: float) -> float:
@@ -47,6 +51,7 @@ class Attempts:
         family, place = address
         attempt = socket.socket(family, socket.SOCK_STREAM)
         attempt.setblocking(False)
+        tcp.prepare_attempt(attempt)
         code = attempt.connect_ex(place)
         if code not in (0, errno.EINPROGRESS):
             attempt.close()
@@ -55,6 +60,10 @@ class Attempts:
             self._end(list(self._sockets)[_PATIENT])
         self._sockets[attempt] = None
         self._selector.register(attempt, selectors.EVENT_WRITE)
+
+    def again_s(self, outage_s: float) -> float:
+        """Returns when to ask the same address again beside those that are being made, in seconds after this time."""
+        return min(every_s(outage_s), NEXT_ADDRESS_S * (1 + len(self._sockets)))
 
     def advance(self) -> tuple[socket.socket | None, list[OSError]]:
         """Returns the first connection that stands, which is the caller's from now on, and why others failed.

@@ -22,7 +22,7 @@ import socket
 import time
 from collections.abc import Callable, Sequence
 
-from inferential.client.attempts import Attempts, every_s
+from inferential.client.attempts import NEXT_ADDRESS_S, Attempts, every_s
 from inferential.client.backoff import NO_WAY, Backoff, LinkTimeouts
 from inferential.client.keys import HandshakeMaker
 from inferential.client.outage import OutageLog
@@ -36,8 +36,6 @@ logger: logging.Logger = logging.getLogger("inferential.client")
 
 CONNECT_S = 10.0
 """Longest time that connecting and the handshake may take before the next attempt."""
-_NEXT_ADDRESS_S = 0.25
-"""How long an address has before the server's next one is tried beside it (RFC 8305, section 5)."""
 _FRAMES = 3  # empty, envelope, payload
 _SILENCE, _NO_HANDSHAKE = "no answer to heartbeats", "no answer to the handshake"
 
@@ -220,7 +218,8 @@ class Link:
         """Begins a connection to the next address, beside those that are being made."""
         address = self._addresses.pop(0) if self._addresses else self._tried.pop(0)
         self._tried.append(address)
-        self._next_attempt_at = now + (_NEXT_ADDRESS_S if self._addresses else every_s(now - self._heard_at))
+        again_s = self._attempts.again_s(now - self._heard_at)
+        self._next_attempt_at = now + (NEXT_ADDRESS_S if self._addresses else again_s)
         try:
             self._attempts.begin(address)
         except OSError as error:

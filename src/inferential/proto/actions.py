@@ -6,7 +6,7 @@ A chunk is T actions: an array [T, ...] or [1, T, ...] of a result, or several o
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +20,8 @@ Bound = float | Sequence[float] | Array
 
 CHUNK_KEYS = ("actions", "action")
 """Where the chunk of a result is, the first that there is."""
-PART_PREFIXES = ("action.", "actions.")
-"""What the keys begin with where a chunk is spread over several."""
+PART_PREFIXES = ("action.", "actions.", "action/", "actions/")
+"""What the keys begin with where a chunk is spread over several; with a slash they are those of a map in a map."""
 _TOLERANCE = 1e-6  # relative: bounds are float64, actions mostly float32
 _SPEC_FIELDS = frozenset({"shape", "low", "high", "max_change"})
 
@@ -50,7 +50,7 @@ class ActionSpec:
 
     def __post_init__(self) -> None:
         if self.shape is not None:
-            shape = (self.shape,) if isinstance(self.shape, int) else tuple(self.shape)
+            shape = tuple(self.shape) if isinstance(self.shape, Iterable) else (self.shape,)
             if not all(
                 isinstance(size, int | np.integer) and not isinstance(size, bool) and size > 0 for size in shape
             ):
@@ -226,8 +226,8 @@ def action_keys(values: Mapping[str, Any], key: str | Sequence[str] | None = Non
 
     Args:
         values: arrays and strings by key.
-        key: where it is, one key or several; None: "actions" or "action", or all that begin with "action.", or the
-            only array.
+        key: where it is, one key or several; None: "actions" or "action", or all that begin with one of
+            `PART_PREFIXES`, or the only array.
 
     Raises:
         BadActions: there is none, naming what there is.
@@ -286,6 +286,17 @@ def is_finite(actions: Array) -> bool:
     return actions.dtype.kind in "biu" or bool(np.isfinite(actions).all())
 
 
+def of_dtype(values: Array, dtype: np.dtype[Any]) -> Array:
+    """Returns numbers in a dtype, the nearest ones: plain casting makes True of 0.3, and 0 of 0.7."""
+    if values.dtype == dtype:
+        return values
+    if dtype.kind == "b":
+        return np.asarray(values >= 0.5)
+    if dtype.kind in "iu" and values.dtype.kind == "f":
+        values = np.rint(values)
+    return values.astype(dtype)
+
+
 def _is_number(dtype: np.dtype[Any]) -> bool:
     """Returns whether values are numbers; types beyond numpy's own, as bfloat16, are of kind V as plain bytes are."""
     try:
@@ -297,6 +308,9 @@ def _is_number(dtype: np.dtype[Any]) -> bool:
 
 def _actions(key: str, array: Array, axes: int | None) -> Array:
     """Returns an array as [T, ...]."""
+    if np.ma.is_masked(array):
+        raise BadActions(f"result {key!r}: expected numbers, got a masked array; a robot has no use for a mask")
+    array = np.asarray(array)
     wanted = 1 if axes is None else axes
     kind = array.dtype.kind
     if kind not in "biufV" or (kind == "V" and not _is_number(array.dtype)):
@@ -345,7 +359,7 @@ class Layout:
                 raise BadActions(
                     f"result {key!r}: expected actions of shape {shape} as before, got {actions.shape[1:]}"
                 )
-        rows = [actions.reshape(len(actions), -1) for actions in chunk.values()]
+        rows = [chunk[key].reshape(len(chunk[key]), -1) for key in self._parts]  # whatever order they came in
         return rows[0] if len(rows) == 1 else np.concatenate(rows, axis=1)
 
     def split(self, action: Array) -> Any:
@@ -356,7 +370,7 @@ class Layout:
         parts, at = {}, 0
         for key, (shape, dtype) in self._parts.items():
             size = int(np.prod(shape, dtype=int))
-            parts[key] = action[at : at + size].reshape(shape).astype(dtype, copy=False)
+            parts[key] = of_dtype(action[at : at + size].reshape(shape), dtype)
             at += size
         return parts
 

@@ -235,16 +235,16 @@ def write_refusals(
     *,
     client_id: str,
     model_id: str,
-    request_ids: Sequence[int],
+    request_ids: Sequence[bytes],
     status: str,
     reason: str,
     cause: str = "",
     serve_interval_ms: float = 0.0,
 ) -> list[bytes]:
-    """Returns what `write_refusal` does for each of several requests."""
+    """Returns what `write_refusal` does for each of several requests, by their fields (`request_id_field`)."""
     part = response_part(client_id, model_id, PROTOCOL_VERSION, "", ())
     rest = refusal_part(status, reason, cause, serve_interval_ms)
-    return [part + request_id_field(request_id) + rest for request_id in request_ids]
+    return [part + request_id + rest for request_id in request_ids]
 
 
 def read_response(envelope: Buffer, payload: Buffer) -> Response:

@@ -1,4 +1,7 @@
-"""Makes an entry of every request of a running server, for what records or shows requests."""
+"""Makes an entry of every request of a running server, for what records or shows requests.
+
+A payload is copied when its answer has gone out, wherever it is certain to be then as the robot sent it.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +26,8 @@ class EntryMaker(Service):
 
     def __init__(self, server: Server, config: ServiceConfig) -> None:
         super().__init__(server, config)
-        self._copies: dict[InferenceRequest, bytes | Place] = {}  # of running requests' payloads, as they were sent
+        # Of running requests' payloads, as they were sent; None where those stay as they are.
+        self._copies: dict[InferenceRequest, bytes | Place | None] = {}
         self._numbers = itertools.count(1)
         self._run = f"{int(time.time()):x}"  # as the numbers of connections begin anew with each server
 
@@ -47,23 +51,33 @@ class EntryMaker(Service):
         """Lets go of a copy that is not wanted after all."""
 
     def dispatched(self, batch: Batch) -> None:
-        """Copies payloads before the model gets them: arrays are its own, and it may write into them."""
-        for request in batch.requests:
-            if request not in self._copies and self._wants(request):
-                self._copies[request] = self._copy(request.payload)
+        """Sees to it that payloads are there as they were sent: a model's arrays are its own, and it may write to them.
+
+        In a batch, and in another process, it has copies of them anyway, and where they are read-only. Else one is made
+        for the entry, and none for the model.
+        """
+        requests = batch.requests
+        stay = len(requests) > 1 or self._server.dispatcher.begins_elsewhere(requests)
+        for request in requests:
+            if request in self._copies or not self._wants(request):
+                continue
+            if stay:
+                request.payload = memoryview(request.payload).toreadonly()
+            self._copies[request] = None if stay else self._copy(request.payload)
 
     def answered(self, result: DispatchResult) -> None:
         """Makes the entry of an answer."""
         request = result.request
-        copy = self._copies.pop(request, None)
-        if copy is None:
+        if request not in self._copies:
             return
+        copy = self._copies.pop(request)
         now = time.monotonic()
         late = now > request.deadline
         if not self._ends(None, is_late=late):
             self._free(copy)
             return
         answer = {"end": "answered", "late": late}
+        copy = self._copy(request.payload) if copy is None else copy
         self._make(request, answer, copy, bytes(request.envelope), result.envelope, bytes(result.payload), now)
 
     def ended(self, request: InferenceRequest) -> None:

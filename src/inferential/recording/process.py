@@ -3,6 +3,10 @@
 Beside the server's event loop, in a thread, decoding and compressing would take turns with it of milliseconds each. It
 reads entries from its standard input, some at a time behind their length, and says on its standard output what became
 of them.
+
+It writes while processors are idle: a robot's request that came while it ran would else wait for the rest of its time
+slice, which a tenth of the requests did, however nice it was. Where none is idle for half a second it takes a small
+share of one, for as long as it is behind.
 """
 
 from __future__ import annotations
@@ -14,7 +18,11 @@ import pickle
 import signal
 import struct
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
@@ -25,6 +33,8 @@ from inferential.recording.files import RecordingFiles
 from inferential.recording.memory import WritersMemory
 
 HEAD = struct.Struct("<Q")
+BEHIND_S = 0.5
+"""Entries wait for idle processors for so long at most; as many as may wait come in a few seconds."""
 REPORT_S = 0.25
 """Time between two reports, of which a failure is one at once."""
 
@@ -62,6 +72,21 @@ def write(source: BinaryIO, folder: Path, memory: WritersMemory) -> None:
         memory: where payloads lie that are not in the stream.
     """
     files, report = RecordingFiles(folder), _Report()
+    with ThreadPoolExecutor(1, "recording-idle", stand_aside) as idle:
+        _write_all(source, files, memory, report, idle)
+    before = files.unwritten
+    try:
+        files.close()
+        report.recorded += before
+    except OSError as error:
+        report.dropped += files.lost
+        report.say(f"the last file is not finished: {error.strerror or error}")
+    report.say(at_once=True)
+
+
+def _write_all(
+    source: BinaryIO, files: RecordingFiles, memory: WritersMemory, report: _Report, idle: ThreadPoolExecutor
+) -> None:
     while len(head := source.read(HEAD.size)) == HEAD.size:
         (size,) = HEAD.unpack(head)
         data = source.read(size)
@@ -71,19 +96,33 @@ def write(source: BinaryIO, folder: Path, memory: WritersMemory) -> None:
         images: Images
         gathered, images, split_bytes, keep_bytes = pickle.loads(data)
         files.limit(split_bytes, keep_bytes)
-        for number, entry in gathered:
-            if entry.place is not None:
-                entry.payload = memory.view(entry.place)
-            _write_reported(files, entry, images, report)
-            memory.note_done(number)
-    before = files.unwritten
-    try:
-        files.close()
-        report.recorded += before
-    except OSError as error:
-        report.dropped += files.lost
-        report.say(f"the last file is not finished: {error.strerror or error}")
-    report.say(at_once=True)
+        rest, hurry = iter(gathered), threading.Event()
+        write_rest = partial(_write_until, hurry, rest, files, images, memory, report)
+        if time.monotonic_ns() - gathered[0][1].ended_ns < BEHIND_S * 1e9:
+            writing = idle.submit(write_rest)
+            if not wait((writing,), BEHIND_S).done:
+                hurry.set()
+            writing.result()
+        hurry.clear()
+        write_rest()
+
+
+def _write_until(
+    hurry: threading.Event,
+    entries: Iterator[tuple[int, Entry]],
+    files: RecordingFiles,
+    images: Images,
+    memory: WritersMemory,
+    report: _Report,
+) -> None:
+    """Writes entries until there are none, or it is too slow; each of the two threads goes on where the other ended."""
+    for number, entry in entries:
+        if entry.place is not None:
+            entry.payload = memory.view(entry.place)
+        _write_reported(files, entry, images, report)
+        memory.note_done(number)
+        if hurry.is_set():
+            return
 
 
 def _write_reported(files: RecordingFiles, entry: Entry, images: Images, report: _Report) -> None:
@@ -115,17 +154,25 @@ def _write(files: RecordingFiles, entry: Entry, images: Images) -> str:
 
 
 _NICE = 10
-_GROUP = Path("/proc/self/autogroup")
 
 
 def stand_back() -> None:
-    """Has this process stand back where processors are scarce: what a robot waits for comes first."""
+    """Has this process take a small share of processors that are scarce."""
     if hasattr(os, "nice"):
         os.nice(_NICE)
-    # sched(7): where each session is a group of its own, a process is nice within that alone; the group must be, too.
-    with contextlib.suppress(OSError):
-        if os.getsid(0) == os.getpid():  # else others are in it
-            _GROUP.write_text(str(_NICE))
+
+
+def stand_aside() -> None:
+    """Has this thread run on processors that are idle, and no longer than they are.
+
+    To be nice is no more than to get less: since Linux 6.6 what runs keeps its processor for a time slice of
+    milliseconds, whatever else wakes up (EEVDF, Documentation/scheduler/sched-eevdf.rst), but for SCHED_IDLE
+    (sched(7)). That holds among processes of one group, be it a control group or a session's own: this one stays in
+    the server's.
+    """
+    if hasattr(os, "SCHED_IDLE"):
+        with contextlib.suppress(OSError):  # what a container forbids
+            os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
 
 
 if __name__ == "__main__":

@@ -49,13 +49,14 @@ class Writer:
     """
 
     def __init__(self, folder: str, memory: int, take: Callable[[Report], None]) -> None:
-        # In a session of its own: Ctrl-C ends the server, which then lets this one finish its file.
+        # In a process group of its own: Ctrl-C ends the server, which then lets this one finish its file. Not in a
+        # session of its own, which the system may give as much of a processor as the server's (`process.stand_aside`).
         self._process = subprocess.Popen(
             [sys.executable, "-m", "inferential.recording.process", folder, str(memory)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             pass_fds=[memory],
-            start_new_session=True,
+            process_group=0,
             env=_environment(),
         )
         self._take = take

@@ -70,6 +70,8 @@ def own(result: Any) -> Any:
 def _as_array(key: str, value: Any) -> np.ndarray[Any, Any]:
     if type(value) is np.ndarray and value.dtype.kind in _NUMBERS:
         return value
+    if isinstance(value, np.ma.MaskedArray) and np.ma.is_masked(value):
+        raise TypeError(f"result {key!r}: a mask cannot be sent; value.filled(...) makes an array of a masked one")
     try:
         array = np.asarray(value)
     except Exception as error:

@@ -70,7 +70,10 @@ class Attention:
         """Returns how many messages of a connection were charged beyond what one may have."""
         if connection not in self._charged:
             return 0
-        return max(int(self._level(connection, time.monotonic())) - CHARGED_BURST, 0)
+        level = self._level(connection, time.monotonic())
+        if not level:  # as soon after the first message of a client
+            del self._charged[connection]
+        return max(int(level) - CHARGED_BURST, 0)
 
     def forget(self, connection: int) -> None:
         """Forgets a connection that has ended."""

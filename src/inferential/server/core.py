@@ -18,6 +18,7 @@ from inferential.models.manager import ModelManager
 from inferential.models.readiness import Surroundings
 from inferential.notices import LineQuota
 from inferential.scheduler import create_scheduler
+from inferential.scheduler.base import Scheduler
 from inferential.scheduler.engine import Engine
 from inferential.scheduler.options import with_options
 from inferential.scheduler.request import InferenceRequest
@@ -120,19 +121,23 @@ class Core:
 
     def use_scheduler(self, strategy: str, policy: str | None, options: dict[str, Any]) -> None:
         """Does what `Server.use_scheduler` describes."""
-        self._schedule(with_options(self.config.scheduling, strategy, options), policy)
+        scheduling = with_options(self.config.scheduling, strategy, options)
+        self._schedule(scheduling, _scheduler(scheduling, policy))
 
     def reconfigure(self, config: InferentialConfig) -> None:
         """Does what `Server.reconfigure` describes."""
         old, self.config = self.config, in_force(self.config, config)
         try:
-            self.models.check(self.config.models)  # before anything is changed
-            if config.scheduling == self._configured_scheduling:
-                self.config.scheduling = old.scheduling  # with what `use_scheduler` has changed since
-            else:
-                self._schedule(self.config.scheduling, None)
+            # Before anything is changed: what may be refused.
+            self.models.check(self.config.models)
+            is_rescheduled = config.scheduling != self._configured_scheduling
+            scheduler = _scheduler(self.config.scheduling) if is_rescheduled else None
             if config.models.profiles is not None and config.models.profiles != old.models.profiles:
                 load_profiles(self.engine.profiles, config.models.profiles)
+            if scheduler is None:
+                self.config.scheduling = old.scheduling  # with what `use_scheduler` has changed since
+            else:
+                self._schedule(self.config.scheduling, scheduler)
             self.models.configure(self.config.models)
         except Exception:
             self.config = old
@@ -145,12 +150,7 @@ class Core:
         self.accounting.fleet.configure(self.config.response_tracking)
         self.metrics.configure(self.config.metrics)
 
-    def _schedule(self, config: SchedulingConfig, policy: str | None) -> None:
-        scheduler = create_scheduler(config)
-        if policy is not None:
-            if not hasattr(scheduler, "use_policy"):
-                raise ValueError(f"policy: strategy {config.strategy!r} does not order by a score")
-            scheduler.use_policy(policy)
+    def _schedule(self, config: SchedulingConfig, scheduler: Scheduler) -> None:
         self.config.scheduling = config
         self._weighs_priority = config.slo_aware.overload == "priority"
         self.engine.profiles.set_quantile(config.slo_aware.latency_quantile)
@@ -204,6 +204,16 @@ class Core:
             return None
         stands = self.inprocess.connected(identity)
         return identity if (self.connected(identity) if stands is None else stands) else None
+
+
+def _scheduler(config: SchedulingConfig, policy: str | None = None) -> Scheduler:
+    """Returns a new scheduler; ValueError where there is no such strategy or policy, or it does not order by one."""
+    scheduler = create_scheduler(config)
+    if policy is not None:
+        if not hasattr(scheduler, "use_policy"):
+            raise ValueError(f"policy: strategy {config.strategy!r} does not order by a score")
+        scheduler.use_policy(policy)
+    return scheduler
 
 
 def _class_rates(config: InferentialConfig) -> dict[str, ClassRate]:

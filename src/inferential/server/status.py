@@ -48,6 +48,7 @@ class ModelUse:
             result for a second and more.
         late_cause: what made its last late action late; None before the first.
         missed: requests that ended without a result while it got nothing.
+        unreported: the newest answers of the last minute of which it has not said when it used them.
         serve_interval_ms: the shortest interval at which it can be served; 0: no limit.
     """
 
@@ -65,6 +66,7 @@ class ModelUse:
     condition: UseCondition = "good"
     late_cause: str | None = None
     missed: int = 0
+    unreported: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,6 +302,7 @@ def _use(
         condition=_condition(counts, now),
         late_cause=counts.ages.last_cause,
         missed=counts.missed,
+        unreported=counts.unreported(now),
     )
 
 

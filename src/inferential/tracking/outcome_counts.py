@@ -7,7 +7,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from inferential.tracking.lateness import ActionAges, ServerTimes
+from inferential.tracking.lateness import WINDOW_S, ActionAges, ServerTimes
 from inferential.tracking.limits import MAX_MODELS
 
 NOTHING_S = 1.0
@@ -75,6 +75,10 @@ class OutcomeCounts:
         """Returns when the first of its newest requests that ended without a result arrived; None: the last got one."""
         return self._nothing_since if self._answered_then == self.answered else None
 
+    def unreported(self, now: float) -> int:
+        """Returns how many of the newest answers of the last `WINDOW_S` seconds the robot has not said when it used."""
+        return sum(times.sent_at > now - WINDOW_S for times in self._open.values())
+
     def session(self) -> str:
         """Returns what the ids of its newest answered requests begin with; "" while that is not known."""
         newest = next(reversed(self._open), 0)
@@ -134,8 +138,6 @@ class OutcomeCounts:
         times = self._open.pop(request_id, None)
         if times is None:
             return _UNKNOWN
-        for earlier in [one for one in self._open if one < request_id]:
-            del self._open[earlier]  # it has used a newer one
         server_ms = (times.sent_at - times.received_at) * 1e3
         cause = self.ages.note(now, times, age_ms, unread_ms)
         is_late = cause is not None and times.sent_at <= times.deadline

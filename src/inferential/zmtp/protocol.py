@@ -213,6 +213,11 @@ def command(body: bytes) -> bytes:
     return _head(COMMAND, len(body)) + body
 
 
+def is_followed(data: bytes) -> bool:
+    """Returns whether data begin with a whole short frame, and another frame has begun after it."""
+    return len(data) > 2 and not data[0] & LONG and len(data) > 2 + data[1]
+
+
 def ping() -> bytes:
     """Returns a PING command, without time to live and context."""
     return command(PING_BODY)

@@ -23,10 +23,10 @@ class Connected:
         """Returns the descriptor, for a selector."""
         return self._socket.fileno()
 
-    def has_unread(self) -> bool:
-        """Returns whether the system has bytes of the peer that were not read."""
+    def has_unread(self, least: int = 1) -> bool:
+        """Returns whether the system has so many bytes of the peer at least that were not read."""
         try:
-            return bool(self._socket.recv(1, socket.MSG_PEEK))
+            return len(self._socket.recv(least, socket.MSG_PEEK)) == least
         except OSError:
             return False
 

@@ -29,6 +29,7 @@ from inferential.zmtp.protocol import (
     check_greeting,
     command,
     greeting,
+    is_followed,
     message,
     messages_without_payload,
     pong_body,
@@ -82,7 +83,8 @@ class Stream(Connected):
         self._handshake: Handshake = NullHandshake(socket_type, identity) if handshake is None else handshake
         self._greeting: bytearray | None = bytearray()  # None: it was whole
         self._presumed = False  # nothing was heard of the peer yet, or its greeting alone
-        self._supports_heartbeats = False
+        self.answers_pings: bool = False
+        """Whether the peer answers `ping` by ZMTP 3.1."""
         self._limits = max_frame_bytes, max_frames
         # A peer that is not known yet gets no memory for more than the commands of a handshake.
         self._reader: FrameReader = Reader(_HANDSHAKE_BYTES, max_frames, allocate)
@@ -102,17 +104,14 @@ class Stream(Connected):
         self.ttl_s: float = 0.0
         """The time to live of the peer's last PING: if it is not heard of for so long, it is gone. 0: not given."""
         hello, flags = self._handshake.greeting(), 0
+        if self._handshake.accepting and self.has_unread(GREETING_BYTES):
+            flags = WITH_NEXT  # the answer to that follows at once
         if presumed is not None:
             hello += self._handshake.greeted(greeting())
             self.peer, flags = presumed, WITH_NEXT
-            self._presumed = self._supports_heartbeats = True
+            self._presumed = self.answers_pings = True
             self._establish()
         self._send([hello], flags)
-
-    @property
-    def answers_pings(self) -> bool:
-        """Whether the peer answers `ping` by ZMTP 3.1."""
-        return self._supports_heartbeats
 
     def buffered(self) -> bool:
         """Returns whether `next` may return something without another `read`."""
@@ -150,9 +149,9 @@ class Stream(Connected):
         self._establish()
         return True
 
-    def _answer(self, data: bytes) -> None:
+    def _answer(self, data: bytes, flags: int = 0) -> None:
         if data:
-            self._send([data])
+            self._send([data], flags)
 
     def _establish(self) -> None:
         """Goes on with the limits of messages, and in their encrypted form where the handshake has led to one."""
@@ -231,10 +230,11 @@ class Stream(Connected):
         check_greeting(bytes(self._greeting), min(zmtp2.REVISIONS) if size == zmtp2.GREETING_BYTES else 3)
         if len(self._greeting) < size:
             return b""
-        self._supports_heartbeats = supports_heartbeats(bytes(self._greeting))
+        self.answers_pings = supports_heartbeats(bytes(self._greeting))
         rest, whole, self._greeting = bytes(self._greeting[size:]), bytes(self._greeting), None
         answer = self._handshake.greeted(whole)
-        self._answer(b"" if self._presumed else answer)
+        if not self._presumed:  # who sends messages with its READY, as by `presumed`, is answered soon
+            self._answer(answer, WITH_NEXT if self._handshake.accepting and is_followed(rest) else 0)
         return rest
 
     def next(self) -> list[Buffer] | Discarded | None:
@@ -334,7 +334,7 @@ class Stream(Connected):
         Raises:
             ConnectionEnded: the connection was closed.
         """
-        if not self._supports_heartbeats:
+        if not self.answers_pings:
             return
         self.alive = False
         if not self._unsent:

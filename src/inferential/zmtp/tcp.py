@@ -40,6 +40,20 @@ def prepare(connected: socket.socket) -> None:
             connected.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
+def prepare_attempt(connecting: socket.socket) -> None:
+    """Sets the options of a connection that is to be made, if it is not a local one; Linux has them.
+
+    The connection is completed by the packet of the first data, which are sent at once then, and not by one of its own:
+    nothing is sent twice as much as that may be lost, and the server has the data when it accepts. It is asked for once
+    more at most, as one that was asked for more often begins with a single packet under way (RFC 5681, section 3.1).
+    """
+    if connecting.family == socket.AF_UNIX:
+        return
+    for name, value in (("TCP_QUICKACK", 0), ("TCP_SYNCNT", 1)):
+        if hasattr(socket, name):
+            connecting.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
 def limit_unsent(connected: socket.socket, size: int) -> None:
     """Has the system hold about so many bytes at most beyond those that are under way.
 

@@ -74,7 +74,9 @@ async def test_chunks_that_are_no_actions_as_the_stop_action_is_are_refused(
     answer: Any, stop: Any, problem: str
 ) -> None:
     runtime, actions, errors = await played(answer, stop_action=stop)
-    assert all(action is stop for action in actions)
+    assert actions
+    for action in actions:
+        np.testing.assert_equal(action, stop)
     assert runtime.stats.refused["InvalidChunk"] == len(errors) >= 1
     with pytest.raises(InvalidChunk, match=problem):
         raise errors[0]
@@ -98,6 +100,12 @@ async def test_chunks_over_several_keys_are_played_together() -> None:
         assert action.keys() == {"action.left_arm", "action.hand"}
         assert action["action.left_arm"].shape == (2,)
         assert action["action.left_arm"][0] == pytest.approx(2 * action["action.hand"], abs=1e-4)
+
+
+async def test_chunks_that_are_a_map_in_a_map_are_played_together() -> None:
+    _, actions, _ = await played({"action": {"arm": GOOD, "hand": GOOD[:, 0]}})
+    assert actions
+    assert {key: value.shape for key, value in actions[0].items()} == {"action/arm": (3,), "action/hand": ()}
 
 
 async def test_a_chunk_of_another_shape_than_before_is_refused_and_the_robot_goes_on() -> None:

@@ -110,6 +110,19 @@ def test_observations_that_are_made_anew_in_a_silence_are_not_nudged_either() ->
     assert not nudged
 
 
+def test_after_an_outage_what_leaves_first_is_followed_at_once() -> None:
+    player = asking(0.13, 0.13)  # nothing was lost before it
+    player.play()
+    assert player.wants_chunk(100.2, heard_s_ago=lambda: 1.6)
+    player.asked(101, 100.2)
+    assert not player.wants_nudge(100.3, lambda: 0.02)  # a connection was made just now, by which it left
+    assert player.wants_nudge(100.32, lambda: 0.04)
+    assert player.wants_nudge(100.36, lambda: 0.08)
+    player.answered(101, np.zeros((50, 1)), 100.4, server_ms=30.0)
+    player.asked(102, 100.6)
+    assert not player.wants_nudge(100.72, lambda: 0.12)
+
+
 def test_on_a_quick_network_a_late_answer_is_nudged_rarely() -> None:
     nudged = nudges(asking(0.031, 0.031, 0.036), 10.0)
     assert nudged[0] == pytest.approx(0.08)  # two steps after what the server takes

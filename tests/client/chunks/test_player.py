@@ -129,6 +129,50 @@ def test_starved_it_does_what_the_user_chose(options: dict[str, Any], played: fl
     assert drive.run(5)[-1] == played
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"starved": "stop", "stop_action": [1.0]},
+        {"on_starved": "hold", "hold_ms": 0},
+        {"on_starved": "zero", "hold_ms": 0},
+        {"on_starved": lambda last, steps: last, "hold_ms": 0},
+        {"starved": lambda last, steps: last},
+        {"action_spec": {"max_change": 1.0}},
+    ],
+)
+def test_what_a_robot_changes_in_an_action_changes_no_other(options: dict[str, Any]) -> None:
+    """As one that turns it into units of its own in place."""
+
+    def actions(factor: float) -> list[float]:
+        drive, played = Drive(3, lambda number: 0 if number < 2 else None, **options), []
+        for _ in range(20):
+            if (action := drive.one()) is not None:
+                played.append(float(action[0]))
+                action *= factor
+        return played
+
+    assert actions(2.0) == actions(1.0)
+
+
+def test_a_function_cannot_change_the_action_that_is_held() -> None:
+    def double(last: np.ndarray, steps: int) -> np.ndarray:
+        last *= 2
+        return last
+
+    drive = Drive(3, lambda number: 0 if number == 0 else None, starved=double)
+    assert drive.run(7)[3:] == [4.0, 4.0, 4.0, 4.0]
+
+
+def test_arms_whose_actions_come_in_another_order_are_not_mistaken() -> None:
+    player, left, right = Player(RATE_HZ), np.zeros((2, 1)), np.ones((2, 1))
+    for number, chunk in enumerate(({"left": left, "right": right}, {"right": right, "left": left}), start=1):
+        player.asked(number, 100.0)
+        player.answered(number, chunk, 100.0)
+        assert player.play() == {"left": 0, "right": 1}
+        assert player.play() == {"left": 0, "right": 1}
+
+
 def test_a_stop_action_is_played_before_the_first_chunk_too() -> None:
     drive = Drive(horizon=8, latency=lambda number: 2, stop_action=np.array([7.0]))
     assert drive.run(3) == [7.0, 7.0, 2.0]
@@ -232,6 +276,16 @@ def test_steps_that_the_loop_missed_are_skipped() -> None:
     drive.player.skip(4)
     assert drive.player.play()[0] == 7
     assert drive.player.stats.skipped_steps == 4
+
+
+@pytest.mark.parametrize(("missed", "then"), [(10, 0.0), (3, 1.0)])
+def test_what_the_loop_missed_counts_in_how_long_an_action_is_held(missed: int, then: float) -> None:
+    """A robot by velocities goes on meanwhile."""
+    drive = Drive(2, lambda number: 0 if number == 0 else None, on_starved="zero", hold_ms=200)
+    assert drive.run(3) == [None, 0.0, 1.0]
+    drive.player.skip(missed)
+    assert drive.run(1) == [then]
+    assert drive.player.stats.starved_steps == 1
 
 
 def test_after_a_pause_of_the_control_loop_an_observation_is_made_at_once() -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from inferential.sim.virtual.happened import STRATEGY, Happened, models_of, multiplied, run_of
+from inferential.sim.virtual.happened import STRATEGY, Happened, busy_before, models_of, multiplied, run_of
 from inferential.sim.virtual.measures import measure
 from inferential.sim.virtual.simulation import simulate
 from inferential.sim.virtual.world import Arrival, ModelSpec, Run
@@ -98,6 +98,39 @@ def test_more_robots_ask_as_often_as_those_that_there_were(load: float, robots: 
     assert len({arrival.client_id for arrival in found}) == robots
     assert len(found) == len(arrivals) * robots // 6
     assert all(0 <= arrival.at < 10 and arrival.deadline - arrival.at == pytest.approx(0.08) for arrival in found)
+
+
+def waiting_for_each_other(robots: int, turns: int, late_by: float = 0.0) -> list[Happened]:
+    """Robots of which each asks again when it is answered, watched from some moment on."""
+    took_ms = robots * 60.0
+    return [
+        Happened(
+            0.06 * n + late_by, f"arm-{n % robots}", "arm", "pi0", "answered", took_ms, took_ms - 60, 60.0, 1, 170.0
+        )
+        for n in range(robots * turns)
+    ]
+
+
+def test_a_model_was_busy_until_the_first_call_that_is_known_of() -> None:
+    assert busy_before(run_of(waiting_for_each_other(3, 10))) == {"pi0": (0.0, pytest.approx(0.12))}
+    first, *others = waiting_for_each_other(3, 10)
+    waited_longest = replace(first, queue_ms=900.0)  # as others were more urgent
+    assert busy_before(run_of([waited_longest, *others])) == {"pi0": (0.0, pytest.approx(0.18))}
+
+
+def test_what_was_busy_for_long_with_short_calls_is_simulated_at_once() -> None:
+    times = {"queue_ms": 4e3, "inference_ms": 1e-3, "server_ms": 4e3, "budget_ms": 5e3}
+    hung = [replace(one, **times) for one in waiting_for_each_other(3, 1)]
+    run = run_of(hung)
+    again = simulate(
+        models_of(hung),
+        [one.arrival for one in run.outcomes],
+        "round_robin",
+        seconds=run.seconds,
+        seed=0,
+        busy=busy_before(run),
+    )
+    assert [one.started_at for one in again.outcomes] == [pytest.approx(4.0)] * 3
 
 
 def test_of_nothing_there_is_nothing() -> None:

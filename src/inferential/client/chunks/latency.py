@@ -61,9 +61,12 @@ class Latency:
         self._servers = RoundTrips()
         self._transits = RoundTrips()  # on the network, those of chunks that were too late to be played included
         self._stale_at = -math.inf  # when the last of these came
+        self.was_away: bool = False
+        """Whether nothing was heard of the server for long, and no chunk was played since."""
 
     def note(self, trip_s: float, server_s: float) -> None:
         """Adds a measured round trip, and how much of it was on the server; nan where that is not known."""
+        self.was_away = False
         self.trips.note(trip_s)
         if server_s == server_s:
             self._networks.note(max(trip_s - server_s, 0.0))
@@ -81,13 +84,13 @@ class Latency:
     def nudge_s(self) -> tuple[float, float]:
         """Returns when an open request is nudged for the first time, in seconds after it was sent, and how often then.
 
-        On a network that has lost something lately: all the time. Else: as soon as the answer is so late that it, or
-        its observation, was probably lost. Infinite where nothing is known.
+        On a network that has lost something lately, or was away: all the time. Else: as soon as the answer is so late
+        that it, or its observation, was probably lost. Infinite where nothing is known.
         """
         if not len(self._networks):
             return math.inf, math.inf
         usual_s, longest_s = self._networks.quantile(0.5), self._networks.quantile(1.0)
-        if longest_s > _LOSS_TIMES * usual_s and longest_s > usual_s + _LOSS_S:
+        if self.was_away or (longest_s > _LOSS_TIMES * usual_s and longest_s > usual_s + _LOSS_S):
             every_s = max(usual_s * _NUDGE_SHARE, _LEAST_NUDGE_S)
             return every_s, every_s
         every_s = max(usual_s / 2, _LEAST_NUDGE_S)

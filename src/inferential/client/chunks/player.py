@@ -279,6 +279,7 @@ class Player:
             return True
         if silence_s > _SILENCE_S:
             self.stats.refreshed += 1
+            self._latency.was_away = True
             return True
         if in_flight and not (self._many and len(in_flight) < _MAX_IN_FLIGHT):
             return False
@@ -355,18 +356,16 @@ class Player:
 
         Whatever comes after lost data tells the system that sent it so; with nothing behind it, it waits for its timer,
         twice as long each time (RFC 8985). While nothing is heard at all the network is away: it would be one heap.
-
-        Args:
-            now: seconds of a monotonic clock.
-            heard_s_ago: as for `wants_chunk`.
+        The arguments are those of `wants_chunk`.
         """
         if not self._open.in_flight or self._nudges == _MOST_NUDGES:
             return False
         first_s, every_s = self._latency.nudge_s()
         if now - self._asked_at < first_s - _ROUNDING_S or now - self._nudged_at < every_s - _ROUNDING_S:
             return False
-        if heard_s_ago is not None and heard_s_ago() > _SILENCE_S:
-            return False
+        silence_s = math.nan if heard_s_ago is None else heard_s_ago()
+        if silence_s > _SILENCE_S or (self._latency.was_away and silence_s < first_s):
+            return False  # a fresh connection is silent since it stands, and not since it was asked
         self._nudges, self._nudged_at = self._nudges + 1, now
         return True
 
@@ -389,7 +388,9 @@ class Player:
 
     def skip(self, steps: int) -> None:
         """Skips steps that the control loop itself missed."""
+        stood = self._stood
         self._pass(steps)
+        self._motion.miss(self._stood - stood)
         self.stats.skipped_steps += steps
 
     def _pass(self, steps: int) -> None:

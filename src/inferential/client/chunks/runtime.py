@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary, ref
 
 from inferential.client.aio import AsyncModel
-from inferential.client.chunks.arguments import check_function, check_key
+from inferential.client.chunks.arguments import check_function, check_key, check_seconds
 from inferential.client.chunks.motion import Action, OnStarved, Starved
 from inferential.client.chunks.plan import Merge
 from inferential.client.chunks.player import Index, Player
@@ -195,7 +195,8 @@ class ChunkRuntime(_Runtime[Model]):
         quantile: the quantile of round trip times by which the next chunk is requested early enough.
         follow_rate: requests no more often than the server can serve this robot, unless that would starve it.
         key: the key of the chunk in a result, or several keys of arrays that are played together; None: "actions",
-            "action", all that begin with "action.", or the only array. With several, actions are maps by key.
+            "action", all that begin with "action." or "action/", or the only array. With several, actions are maps by
+            key.
         on_starved: what is played once no action was left for `hold_ms`: "hold" (the last one on: position control),
             "zero" (zeros: velocity control), or what a function of the last action and the number of steps starved
             returns. None: what `starved` says. A function of the number of steps alone is called at each starved step.
@@ -284,6 +285,7 @@ class ChunkRuntime(_Runtime[Model]):
             act: takes the action.
             seconds: how long it runs.
         """
+        check_seconds(seconds)
         period_s, start, number = self._player.period_s, time.monotonic(), 0
         while number * period_s < seconds:
             time.sleep(max(start + number * period_s - time.monotonic(), 0.0))
@@ -321,6 +323,7 @@ class AsyncChunkRuntime(_Runtime[AsyncModel]):
         self, observe: Observe, act: Callable[[Action | None], Awaitable[object] | object], *, seconds: float = math.inf
     ) -> None:
         """Calls `act` at the control rate, as `ChunkRuntime.run`; `act` may be a coroutine function."""
+        check_seconds(seconds)
         period_s, start, number = self._player.period_s, time.monotonic(), 0
         while number * period_s < seconds:
             await asyncio.sleep(max(start + number * period_s - time.monotonic(), 0.0))

@@ -17,6 +17,7 @@ from typing import Any, Final, Literal
 import numpy as np
 
 from inferential.errors import InferentialError
+from inferential.proto.actions import CHUNK_KEYS, PART_PREFIXES
 from inferential.recording.cameras import depth_sides
 from inferential.recording.reading import EncodedImage, Recorded
 
@@ -207,7 +208,7 @@ def unreadable(key: str, one: Recorded, error: Exception) -> str:
 def _action(answer: dict[str, Any], left_out: dict[str, str]) -> Feature:
     """Returns the feature of the actions, which may stand in several arrays of the answer."""
     arrays = _arrays(answer)
-    keys = [key for key in arrays if key in ("action", "actions") or key.startswith(("action.", "actions."))]
+    keys = [key for key in arrays if key in CHUNK_KEYS or key.startswith(PART_PREFIXES)]
     if not keys and len(arrays) == 1:
         keys = list(arrays)
     left_out |= {key: "of the answer, and no action" for key in answer if key not in keys}

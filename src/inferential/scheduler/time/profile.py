@@ -307,12 +307,14 @@ class Profiles:
         """Takes what `as_dict` returned, in this run or another.
 
         Raises:
-            ValueError: naming the entry that is wrong.
+            ValueError: naming the entry that is wrong; none is taken then.
         """
+        loaded = {}
         for model_id, sizes in figures.items():
             if not isinstance(sizes, list) or not sizes:
                 raise ValueError(f"{model_id}: expected a list of batch sizes, got {sizes!r}")
-            self._loaded[model_id] = [_size(f"{model_id}[{at}]", size) for at, size in enumerate(sizes)]
+            loaded[model_id] = [_size(f"{model_id}[{at}]", size) for at, size in enumerate(sizes)]
+        self._loaded |= loaded
         for model_id, replica in [key for key in self._profiles if key[0] in figures]:
             del self._profiles[model_id, replica]
         self.version += 1

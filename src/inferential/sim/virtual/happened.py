@@ -20,8 +20,6 @@ from inferential.sim.virtual.world import Arrival, Call, ModelSpec, Outcome, Run
 
 STRATEGY = "as it was"
 """Stands for the strategy in the run of what happened."""
-BEFORE = "(before)"
-"""Stands for the robots whose requests were there when a run began."""
 _ENOUGH = 20
 """Calls that would run beside another model's by chance, or requests of a robot, from which on they mean something."""
 _SELDOM = 0.05  # of those by chance, so few at most did
@@ -103,23 +101,21 @@ def run_of(happened: Sequence[Happened]) -> Run:
     return Run(STRATEGY, seconds, outcomes, calls, (0.0, 0.0))
 
 
-def waiting_before(run: Run, models: Iterable[ModelSpec]) -> list[Arrival]:
-    """Returns what models were still busy with when a run began, as arrivals of its beginning by BEFORE.
+def busy_before(run: Run) -> dict[str, tuple[float, float]]:
+    """Returns from when to when each model was busy with what had come before a run began.
 
+    That is until its first call began, of which the run knows: the requests that it begins with had waited for others.
     Robots that each wait for an answer before they ask again come no faster than they are answered: simulated without
     what was there before them, they would never wait.
     """
-    found: list[Arrival] = []
-    for model in models:
-        begun = [one for one in run.outcomes if one.arrival.model_id == model.model_id and one.started_at is not None]
-        first = min(begun, key=lambda one: one.arrival.at, default=None)
-        if first is None or first.started_at is None:
-            continue
-        at, busy_s = first.arrival.at, first.started_at - first.arrival.at
-        calls = round(busy_s / model.latency_s[-1] * model.max_inflight)
-        one = Arrival(at, BEFORE, model.model_id, BEFORE, at + busy_s, priority=0, latest=False)
-        found += [one] * (calls * model.max_batch_size)
-    return found
+    begins: dict[str, float] = {}
+    ends: dict[str, float] = {}
+    for one in run.outcomes:
+        if one.started_at is not None:
+            model_id = one.arrival.model_id
+            begins[model_id] = min(one.arrival.at, begins.get(model_id, math.inf))
+            ends[model_id] = min(one.started_at, ends.get(model_id, math.inf))
+    return {model_id: (at, ends[model_id]) for model_id, at in begins.items()}
 
 
 def asking_at_once(happened: Iterable[Happened]) -> set[str]:

@@ -13,6 +13,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from inferential.config.schema import SchedulingConfig
@@ -28,7 +29,7 @@ from inferential.tracking.cadence import CadenceTracker
 
 _BEGIN_S = 1000.0  # what the clock says at the beginning; strategies may take 0 for "never"
 _PROGRESS_S = 0.5  # of virtual time
-_CALL_ENDS, _REACHES_SERVER, _TICKS = range(3)  # the order of events of the same instant
+_CALL_ENDS, _TURNED, _IS_FREE, _REACHES_SERVER, _TICKS = range(5)  # the order of events of the same instant
 
 
 class ConservationError(AssertionError):
@@ -45,6 +46,7 @@ def simulate(
     robots: Sequence[ChunkedRobot] = (),
     options: Mapping[str, Any] | None = None,
     profiled: bool = False,
+    busy: Mapping[str, tuple[float, float]] | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> Run:
     """Runs a strategy for so many seconds of virtual time; the same arguments give the same run.
@@ -58,6 +60,7 @@ def simulate(
         robots: robots in closed loop; each brings the seed of its network.
         options: fields of the scheduling configuration, or of the strategy's own section.
         profiled: whether the latencies of the models are known from the beginning, as from `inferential profile`.
+        busy: from when to when a model begins no call, as it has others' requests, by model id.
         progress: called with the seconds simulated, now and then.
 
     Raises:
@@ -68,6 +71,7 @@ def simulate(
         simulation = _Simulation(models, strategy, seconds, seed, options or {}, clock)
         if profiled:
             simulation.load_profiles()
+        simulation.hold_back(busy or {})
         return simulation.run(arrivals, robots, progress)
 
 
@@ -116,7 +120,8 @@ class _Simulation:
             for model in models
         }
         self._scheduler = create_scheduler(config)
-        self._engine = Engine(config, self._scheduler, self._capacity.__getitem__)
+        self._busy: dict[str, tuple[float, float]] = {}
+        self._engine = Engine(config, self._scheduler, self._capacity_of)
         self._cadence = CadenceTracker()
         self._chance = random.Random(seed)
         self._serials = itertools.count()
@@ -129,18 +134,24 @@ class _Simulation:
         self._observations: dict[InferenceRequest, Observation] = {}
         self._outcomes: dict[int, Outcome] = {}  # by the id of the arrival: two may be alike
         self._calls: dict[Batch, Call] = {}
+        self._turned: set[Batch] = set()  # answered, whose replicas are not free yet
         self._decisions_s: list[float] = []
 
     def load_profiles(self) -> None:
         """Tells the engine how long calls take."""
-        profiles = {
-            model.model_id: [
-                {"batch_size": rows, "median_ms": latency_s * 1e3, "high_ms": latency_s * 1e3 * _high(model.spread)}
-                for rows, latency_s in enumerate(model.latency_s, 1)
-            ]
-            for model in self._models.values()
-        }
+        profiles = {model.model_id: model.profile() for model in self._models.values()}
         self._engine.profiles.load(profiles)
+
+    def hold_back(self, busy: Mapping[str, tuple[float, float]]) -> None:
+        """Has models begin no call for some time."""
+        for model_id, (begins_at, ends_at) in busy.items():
+            self._busy[model_id] = _BEGIN_S + begins_at, _BEGIN_S + ends_at
+            self._later(_BEGIN_S + ends_at, _IS_FREE, model_id)
+
+    def _capacity_of(self, model_id: str) -> Capacity:
+        capacity = self._capacity[model_id]
+        span = self._busy.get(model_id)
+        return replace(capacity, max_inflight=0) if span and span[0] <= self._clock.now < span[1] else capacity
 
     def run(
         self, arrivals: Sequence[Arrival], robots: Sequence[ChunkedRobot], progress: Callable[[float], None] | None
@@ -192,7 +203,11 @@ class _Simulation:
             self._tick(of, at)
             return False
         if what == _CALL_ENDS:
-            self._finish(of)
+            return self._finish(of)
+        if what == _TURNED:
+            self._turned.remove(of)
+            self._engine.finished(of, at)
+        if what in (_TURNED, _IS_FREE):
             return True
         self._reach(*of)
         follows = self._events and self._events[0][:2] == (at, _REACHES_SERVER)
@@ -306,9 +321,14 @@ class _Simulation:
         wakes_at = self._engine.wake_at()
         self._wakes_at = math.inf if wakes_at is None else wakes_at
 
-    def _finish(self, batch: Batch) -> None:
-        now = self._clock.now
-        self._engine.finished(batch, now)
+    def _finish(self, batch: Batch) -> bool:
+        """Sends the answers of a call; returns whether its replica is free at once."""
+        now, turnaround_s = self._clock.now, self._models[batch.model_id].turnaround_s
+        if turnaround_s:
+            self._turned.add(batch)
+            self._later(now + turnaround_s, _TURNED, batch)
+        else:
+            self._engine.finished(batch, now)
         in_time = 0
         for request in batch.requests:
             request.move(RequestState.ANSWERED)
@@ -321,6 +341,7 @@ class _Simulation:
             len(batch.requests),
             in_time,
         )
+        return not turnaround_s
 
     def _note_ended(self) -> None:
         for request in self._engine.ended():
@@ -330,7 +351,6 @@ class _Simulation:
             self._ask_anew(request)
 
     def _ask_anew(self, request: InferenceRequest) -> None:
-        self._idle_wakes = 0
         observation = self._observations.get(request)
         if observation is not None:
             loop = self._loops[request.client_id]
@@ -350,7 +370,7 @@ class _Simulation:
 
     def _result(self, arrivals: Sequence[Arrival]) -> Run:
         seconds = self._end - _BEGIN_S
-        held = {*self._engine.running()}
+        held = {*self._engine.running()}.difference(*(batch.requests for batch in self._turned))
         waiting = len(self._open) - len(held)
         if held - self._open.keys() or waiting != self._engine.waiting():
             raise ConservationError(
@@ -366,8 +386,3 @@ class _Simulation:
         calls = sorted(self._calls.values(), key=lambda call: call.started_at)
         played = [loop.played(self._end) for loop in self._loops.values()]
         return Run(self._strategy, seconds, outcomes, calls, (mean * 1e6, high * 1e6), played)
-
-
-def _high(spread: float) -> float:
-    """Returns the 95th percentile of a lognormal factor around 1."""
-    return math.exp(1.645 * spread)
