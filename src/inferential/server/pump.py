@@ -23,14 +23,14 @@ from inferential.server.attention import Attention
 from inferential.server.egress import Egress
 from inferential.server.executor import Executor
 from inferential.server.ingress import IncomingRequest, Ingress, Overtaken
+from inferential.server.turns import in_turns
 from inferential.transport.messages import Received, Skimmed
 from inferential.transport.zmq_transport import GONE, MalformedMessage, ZmqTransport
 
 _READ_SLICE_S = 0.001
 """How long messages are read in one turn of the loop, so that calls can end and answers leave."""
 _LEAST_READ, _LONGEST_SLICE_S = 8, 0.002
-"""How many messages are read all the same, where other programs have the processor meanwhile, and how long at most. To
-ask how long the thread itself has worked is a system call, after which the processor is often given to another."""
+"""How many messages are read all the same, where other programs have the processor meanwhile, and how long at most."""
 _WORK_SLICE_S = 0.001
 """How long calls are begun in one turn of the loop where models complete inline, or as long as was read before."""
 _DRAINING = Refusal(RefusalKind.REJECTED, "the server is draining", DRAINING)
@@ -385,8 +385,7 @@ class EventPump:
 
     def _sweep(self, now: float) -> None:
         """Looks for clients that have fallen silent."""
-        at = self._accounting.next_sweep_at()
-        if at is None or at > now:
+        if (at := self._accounting.next_sweep_at()) is None or at > now:
             return
         self._models.look(now)
         changes = self._accounting.sweep(now, self._egress.reaches, self._egress.has_unread)
@@ -394,7 +393,8 @@ class EventPump:
             self._egress.say_gone(client_id, changes.identities[client_id])
             self._accounting.engine.client_gone(client_id, now)
         self._send_refusals()
+        for client_id in changes.gone:
+            self._models.forget_client(client_id)
         if changes.gone:
-            for client_id in changes.gone:
-                self._models.forget_client(client_id)
             self._accounting.disconnected(changes.gone)
+        in_turns(self._accounting.share_steps(now, self._egress.has_unread), self._loop)

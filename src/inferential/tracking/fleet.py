@@ -165,8 +165,8 @@ class Fleet:
     def periods(self, now: float) -> Iterator[tuple[str, str, float]]:
         """Yields client, model and the seconds between its requests, where that is known: as learned, or their mean
         where they are irregular."""
-        for client_id in self.registry.all_clients:
-            for model_id, rhythm in self.cadence.rhythms(client_id).items():
+        for client_id in list(self.registry.all_clients):  # which may change between one and the next
+            for model_id, rhythm in list(self.cadence.rhythms(client_id).items()):
                 if not math.isnan(period_s := rhythm.asked_every_s(now)):
                     yield client_id, model_id, period_s
 

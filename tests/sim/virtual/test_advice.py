@@ -54,6 +54,12 @@ def test_a_model_that_takes_longer_than_robots_wait_is_the_reason_however_idle_i
     assert advice_for(SLOW, 4).too_slow is None
 
 
+def test_figures_far_below_what_the_server_gave_are_doubted() -> None:
+    found = advice_for(SLOW, 4)
+    assert "but the server gave" not in found.sentence()
+    assert "; but the server gave 100.0%: robots that wait" in replace(found, was=1.0).sentence()
+
+
 def test_requests_that_failed_are_held_against_no_strategy() -> None:
     asked = [replace(one, end="model_failed") if number % 2 else one for number, one in enumerate(clients(3, 0.2))]
     found = advise(asked, STRATEGIES, None)

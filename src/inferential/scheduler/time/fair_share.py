@@ -16,7 +16,7 @@ Where classes of clients are configured, `planned_rates` says in place of one le
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 
 from inferential.scheduler.time.availability import Availability
 from inferential.scheduler.time.planned_rates import ClassRate, RateRequest, filled, planned
@@ -32,6 +32,8 @@ FAR = 50.0
 FALL, _REGAIN, _LEAST = 0.8, 1.03, 0.3
 """How what is shared falls while a flood keeps others waiting, rises again, and its least part of the capacity: a busy
 machine serves less than the latency of single calls promises."""
+STEP = 128
+"""Clients that are looked at in a step: a few tenths of a millisecond."""
 _SHORTEST_S = 1e-6  # a period learned from requests that came at once
 _FREE = 4.0  # a level this many times above what every client asks for is none
 
@@ -97,20 +99,31 @@ class FairShares:
             is_behind: returns whether a client has sent more than was read of it. One that floods is read less, and
                 seems to ask for less then: it counts as asking for what it did.
         """
-        groups = self._asked(periods, is_behind)
+        for _ in self.steps(periods, pressed, is_behind):
+            pass
+
+    def steps(
+        self,
+        periods: Iterable[tuple[str, str, float]],
+        pressed: Collection[str],
+        is_behind: Callable[[str], bool],
+    ) -> Iterator[None]:
+        """Does what `update` does, a part with each step; until the last the shares are those from before."""
+        groups = yield from self._asked(periods, is_behind)
         self._adjust(groups, pressed)
         due: dict[RateRequest, float] = {}
         plans: list[Mapping[RateRequest, float]] = []
-        self._levels = {group: self._level(group, asked) for group, asked in groups.items()}
+        levels = {group: self._level(group, asked) for group, asked in groups.items()}
+        yield
         for group, asked in groups.items():
             if self._classes and any(request.robot_class in self._classes for request in asked):
                 plans.append(self._plan(asked))
                 due.update(plans[-1])
-            elif (level := self._levels[group]) < math.inf:
+            elif (level := levels[group]) < math.inf:
                 due.update({request: level * request.weight for request in asked})
-        self._planned = {
-            (request.client_id, request.model_id): rate for plan in plans for request, rate in plan.items()
-        }
+        planned = {(request.client_id, request.model_id): rate for plan in plans for request, rate in plan.items()}
+        yield
+        self._levels, self._planned = levels, planned
         self._intervals_ms = {(request.client_id, request.model_id): 1e3 / rate for request, rate in due.items()}
         self._paces_s, self._flood_rates = {}, {}
         for asked in groups.values():
@@ -119,12 +132,12 @@ class FairShares:
 
     def _asked(
         self, periods: Iterable[tuple[str, str, float]], is_behind: Callable[[str], bool]
-    ) -> dict[str, list[RateRequest]]:
+    ) -> Generator[None, None, dict[str, list[RateRequest]]]:
         """Returns what is asked, by the first model of each device, and forgets clients that do not ask."""
         groups: dict[str, list[RateRequest]] = {}
         of_pool: dict[str, list[RateRequest]] = {}
         weights, pools = {}, {}
-        for client_id, model_id, period_s in periods:
+        for number, (client_id, model_id, period_s) in enumerate(periods, start=1):
             key = client_id, model_id
             known = weights[key] = self._weights.get(key, (1.0, ""))
             pool = model_id
@@ -136,6 +149,8 @@ class FairShares:
             if (asked := of_pool.get(pool)) is None:
                 asked = of_pool[pool] = groups.setdefault(min(self._availability.colocated_models(pool)), [])
             asked.append(RateRequest(client_id, pool, rate, *known))
+            if not number % STEP:
+                yield
         self._weights, self._pools = weights, pools
         return groups
 
