@@ -62,14 +62,14 @@ def export(
         "without": frozenset(without or ()),
     }
     recordings = [one for path in files for one in recordings_in(path)]
-    with _errors_told(lerobot), _new_folder(lerobot) as part, _Progress(recordings, shown=not as_json) as progress:
+    with _as_cli_errors(lerobot), _new_folder(lerobot) as part, _Progress(recordings, shown=not as_json) as progress:
         plan = _make(part, progress.requests(), chosen, images, task, progress)
     _show(plan, lerobot, as_json)
     return 0
 
 
 @contextmanager
-def _errors_told(folder: Path) -> Iterator[None]:
+def _as_cli_errors(folder: Path) -> Iterator[None]:
     """Raises what goes wrong as CliError."""
     try:
         from inferential.recording.dataset.plan import DatasetError

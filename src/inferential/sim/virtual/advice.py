@@ -29,6 +29,7 @@ _FAILED: Final = frozenset(
     {"model_failed", "model_failing", "model_loading", "batch_failed", "invalid_observation", "unknown_model"}
 )
 _MUCH = 0.01  # difference of shares that is worth a change
+_UNLIKE = 0.1  # difference from what happened from which on a simulation is of something else
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +77,11 @@ class Advice:
         if self.failed:
             requests = "1 request" if self.failed == 1 else f"{self.failed} requests"
             text += f"; {requests} failed, which no strategy changes"
+        if self.in_force in self.shares and abs(self.shares[self.in_force][0] - self.was) > _UNLIKE:
+            text += (
+                f"; take it with care: simulated, {self.in_force} answers {self.shares[self.in_force][0]:.1%} in time, "
+                f"and the server gave {self.was:.1%}: of calls it knows how many rows they have, and no more"
+            )
         if not self.left_out:
             return text
         more = f" and {len(self.left_out) - 1} more" if len(self.left_out) > 1 else ""
