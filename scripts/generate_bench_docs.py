@@ -20,6 +20,7 @@ RESULTS = ROOT / "bench" / "results"
 PAGES = ("performance", "demo", "networks", "recording", "schedulers", "simulator", "tutorials/new-version")
 _PEERS = {
     "raw": "raw ZeroMQ",
+    "raw:process": "the same, through a process",
     "ours:function_process": "function, `process`",
     "ours:batch_process": "`infer_batch`, `process`",
     "ours:function_thread": "function, `thread`",
@@ -107,7 +108,7 @@ def overhead(result: dict[str, Any]) -> Iterator[str]:
 
 def functions(result: dict[str, Any]) -> Iterator[str]:
     """Yields round trips and answers by peer."""
-    jobs = result["jobs"]
+    jobs = result["one"]["jobs"] | result["eight"]["jobs"]
     yield f"| | {' | '.join(_ONE)} | {_EIGHT}: answers/s | times 1.4.0's |"
     yield "|---|---|---|---|---|---|"
     former = jobs[_EIGHT].get("inferential_1_4:function")

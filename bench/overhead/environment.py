@@ -40,6 +40,7 @@ class Peer:
 
 PEERS = {
     "raw": Peer("raw ZeroMQ"),
+    "raw:process": Peer("raw ZeroMQ, through a process"),
     "ours": Peer("Inferential"),
     "ours:function_inline": Peer("Inferential, function inline"),
     "ours:function_thread": Peer("Inferential, function in a thread"),
@@ -61,6 +62,7 @@ PEERS = {
 }
 PLAIN = (
     "raw",
+    "raw:process",
     "ours:function_process",
     "ours:batch_process",
     "ours:function_thread",

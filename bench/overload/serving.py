@@ -20,7 +20,8 @@ import psutil
 
 ROOT = Path(__file__).parents[2]
 _PROGRAM = """
-import signal, sys
+import os, signal, sys
+exec(os.environ.get("BENCH_BEFORE", ""))
 if sys.platform == "linux":  # it ends with the process that started it, however that ends
     import ctypes
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)
@@ -50,6 +51,7 @@ class Serving:
         models: targets by model id, as `module:object`.
         log: where its standard error goes; a temporary file where it is not given.
         cpu: the core that it is kept to; None: any.
+        before: Python that its process runs first.
         config: other tables of its configuration file.
 
     Raises:
@@ -57,13 +59,19 @@ class Serving:
     """
 
     def __init__(
-        self, models: Mapping[str, str], log: Path | None = None, cpu: int | None = None, **config: Any
+        self,
+        models: Mapping[str, str],
+        log: Path | None = None,
+        cpu: int | None = None,
+        before: str = "",
+        **config: Any,
     ) -> None:
         config = {"transport": {"bind": "tcp://127.0.0.1:0"}, **config}
         config["models"] = {**config.get("models", {}), "known": {name: {"target": at} for name, at in models.items()}}
         self._config = config
         self._folder = tempfile.TemporaryDirectory(prefix="inferential-load-")
         self._cpu = cpu
+        self._before = before
         self._log = log or Path(self._folder.name) / "log"
         self.places: dict[str, str] = {}
 
@@ -103,7 +111,7 @@ class Serving:
                 stdout=subprocess.PIPE,
                 stderr=log,
                 cwd=ROOT,
-                env={**os.environ, "PYTHONPATH": paths},
+                env={**os.environ, "PYTHONPATH": paths, "BENCH_BEFORE": self._before},
                 text=True,
             )
         expected = {"address", *self._config.get("gateways", {})}

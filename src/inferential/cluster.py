@@ -33,6 +33,7 @@ from inferential.transport.listening import LARGEST_PORT
 logger: logging.Logger = logging.getLogger("inferential.cluster")
 
 _STOP_S = 5.0  # beyond the time that a server may drain
+_LOOK_S = 1.0  # how often it is looked whether a server came back with the configuration of its start
 
 
 class _Actor:
@@ -41,6 +42,7 @@ class _Actor:
     def __init__(self) -> None:
         self._server: Server | None = None
         self._page: str | None = None
+        self._changes = 0  # of the configuration since its start
         self._stop = asyncio.Event()
 
     async def serve(self, config: InferentialConfig) -> None:
@@ -63,10 +65,15 @@ class _Actor:
             return None
         return reachable_address(self._server.address, str(ray.util.get_node_ip_address())), self._page  # type: ignore[no-untyped-call]
 
-    async def reconfigure(self, config: InferentialConfig) -> None:
-        """Takes on a new configuration; the server keeps its address."""
-        if self._server is not None:
+    async def reconfigure(self, config: InferentialConfig, number: int) -> None:
+        """Takes on the changed configuration of this number; the server keeps its address."""
+        if self._server is not None and number > self._changes:
+            self._changes = number  # also where it is refused, which is said once
             self._server.reconfigure(config)
+
+    async def changes(self) -> int | None:
+        """Returns the number of the configuration in force, 0 that of the start; None while the server does not run."""
+        return None if self._server is None else self._changes
 
     async def status(self) -> dict[str, Any] | None:
         """Returns its status as plain values; None while it does not run."""
@@ -110,6 +117,8 @@ class ServerGroup:
         self._actors: list[Any] = []
         self._calls: list[asyncio.Task[None]] = []
         self._pages: list[str] = []
+        self._newest: tuple[InferentialConfig, int] | None = None  # since the start, and its number
+        self._catching_up: list[asyncio.Task[None]] = []
         self._started_ray = False
         self._ending = False
 
@@ -124,6 +133,10 @@ class ServerGroup:
     async def __aexit__(self, *error: object) -> None:
         """Drains and stops the servers, and Ray if it was started here."""
         self._ending = True
+        for task in self._catching_up:
+            task.cancel()
+        await asyncio.gather(*self._catching_up, return_exceptions=True)
+        self._catching_up, self._newest = [], None
         stops = [actor.stop.remote() for actor in self._actors]
         await asyncio.gather(*stops, return_exceptions=True)
         if self._calls:
@@ -204,14 +217,31 @@ class ServerGroup:
         return list(self._pages)
 
     async def reconfigure(self, config: InferentialConfig) -> None:
-        """Makes each server take on a new configuration; fields that need a restart keep their values."""
+        """Makes each server take on a new configuration; fields that need a restart keep their values.
+
+        One that is restarted meanwhile or later takes it on when it is back: Ray starts it as it was started first.
+        """
         own = _without_gateways(self._with_models(config))
-        calls = [actor.reconfigure.remote(own) for actor in self._actors]
+        number = 1 if self._newest is None else self._newest[1] + 1
+        self._newest = own, number
+        if not self._catching_up:
+            self._catching_up = [asyncio.create_task(self._keep_configured(actor)) for actor in self._actors]
+        calls = [actor.reconfigure.remote(own, number) for actor in self._actors]
         for error in await asyncio.gather(*calls, return_exceptions=True):
             if isinstance(error, BaseException):
-                logger.error(
-                    "the new configuration is rejected, the old one stays: %s", getattr(error, "cause", None) or error
-                )
+                _log_rejected(error)
+
+    async def _keep_configured(self, actor: Any) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            try:
+                number = await actor.changes.remote()
+                if self._newest is not None and number is not None and number < self._newest[1]:
+                    await actor.reconfigure.remote(*self._newest)
+            except ray.exceptions.RayActorError:
+                continue  # it has ended, as `_on_end` says, or is started again
+            except Exception as error:
+                _log_rejected(error)
 
     def _with_models(self, config: InferentialConfig) -> InferentialConfig:
         """Returns a copy of a configuration in which all models have targets."""
@@ -241,6 +271,10 @@ def _without_gateways(config: InferentialConfig) -> InferentialConfig:
     own = config.model_copy(deep=True)
     own.gateways = GatewaysConfig()
     return own
+
+
+def _log_rejected(error: BaseException) -> None:
+    logger.error("the new configuration is rejected, the old one stays: %s", getattr(error, "cause", None) or error)
 
 
 async def _ended(call: Any) -> None:

@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable
 from datetime import timedelta
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -125,6 +126,13 @@ async def test_a_wrong_timeout_is_an_error_and_the_connection_works_on(
     seen = await peer.next()
     peer.send(seen, result_for(seen))
     assert (await model.get_result(WAIT_MS)).request_id == seen.request_id
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float32, np.int8, Fraction])
+async def test_a_timeout_may_be_a_number_of_another_kind(connect: Connect, kind: Callable[[int], Any]) -> None:
+    model = connect().model("m")
+    assert await model.infer(kind(1), n=STATE) is None
+    assert await model.get_result(kind(1)) is None
 
 
 async def test_a_time_to_wait_that_is_over_already_is_no_wait(connect: Connect) -> None:

@@ -238,6 +238,22 @@ async def test_environment_and_overrides_apply_on_reload_as_they_did_at_first(
     assert config.metrics.enabled is False
 
 
+async def test_an_error_of_another_packages_section_ends_no_watching(
+    path: Path, logged: asyncio.Queue[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*layers: Any, **options: Any) -> Any:
+        raise RuntimeError("a gateway's own check failed")
+
+    async with watched(ConfigWatcher(path, env={})) as reloads:
+        with monkeypatch.context() as patched:
+            patched.setattr("inferential.config.watcher.combine", broken)
+            path.write_text(text("round_robin"))
+            line = await asyncio.wait_for(logged.get(), WAIT_S)
+        assert line.endswith("the configuration cannot be read, the old one stays")
+        path.write_text(text("batch_optimized"))
+        assert await next_strategy(reloads) == "batch_optimized"
+
+
 async def test_a_callback_that_raises_is_logged_and_stops_no_other(path: Path, logged: asyncio.Queue[str]) -> None:
     watcher = ConfigWatcher(path, env={})
 

@@ -156,7 +156,7 @@ def test_what_a_call_of_an_object_runs_is_its_types() -> None:
 
 
 async def test_a_coroutine_that_never_waits_is_done_by_its_first_step() -> None:
-    assert start_inline(plain(None)) is None
+    assert start_inline(plain(None), asyncio.get_running_loop()) is None
 
 
 async def test_of_one_that_waits_the_rest_is_given() -> None:
@@ -176,7 +176,7 @@ async def test_of_one_that_waits_the_rest_is_given() -> None:
             seen.append("ended")
             raise
 
-    rest = start_inline(waits())
+    rest = start_inline(waits(), asyncio.get_running_loop())
     assert rest is not None
     assert seen == ["begun"]
     assert isinstance(rest, asyncio.Task)
@@ -195,7 +195,7 @@ async def test_what_it_raises_is_raised(waits: bool) -> None:
         raise ValueError("in the midst of it")
 
     async def stepped() -> None:
-        rest = start_inline(fails())
+        rest = start_inline(fails(), asyncio.get_running_loop())
         assert waits
         assert isinstance(rest, asyncio.Task)
         await rest
@@ -224,7 +224,7 @@ async def test_a_coroutine_goes_on_where_its_answer_is_read(first: Pending[str],
         seen.append(await first)
         seen.append(await second)
 
-    assert isinstance(start_inline(waits()), Resumed)
+    assert isinstance(start_inline(waits(), asyncio.get_running_loop()), Resumed)
     loop = asyncio.get_running_loop()
     over = asyncio.Event()
     loop.call_soon(lambda: (first.set_result("a"), seen.append("-"), second.set_result("b"), over.set()))
@@ -241,7 +241,7 @@ async def test_it_is_a_task_once_it_waits_for_something_else(first: Pending[str]
         seen.append(await asyncio.wait_for(asyncio.sleep(0.001, "slept"), 5))
         over.set()
 
-    assert isinstance(start_inline(waits()), Resumed)
+    assert isinstance(start_inline(waits(), asyncio.get_running_loop()), Resumed)
     first.set_result("a")
     await over.wait()
     assert seen == ["a", "slept"]
@@ -260,7 +260,7 @@ async def test_it_can_be_cancelled_whatever_it_waits_for(
         finally:
             seen.append("ended")
 
-    rest = start_inline(waits())
+    rest = start_inline(waits(), asyncio.get_running_loop())
     assert isinstance(rest, Resumed)
     if already:
         first.set_result("a")  # within a task, so that it goes on in the loop's next turn
@@ -278,7 +278,7 @@ async def test_what_it_raises_later_is_reported(first: Pending[str]) -> None:
         await first
         raise ValueError("in the midst of it")
 
-    start_inline(fails())
+    start_inline(fails(), asyncio.get_running_loop())
     first.set_result("a")
     await asyncio.sleep(0)
     assert [str(one) for one in reported] == ["in the midst of it"]

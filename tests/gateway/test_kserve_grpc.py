@@ -187,6 +187,29 @@ async def test_a_token_is_asked_for(tmp_path: Path) -> None:
         await caller.close()
 
 
+async def check(gateway: KServeGrpcGateway, service: str) -> Any:
+    """What gRPC's health service says of a service; the code of the error where it says none."""
+    async with grpc.aio.insecure_channel(gateway.address) as channel:
+        ask = channel.unary_unary("/grpc.health.v1.Health/Check")
+        try:
+            return await ask(b"\n" + bytes((len(service),)) + service.encode() if service else b"")
+        except grpc.aio.AioRpcError as error:
+            return error.code().name
+
+
+async def test_probes_of_grpc_hear_without_a_token_whether_the_server_is_ready() -> None:
+    config = KServeGrpcConfig.model_validate({"port": 0, "token": "secret"})
+    dispatcher = LocalDispatcher({"free": ModelInline(lambda observation: dict(observation))})
+    async with (
+        Server("tcp://127.0.0.1:0", dispatcher=dispatcher) as server,
+        KServeGrpcGateway(server, config) as gateway,
+    ):
+        assert await check(gateway, "") == await check(gateway, SERVICE) == b"\x08\x01"
+        assert await check(gateway, "other.Service") == "NOT_FOUND"
+        server.is_ready = lambda model_id: False  # type: ignore[method-assign]
+        assert await check(gateway, "") == b"\x08\x02"
+
+
 class Slow:
     """Reads of requests that arrive when they are let."""
 

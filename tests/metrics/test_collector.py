@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import threading
+from typing import Any
 
 import pytest
 
@@ -201,3 +202,31 @@ def test_rows_that_are_added_together_are_recorded_as_one_by_one(watched: bool) 
     assert together.snapshot() == one_by_one.snapshot()
     assert called[0] == called[1]
     assert len(called[0]) == (400 if watched else 0)
+
+
+@pytest.mark.parametrize("watched", [False, True])
+def test_an_event_that_is_added_several_times_at_once_is_recorded_as_one_by_one(watched: bool) -> None:
+    collectors = [MetricsCollector(), MetricsCollector()]
+    called: list[list[tuple[str, float]]] = [[], []]
+    taken: list[list[Any]] = [[], []]
+    runs = [((1.0 + at, (("client", f"arm-{at % 3}"),), (float(at), 1.0)), at % 4 + 1) for at in range(100)]
+    for collector, calls, points in zip(collectors, called, taken, strict=True):
+        collector.add_sink(lambda name, values, keys, points=points: points.append((name, list(values), list(keys))))
+        if watched:
+            collector.on_metric(lambda name, value, labels, calls=calls: calls.append((name, value)))
+    at_once, one_by_one = collectors
+    group = at_once.group("size", "count")
+    for row, count in runs:
+        at_once.add_run(group, row, count)
+    group = one_by_one.group("size", "count")
+    for row, count in runs:
+        for _ in range(count):
+            one_by_one.add(group, *row)
+    assert at_once.snapshot() == one_by_one.snapshot()
+    assert called[0] == called[1]
+    by_name: list[dict[str, list[Any]]] = [{"size": [], "count": []}, {"size": [], "count": []}]
+    for points, named in zip(taken, by_name, strict=True):
+        for name, values, keys in points:
+            named[name] += zip(values, keys, strict=True)
+    assert by_name[0] == by_name[1]
+    assert at_once.sizes()["metric_rows_buffered"] == 0

@@ -46,6 +46,16 @@ def test_actions_lie_where_their_keys_are_whatever_order_they_come_in() -> None:
     assert layout.flat({"right": right[0], "left": left[0]}).tolist() == [0, 0, 0, 1]
 
 
+def test_what_is_made_of_several_actions_is_taken_apart_into_the_nearest_numbers() -> None:
+    layout = Layout(
+        {"arm": np.zeros((1, 1)), "hand": np.ones((1, 1), bool), "tool": np.ones((1, 1), int)}, is_spread=True
+    )
+    for mean, hand, tool in ((0.3, False, 0), (0.7, True, 1)):
+        parts = layout.split(np.full(3, mean))
+        assert (parts["arm"][0], parts["hand"][0], parts["tool"][0]) == (mean, hand, tool)
+        assert [parts[key].dtype.kind for key in parts] == ["f", "b", "i"]
+
+
 @pytest.mark.parametrize("shape", [7.0, "7", (7.0,), -1, True])
 def test_a_wrong_shape_is_named(shape: Any) -> None:
     with pytest.raises(ValueError, match=r"action_spec\.shape: expected whole numbers above 0, got"):

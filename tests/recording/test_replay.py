@@ -99,6 +99,16 @@ async def test_answers_that_cannot_be_compared_fail(
     assert text in capsys.readouterr().out
 
 
+async def test_what_two_models_were_asked_is_not_asked_of_one(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    async with recording(path.parent) as (server, _):
+        await ask(server, model_id="other")
+    with pytest.raises(CliError, match=r"of 2 models is recorded \(other, pi0\): choose by --only MODEL"):
+        await asyncio.to_thread(run, ["replay", str(path.parent), "--model", "replayed_policies:same"])
+    only = ["replay", str(path.parent), "--model", "replayed_policies:same", "--only", "other"]
+    assert await asyncio.to_thread(run, only) == 0
+    assert "3 answers compared" in capsys.readouterr().out
+
+
 async def test_a_policy_with_memory_gets_each_recorded_session_as_one(
     path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

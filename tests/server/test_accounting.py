@@ -17,7 +17,7 @@ from inferential.metrics.recorder import Recorder
 from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind, RequestState
 from inferential.scheduler.running import Batch
 from inferential.scheduler.time.availability import ALWAYS_AVAILABLE
-from inferential.scheduler.time.fair_share import FairShares
+from inferential.scheduler.time.fair_share import STEP, FairShares
 from inferential.server.accounting import Accounting
 from inferential.server.ingress import IncomingRequest
 from inferential.tracking.fleet import Fleet
@@ -254,3 +254,20 @@ def test_a_client_that_the_server_has_not_read_yet_is_not_gone(ledger: Ledger) -
     ledger.now += 3600
     assert ledger.accounting.sweep(ledger.now, has_unread=lambda identity: identity == b"unread").gone == ["silent"]
     assert ledger.accounting.sweep(ledger.now).gone == ["unread"]
+
+
+def test_shares_are_updated_in_parts_that_end_also_where_robots_come_and_go_meanwhile(ledger: Ledger) -> None:
+    def arrive(first: int) -> None:
+        for number in range(first, first + 3 * STEP):
+            ledger.accounting.arrived(ledger.arrival(f"robot-{number}"))
+
+    for _ in range(5):
+        arrive(0)
+        ledger.now += 0.02
+    steps = ledger.accounting.share_steps(ledger.now, lambda identity: False)
+    next(steps)
+    arrive(3 * STEP)
+    ledger.now += 3600
+    assert len(ledger.accounting.sweep(ledger.now).gone) == 6 * STEP
+    assert len(list(steps)) >= 2
+    assert list(ledger.accounting.share_steps(ledger.now - 3600, lambda identity: False)) == []  # not due yet

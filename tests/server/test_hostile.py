@@ -117,11 +117,14 @@ async def test_an_observation_that_lies_is_refused_with_a_reason(lie: str, serve
         assert server.metrics.get_latest("observation_errors") == 1.0
 
 
-async def test_an_observation_of_very_many_tensors_is_refused_with_a_reason(serve: Any, connect: Connect) -> None:
+@pytest.mark.parametrize("name", ["joint", "joint" * 100])
+async def test_an_observation_of_very_many_tensors_is_refused_with_a_reason(
+    name: str, serve: Any, connect: Connect
+) -> None:
     async with serve({"m": lambda obs: obs}) as server:
         for client in (connect(server, "many").model("m"), server.connect("inside").model("m")):
             with pytest.raises(InvalidObservation, match=r"bytes, the limits allow 139837 of tensors"):
-                await client.infer(WAIT_MS, **{f"joint {number}": STATE for number in range(4000)})
+                await client.infer(WAIT_MS, **{f"{name} {number}": STATE for number in range(5000)})
             assert await client.infer(WAIT_MS, state=STATE) is not None
 
 

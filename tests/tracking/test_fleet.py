@@ -56,6 +56,16 @@ def test_a_silent_client_is_overdue_once_and_gone_once() -> None:
     assert subject.active_count == 0
 
 
+def test_a_client_of_which_not_all_is_read_is_not_silent() -> None:
+    subject = fleet()
+    last = rhythmic(subject)
+    for later in (0.1, 10.0, 60.0):
+        changes = subject.sweep(last + later, is_behind=lambda client_id: True)
+        assert (changes.overdue, changes.gone) == ([], [])
+    changes = subject.sweep(last + 61.0)
+    assert (changes.overdue, changes.gone) == ([("robot", "m")], ["robot"])
+
+
 def test_a_client_that_waits_for_an_answer_is_not_gone_however_long_it_is_silent() -> None:
     subject = fleet()
     last = rhythmic(subject)

@@ -163,10 +163,23 @@ def test_answers_that_a_robot_did_not_use_are_no_actions() -> None:
     for number in (1, 2, 3):
         counts.on_answer(number, times(), reports=True)
     counts.on_applied(3, 20.0, 0.0, 101.0)
-    counts.on_applied(2, 900.0, 0.0, 101.0)
+    for number in range(4, 20):
+        counts.on_answer(number, times(model_ms=180.0), reports=True)
     summary = counts.ages.summary(101.0)
     assert summary is not None
     assert (summary.actions, summary.late) == (1, 0)
+
+
+def test_actions_of_a_slow_handle_count_beside_those_of_a_fast_one() -> None:
+    counts = OutcomeCounts()
+    counts.on_answer(1, times(), reports=True)
+    for number in range(2, 30):
+        counts.on_answer(number, times(), reports=True)
+        counts.on_applied(number, 20.0, 0.0, 101.0)
+    assert counts.on_applied(1, 300.0, 0.0, 101.0).is_late
+    summary = counts.ages.summary(101.0)
+    assert summary is not None
+    assert (summary.actions, summary.late) == (29, 1)
 
 
 def test_a_robot_is_late_while_a_tenth_of_its_newest_actions_are_and_ten_seconds_longer_at_most() -> None:

@@ -266,3 +266,18 @@ async def test_one_of_many_parked_connections_that_ends_is_noticed(transport: Zm
                 transport.receive()
                 await asyncio.sleep(0)
         assert transport.parked == 0
+
+
+async def test_of_a_parked_connection_it_is_not_known_that_all_was_read(
+    transport: ZmqTransport, waits: Waiting
+) -> None:
+    async with one_parked(transport, waits) as (_, number):
+        assert transport.is_behind(b"busy")
+        assert not transport.is_behind(b"good")
+        assert not transport.is_behind(b"other")
+        waits.numbers.discard(number)
+        transport.resume(number)
+        await unparked(transport)
+        while transport.receive() is not None:
+            pass
+        assert not transport.is_behind(b"busy")

@@ -110,6 +110,35 @@ class Fleet:
         return ServerStatus("", "", "", 1.0, False, 0, 0, [], [], [], [], [], [], {}, {})
 
 
+async def test_viewers_hear_that_a_status_cannot_be_made_and_see_those_that_follow(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Failing(Fleet):
+        fails = False
+
+        def overview(self, after_batch: int = 0, most_batches: int = 0) -> ServerStatus:
+            if self.fails:
+                raise RuntimeError("no status now")
+            return super().overview(after_batch, most_batches)
+
+    monkeypatch.setattr(feeds, "INTERVAL_S", 0.0)
+    fleet = Failing(1)
+    feed = Feed(fleet)  # type: ignore[arg-type]
+    events = feed.events()
+    async with asyncio.timeout(10):
+        assert ids(await anext(events)) == ["robot-0"]
+        fleet.fails = True
+        while "error" not in (event := json.loads(await anext(events))):
+            pass
+        assert event == {"error": "RuntimeError: the server's log says more"}
+        fleet.fails = False
+        while "clients" not in json.loads(await anext(events)):
+            pass
+    assert "the page cannot be shown: RuntimeError: no status now" in caplog.text
+    feed.close()
+    await events.aclose()  # type: ignore[attr-defined]
+
+
 def ids(event: str) -> list[str]:
     return [client["client_id"] for client in json.loads(event)["clients"]]
 

@@ -101,7 +101,8 @@ def _print(found: Plan, summary: dict[str, Any], saved: list[Path]) -> None:
 
 def _fleet(path: Path | None, shipped: str | None) -> Fleet:
     if (path is None) == (shipped is None):
-        raise CliError("FLEET: expected a file, or --example with a name; see inferential plan --help")
+        names = ", ".join(example_names())
+        raise CliError(f"FLEET: expected a file, or --example with one of {names}")
     try:
         return load_fleet(path) if path is not None else example(str(shipped))
     except ConfigError as error:

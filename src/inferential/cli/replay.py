@@ -75,6 +75,11 @@ def replay(
     if (model is None) == (server is None):
         raise CliError("give one of --model MODULE:OBJECT and --server ADDRESS: what is to be asked")
     recorded = _read(files, only)
+    asked = sorted({one.model_id for one in recorded})
+    if model is not None and len(asked) > 1:
+        raise CliError(
+            f"what was asked of {len(asked)} models is recorded ({', '.join(asked)}): choose by --only MODEL"
+        )
     if out is not None:
         make_folder(out)
     compared = Compared(recorded[0].received_ns)

@@ -279,7 +279,12 @@ async def _run_servers(servers: ServerGroup, watcher: ConfigWatcher, drain_timeo
         if servers.pages:
             announce(f"pages on {', '.join(servers.pages)}")
         changes: set[asyncio.Task[None]] = set()
-        watcher.on_reload(lambda new: changes.add(loop.create_task(servers.reconfigure(new))))
+
+        def take_on(new: InferentialConfig) -> None:
+            changes.add(task := loop.create_task(servers.reconfigure(new)))
+            task.add_done_callback(changes.discard)
+
+        watcher.on_reload(take_on)
         async with _watched(watcher):
             await stop.wait()
 

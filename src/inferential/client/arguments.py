@@ -65,7 +65,7 @@ def timeout_s_of(timeout_ms: float) -> float:
         TypeError, ValueError: it is not a number.
     """
     with contextlib.suppress(TypeError, OverflowError):
-        timeout_s = timeout_ms / 1e3
+        timeout_s = float(timeout_ms / 1e3)  # of numpy's float32 too, which the system's calls do not take
         if not math.isnan(timeout_s):
             return timeout_s
     text = f"timeout_ms: expected a number of milliseconds (0: do not wait), got {timeout_ms!r}"

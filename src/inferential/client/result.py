@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from inferential.client.brief import brief
 from inferential.proto.cache import CacheCounts
 from inferential.proto.messages import Response, ResponseTiming, parse_response, timing_of
 from inferential.zmtp.delivery import Delivery
@@ -190,6 +191,10 @@ class ClientStats:
     """Observations whose envelope came from a template, and those that were serialized whole."""
     response_cache: CacheCounts = field(default_factory=CacheCounts)
     """Responses of which only the new part was read, and those that were read whole."""
+
+    def __str__(self) -> str:
+        """Returns what is not as it began, in one line; `repr` has all."""
+        return brief(self)
 
     def note_link(self, delivery: Delivery) -> None:
         """Takes over what is known of the link."""

@@ -112,6 +112,9 @@ class ConfigWatcher:
             except ConfigError as error:
                 logger.error("%s: the configuration cannot be used, the old one stays:\n%s", why, error)
                 return
+            except Exception:  # of what another package checks: later changes are read all the same
+                logger.exception("%s: the configuration cannot be read, the old one stays", why)
+                return
             logger.info("%s: configuration reloaded", why)
             for callback in self._callbacks:
                 try:

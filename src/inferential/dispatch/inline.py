@@ -34,10 +34,12 @@ def completes_inline(function: Any) -> bool:
     return _COROUTINE in names and names.isdisjoint(_WAITS)
 
 
-def start_inline(coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None] | Resumed | None:
+def start_inline(
+    coroutine: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop
+) -> asyncio.Task[None] | Resumed | None:
     """Runs a coroutine up to where it waits; returns what runs the rest of it, None where it never waits.
 
-    It must be called within the context that the rest is to have.
+    It must be called on `loop`, within the context that the rest is to have.
 
     Raises:
         BaseException: what the coroutine raised.
@@ -46,7 +48,6 @@ def start_inline(coroutine: Coroutine[Any, Any, None]) -> asyncio.Task[None] | R
         waits_for = coroutine.send(None)
     except StopIteration:
         return None
-    loop = asyncio.get_running_loop()
     if type(waits_for) is Pending and waits_for.get_loop() is loop:
         return Resumed(coroutine, waits_for)
     return loop.create_task(_finish(coroutine, waits_for))

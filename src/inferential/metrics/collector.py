@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from inferential.metrics.callbacks import CallbackRegistry, MetricCallback
-from inferential.metrics.store import Labels, LabelSet, MetricSeries, MetricStats, Rows, stats_of
+from inferential.metrics.store import Labels, LabelSet, MetricSeries, MetricStats, Rows, repeated, stats_of
 
 if TYPE_CHECKING:
     from inferential.config.schema import MetricsConfig
@@ -38,7 +38,7 @@ Sink = Callable[[str, Sequence[float], Sequence[LabelSet]], None]
 class MetricGroup:
     """Metrics of one event, recorded together with one set of labels. Made by `MetricsCollector.group`."""
 
-    __slots__ = ("flush_at", "names", "overlapping", "rows")
+    __slots__ = ("flush_at", "names", "overlapping", "rows", "runs")
 
     def __init__(self, names: tuple[str, ...], flush_at: int) -> None:
         self.names: tuple[str, ...] = names
@@ -47,6 +47,7 @@ class MetricGroup:
             self
         ]  # groups that share a metric with this one, oldest first: flushed together
         self.rows: deque[Row] = deque()  # whose append and popleft need no lock
+        self.runs: deque[tuple[Row, int]] = deque()  # of groups that `add_run` records; these have no `rows`
 
 
 class MetricsCollector:
@@ -147,11 +148,24 @@ class MetricsCollector:
             with self._lock:
                 self._flush(group.overlapping)
 
+    def add_run(self, group: MetricGroup, row: Row, count: int) -> None:
+        """Records the same event so many times; a group gets either all its events by this, or none."""
+        if not self._buffers:
+            for _ in range(count):
+                self.add(group, *row)
+            return
+        group.runs.append((row, count))
+        if len(group.runs) >= group.flush_at:
+            with self._lock:
+                self._flush(group.overlapping)
+
     def _flush(self, groups: Sequence[MetricGroup] | None = None) -> None:
         """Flushes buffered rows, of all groups or of these, into their series; the caller holds the lock."""
         for group in self._groups if groups is None else groups:
             buffered = group.rows
             if not buffered:
+                if group.runs:
+                    self._flush_runs(group)
                 continue
             times, keys, values = zip(*[buffered.popleft() for _ in range(len(buffered))], strict=True)
             rows = Rows.of(times, keys)
@@ -159,6 +173,16 @@ class MetricsCollector:
                 self._series_of(name).extend(rows, column)
                 for sink in self._sinks:
                     sink(name, column, keys)
+
+    def _flush_runs(self, group: MetricGroup) -> None:
+        runs = [group.runs.popleft() for _ in range(len(group.runs))]
+        counts = [count for _, count in runs]
+        rows = Rows.of_runs([row[0] for row, _ in runs], [row[1] for row, _ in runs], counts)
+        for number, name in enumerate(group.names):
+            column = repeated([row[2][number] for row, _ in runs], counts)
+            self._series_of(name).extend(rows, column)
+            for sink in self._sinks:
+                sink(name, column, [rows.label_sets[index] for index in rows.indexes])
 
     def _series_of(self, name: str) -> MetricSeries:
         series = self._series.get(name)
@@ -244,5 +268,5 @@ class MetricsCollector:
                 "metric_series": len(self._series),
                 "metric_label_sets": sum(series.label_set_count for series in self._series.values()),
                 "metric_points": sum(map(len, self._series.values())),
-                "metric_rows_buffered": sum(len(group.rows) for group in self._groups),
+                "metric_rows_buffered": sum(len(group.rows) + len(group.runs) for group in self._groups),
             }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from itertools import groupby
 
 from inferential.metrics import names
 from inferential.metrics.collector import MetricsCollector, Row
@@ -38,6 +39,7 @@ class Recorder:
         self._record = metrics.record
         self._add = metrics.add
         self._add_rows = metrics.add_rows
+        self._add_run = metrics.add_run
         self._metrics = metrics
         self._keys: dict[str, dict[str, LabelSet]] = {}
         self._arrival = metrics.group(names.OBSERVATION_STALENESS_MS, names.PAYLOAD_SIZE_BYTES)
@@ -134,7 +136,8 @@ class Recorder:
     def overtaken(self, client_id: str, model_id: str, payload_bytes: Sequence[int], now: float) -> None:
         """Records observations, by their sizes, that a newer one superseded before they were read whole."""
         key = self._key(client_id, model_id)
-        self._add_rows(self._overtaken, [(now, key, (float(size), 1.0)) for size in payload_bytes])
+        for size, same in groupby(payload_bytes):
+            self._add_run(self._overtaken, (now, key, (float(size), 1.0)), sum(1 for _ in same))
 
     def dispatched(self, model_id: str, requests: list[InferenceRequest], queue_depth: int, now: float) -> None:
         """Records a batch that was handed to its model at `now`."""

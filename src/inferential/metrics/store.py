@@ -62,11 +62,26 @@ class Rows:
         offsets = {key: offset for offset, key in enumerate(label_sets)}
         return cls(array("d", times), label_sets, list(map(offsets.__getitem__, keys)))
 
+    @classmethod
+    def of_runs(cls, times: Sequence[float], keys: Sequence[LabelSet], counts: Sequence[int]) -> Self:
+        """Returns the rows of which each of these comes so many times."""
+        rows = cls.of(times, keys)
+        indexes = [index for index, count in zip(rows.indexes, counts, strict=True) for _ in range(count)]
+        return cls(repeated(times, counts), rows.label_sets, indexes)
+
     def halves(self) -> tuple[Self, Self]:
         """Returns the older and the newer half."""
         half = len(self.indexes) // 2
         keys = [self.label_sets[index] for index in self.indexes]
         return self.of(self.times[:half], keys[:half]), self.of(self.times[half:], keys[half:])
+
+
+def repeated(values: Sequence[float], counts: Sequence[int]) -> array[float]:
+    """Returns an array of which each value comes so many times."""
+    found = array("d")
+    for value, count in zip(values, counts, strict=True):
+        found += array("d", (value,)) * count
+    return found
 
 
 class MetricSeries:

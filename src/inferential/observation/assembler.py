@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from inferential.config.schema import ObservationConfig
 
 
-_ANSWERED_TIMES = 10
+_ANSWERED_TIMES = 100
 """Times the size that the limits allow, by which an envelope is read as far as is needed to answer it: that skips its
-tensors, and takes a few milliseconds at most."""
+tensors, and takes half a millisecond for each megabyte, no longer than it takes to receive it."""
 CachedObservation = tuple[CachedEnvelope[SlotInfo], VaryingFields, float]
 """An observation of which the constant part was checked before: the cached part with the constant fields and the
 tensors, which are without timestamps; the varying fields; and its age on arrival in milliseconds by the client's clock,

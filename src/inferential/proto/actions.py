@@ -286,6 +286,17 @@ def is_finite(actions: Array) -> bool:
     return actions.dtype.kind in "biu" or bool(np.isfinite(actions).all())
 
 
+def of_dtype(values: Array, dtype: np.dtype[Any]) -> Array:
+    """Returns numbers in a dtype, the nearest ones: plain casting makes True of 0.3, and 0 of 0.7."""
+    if values.dtype == dtype:
+        return values
+    if dtype.kind == "b":
+        return np.asarray(values >= 0.5)
+    if dtype.kind in "iu" and values.dtype.kind == "f":
+        values = np.rint(values)
+    return values.astype(dtype)
+
+
 def _is_number(dtype: np.dtype[Any]) -> bool:
     """Returns whether values are numbers; types beyond numpy's own, as bfloat16, are of kind V as plain bytes are."""
     try:
@@ -359,7 +370,7 @@ class Layout:
         parts, at = {}, 0
         for key, (shape, dtype) in self._parts.items():
             size = int(np.prod(shape, dtype=int))
-            parts[key] = action[at : at + size].reshape(shape).astype(dtype, copy=False)
+            parts[key] = of_dtype(action[at : at + size].reshape(shape), dtype)
             at += size
         return parts
 

@@ -21,6 +21,9 @@ class Stream:
         connected: the socket; it is closed with this.
         on_message: takes the frames of a message.
         on_end: called at the end of the stream; with an error where what came is no message.
+
+    Attributes:
+        loop: reads and writes it. Before Python 3.12, asking for the running one takes a system call.
     """
 
     def __init__(
@@ -36,9 +39,9 @@ class Stream:
         self._messages = MessageReader()
         self._buffer = memoryview(bytearray(_READ_BYTES))  # new memory of this size costs more than a short call
         self._unsent: list[Buffer] = []
-        self._loop = asyncio.get_running_loop()
+        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         connected.setblocking(False)
-        self._loop.add_reader(self._fd, self._on_readable)
+        self.loop.add_reader(self._fd, self._on_readable)
 
     def send(self, frames: Sequence[Buffer]) -> None:
         """Sends a message; what the system does not take now goes later."""
@@ -58,12 +61,12 @@ class Stream:
                 return  # the other end has gone, which reading will tell
             if sent < len(buffer):
                 self._unsent = [memoryview(buffer)[sent:], *buffers[at + 1 :]]
-                self._loop.add_writer(self._fd, self._on_writable)
+                self.loop.add_writer(self._fd, self._on_writable)
                 return
 
     def _on_writable(self) -> None:
         buffers, self._unsent = self._unsent, []
-        self._loop.remove_writer(self._fd)
+        self.loop.remove_writer(self._fd)
         self._send(buffers)
 
     def _on_readable(self) -> None:
@@ -74,7 +77,7 @@ class Stream:
         except OSError:
             size = 0
         if not size:
-            self._loop.remove_reader(self._fd)
+            self.loop.remove_reader(self._fd)
             self._on_end(None)
             return
         try:
@@ -108,6 +111,6 @@ class Stream:
 
     def close(self) -> None:
         """Closes the socket."""
-        self._loop.remove_reader(self._fd)
-        self._loop.remove_writer(self._fd)
+        self.loop.remove_reader(self._fd)
+        self.loop.remove_writer(self._fd)
         self._socket.close()

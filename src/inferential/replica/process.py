@@ -180,9 +180,9 @@ class WorkerProcess(WorkerView):
             What to await for one `Values`, `Refused` or `Died` for each row; it raises CallFailed where the model
             failed on a batch as a whole.
         """
-        loop = asyncio.get_running_loop()
-        future: Pending[list[Any]] = Pending(loop)
         process, stream = self._process, self._stream
+        loop = asyncio.get_running_loop() if stream is None else stream.loop
+        future: Pending[list[Any]] = Pending(loop)
         if self.greeting is None or process is None or stream is None:
             future.set_result([Died(f"{self._label}: {self._problem}", ran=False)] * len(rows))
             return future
@@ -258,7 +258,7 @@ class WorkerProcess(WorkerView):
         call.future.set_result(outcomes)  # first: a robot waits for it
         self._note_pace()
         if not self._calls and self._pace.quick:
-            self._polling.all_answered(asyncio.get_running_loop())
+            self._polling.all_answered(call.future.get_loop())
 
     def _answered(self, number: int) -> Call | None:
         call = self._calls.pop(number, None)

@@ -37,12 +37,15 @@ class Spare:
             self._starting = asyncio.get_running_loop().create_task(self._prepare())
 
     async def _prepare(self) -> None:
+        spawned: Spawned | None = None
         try:
             spawned = await self._start()
             for buffer in write_message([NO_CALL, PREPARE, self._message]):
                 spawned.connected.sendall(buffer)
         except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: no thread can be started
             logger.warning("no spare process can be started: %s", error)
+            if spawned is not None:  # it has ended already
+                spawned.discard()
             return
         finally:
             self._starting = None

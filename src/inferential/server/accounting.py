@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from inferential.dispatch.base import DispatchResult
@@ -296,7 +296,7 @@ class Accounting:
         stands: Callable[[int], bool] = lambda connection: True,
         has_unread: Callable[[bytes], bool] = lambda identity: False,
     ) -> FleetChanges:
-        """Finds clients that have fallen silent, records the overdue ones, and updates the fair shares.
+        """Finds clients that have fallen silent, and records the overdue ones.
 
         Args:
             now: seconds of `time.monotonic()`.
@@ -311,19 +311,32 @@ class Accounting:
             nonlocal waiting
             if waiting is None:
                 waiting = {request.client_id for request in self._engine.requests() if stands(request.connection)}
-            return client_id in waiting or is_behind(client_id)
+            return client_id in waiting
 
-        def is_behind(client_id: str) -> bool:
-            client = fleet.client(client_id)
-            return client is not None and has_unread(client.identity)
-
-        changes = fleet.sweep(now, waits)
-        if now >= self._shares_due_at:
-            self._shares_due_at = now + _SHARES_EACH_S * fleet.active_count
-            self._shares.update(fleet.periods(now), self._pressed(now), is_behind)
+        changes = fleet.sweep(now, waits, self._is_behind(has_unread))
         for client_id, model_id in changes.overdue:
             self._recorder.overdue(client_id, model_id)
         return changes
+
+    def share_steps(self, now: float, has_unread: Callable[[bytes], bool]) -> Iterator[None]:
+        """Updates the fair shares if they are due, a part with each step, between which robots can be served.
+
+        Args:
+            now, has_unread: as for `sweep`.
+        """
+        if now >= self._shares_due_at:
+            fleet = self.fleet
+            self._shares_due_at = now + _SHARES_EACH_S * fleet.active_count
+            yield from self._shares.steps(fleet.periods(now), self._pressed(now), self._is_behind(has_unread))
+
+    def _is_behind(self, has_unread: Callable[[bytes], bool]) -> Callable[[str], bool]:
+        """Returns a function which says of a client whether not all is read that it has sent."""
+
+        def is_behind(client_id: str) -> bool:
+            client = self._fleet.client(client_id)
+            return client is not None and has_unread(client.identity)
+
+        return is_behind
 
     def _pressed(self, now: float) -> set[str]:
         """Returns the pools for which clients wait long that do not flood them, beside ones that do."""

@@ -13,6 +13,7 @@ from inferential.metrics.recorder import Recorder
 from inferential.notices import LineQuota, Notices
 from inferential.observation.slots import ObservationError
 from inferential.proto import PROTOCOL_VERSION
+from inferential.proto.cache.templates import request_id_field
 from inferential.proto.messages import write_refusal, write_refusals
 from inferential.proto.tensors import Buffer
 from inferential.scheduler.request import (
@@ -240,8 +241,8 @@ class Egress:
         self._goings.say("client %s disconnected: %s", client_id, why)
 
     def has_unread(self, identity: bytes) -> bool:
-        """Returns whether a connected robot has sent something that was not looked at yet."""
-        return self._transport.has_unread(identity)
+        """Returns whether a connected robot has sent, or may have, what was not looked at yet."""
+        return self._transport.is_behind(identity)
 
     def _notify(self, request: InferenceRequest) -> None:
         if self.on_end is not None:
@@ -287,7 +288,7 @@ class Egress:
             refusals = write_refusals(
                 client_id=client_id,
                 model_id="",
-                request_ids=missing,
+                request_ids=[request_id_field(one) for one in missing],
                 status=RefusalKind.REJECTED.name,
                 reason=_NOT_ARRIVED,
                 cause="not_arrived",

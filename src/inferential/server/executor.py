@@ -111,7 +111,7 @@ class Executor:
         self._history.began(batch)
         context = copy_context()  # as a task has one of its own
         try:
-            rest = context.run(start_inline, self._run(batch))
+            rest = context.run(start_inline, self._run(batch), self._loop)
         except (KeyboardInterrupt, SystemExit):
             raise
         except BaseException as error:  # of a callback, for instance; the other calls of this turn go on

@@ -100,14 +100,14 @@ class Overtaken:
     """Observations of one client and model that a newer one superseded before they were read whole.
 
     Attributes:
-        request_ids: their numbers.
+        request_ids: their fields `request_id`, as they were sent.
         payload_bytes: the size of each payload.
     """
 
     client_id: str
     model_id: str
     protocol_version: int
-    request_ids: list[int] = field(default_factory=list)
+    request_ids: list[bytes] = field(default_factory=list)
     payload_bytes: list[int] = field(default_factory=list)
 
 
@@ -191,26 +191,27 @@ class Ingress:
         """Returns what becomes of messages that came together with a newer one of the same connection.
 
         Observations of the same form as the newest, whose place that takes, are read as far as needed to refuse them: a
-        tenth of the cost of `receive`. The others are returned as they are, to be received.
+        twentieth of the cost of `receive`. The others are returned as they are, to be received.
         """
         identity, envelope, payload, _, _ = newest
         found = self.assembler.lookup(envelope, payload)
         self._looked_up = envelope, found
-        cached = None if found is None else found[0]
-        policy: ResolvedPolicy | None = None if cached is None else cached.policy
-        if cached is None or policy is None or not policy.takes_latest or policy.refusal is not None:
+        policy: ResolvedPolicy | None = None if found is None else found[0].policy
+        if found is None or policy is None or not policy.takes_latest or policy.refusal is not None:
             return None, older
+        cached, request_id = found[0], found[1].request_id
+        assert isinstance(envelope, bytes)  # else it is not found
         constant = cached.constant
         if identity != policy.identity and identity != self._owner(constant.client_id):
             return None, older
         overtaken, others = Overtaken(constant.client_id, constant.model_id, constant.protocol_version), []
-        request_id_of, ids, sizes = cached.request_id_of, overtaken.request_ids, overtaken.payload_bytes
-        for message in older:
-            request_id = request_id_of(message[0])
-            if request_id is None:
+        ids, sizes = overtaken.request_ids, overtaken.payload_bytes
+        fields = cached.request_ids_of([message[0] for message in older], envelope, request_id)
+        for message, id_field in zip(older, fields, strict=True):
+            if id_field is None:
                 others.append(message)
             else:
-                ids.append(request_id)
+                ids.append(id_field)
                 sizes.append(message[3] - message[2])
         return overtaken if ids else None, others
 
@@ -299,9 +300,8 @@ class Ingress:
             priority = varying.priority or policy.default_priority
         urgency, refusal = varying.urgency, policy.refusal
         if policy.rights is not None:
-            claim = Claim(urgency, priority, len(payload))
-            held = hold_to(policy.rights, claim, sender.client_id, model_id, self._rates, received_at)
-            urgency, priority, refusal = claim.urgency, claim.priority, refusal or held
+            urgency, priority, held = self._held_to(policy.rights, sender, urgency, priority, len(payload), received_at)
+            refusal = refusal or held
         request = InferenceRequest(
             sender.client_id,
             model_id,
@@ -341,6 +341,14 @@ class Ingress:
             varying.played_from,
             varying.applied,
         )
+
+    def _held_to(
+        self, rights: ClientRights, sender: ConstantFields, urgency: float, priority: int, size: int, now: float
+    ) -> tuple[float, int, Refusal | None]:
+        """Returns urgency and priority as far as a client may claim them, and why it is refused, if it is."""
+        claim = Claim(urgency, priority, size)
+        held = hold_to(rights, claim, sender.client_id, sender.model_id, self._rates, now)
+        return claim.urgency, claim.priority, held
 
     def _pool_of(self, sender: ConstantFields, varying: VaryingFields, now: float) -> str:
         assert self.models is not None

@@ -23,13 +23,14 @@ from inferential.server.attention import Attention
 from inferential.server.egress import Egress
 from inferential.server.executor import Executor
 from inferential.server.ingress import IncomingRequest, Ingress, Overtaken
+from inferential.server.turns import in_turns
 from inferential.transport.messages import Received, Skimmed
 from inferential.transport.zmq_transport import GONE, MalformedMessage, ZmqTransport
 
 _READ_SLICE_S = 0.001
 """How long messages are read in one turn of the loop, so that calls can end and answers leave."""
-_LONGEST_SLICE_S = 0.002
-"""How long at most, where other programs have the processor meanwhile and less than `_READ_SLICE_S` was worked."""
+_LEAST_READ, _LONGEST_SLICE_S = 8, 0.002
+"""How many messages are read all the same, where other programs have the processor meanwhile, and how long at most."""
 _WORK_SLICE_S = 0.001
 """How long calls are begun in one turn of the loop where models complete inline, or as long as was read before."""
 _DRAINING = Refusal(RefusalKind.REJECTED, "the server is draining", DRAINING)
@@ -130,10 +131,10 @@ class EventPump:
         """Reads messages for a slice of time, and begins the calls that follow from them."""
         if not self._running:
             return  # called for what was readable just before the end
-        began = time.monotonic()
-        until, worked_until = began + _READ_SLICE_S, time.thread_time() + _READ_SLICE_S
-        longest = began + _LONGEST_SLICE_S
-        while (now := time.monotonic()) < until or (now < longest and time.thread_time() < worked_until):
+        count, began = 0, time.monotonic()
+        until = began + _READ_SLICE_S
+        while (now := time.monotonic()) < until or (count < _LEAST_READ and now < began + _LONGEST_SLICE_S):
+            count += 1
             try:
                 received = self._transport.receive()
             except MalformedMessage as error:
@@ -148,7 +149,7 @@ class EventPump:
             self.receive(received)
         else:
             self._schedule_continue()
-        self.work(self._executor.run_inline, time.monotonic() - began)
+        self.work(self._executor.run_inline, now - began)
 
     def _refuse_overtaken(self, newest: Received) -> None:
         """Ends the older messages that came together with one of the same connection, as far as it supersedes them."""
@@ -384,8 +385,7 @@ class EventPump:
 
     def _sweep(self, now: float) -> None:
         """Looks for clients that have fallen silent."""
-        at = self._accounting.next_sweep_at()
-        if at is None or at > now:
+        if (at := self._accounting.next_sweep_at()) is None or at > now:
             return
         self._models.look(now)
         changes = self._accounting.sweep(now, self._egress.reaches, self._egress.has_unread)
@@ -393,7 +393,8 @@ class EventPump:
             self._egress.say_gone(client_id, changes.identities[client_id])
             self._accounting.engine.client_gone(client_id, now)
         self._send_refusals()
+        for client_id in changes.gone:
+            self._models.forget_client(client_id)
         if changes.gone:
-            for client_id in changes.gone:
-                self._models.forget_client(client_id)
             self._accounting.disconnected(changes.gone)
+        in_turns(self._accounting.share_steps(now, self._egress.has_unread), self._loop)

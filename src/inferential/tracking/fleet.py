@@ -165,8 +165,8 @@ class Fleet:
     def periods(self, now: float) -> Iterator[tuple[str, str, float]]:
         """Yields client, model and the seconds between its requests, where that is known: as learned, or their mean
         where they are irregular."""
-        for client_id in self.registry.all_clients:
-            for model_id, rhythm in self.cadence.rhythms(client_id).items():
+        for client_id in list(self.registry.all_clients):  # which may change between one and the next
+            for model_id, rhythm in list(self.cadence.rhythms(client_id).items()):
                 if not math.isnan(period_s := rhythm.asked_every_s(now)):
                     yield client_id, model_id, period_s
 
@@ -187,12 +187,18 @@ class Fleet:
         """Returns when to call `sweep` next; None while no client is connected and no response is open."""
         return self.responses.expires_at() if self._next_sweep_at is None else self._next_sweep_at
 
-    def sweep(self, now: float, waits: Callable[[str], bool] = lambda client_id: False) -> FleetChanges:
+    def sweep(
+        self,
+        now: float,
+        waits: Callable[[str], bool] = lambda client_id: False,
+        is_behind: Callable[[str], bool] = lambda client_id: False,
+    ) -> FleetChanges:
         """Finds clients that have fallen silent; one that is gone is reported as overdue too, if it was not before.
 
         Args:
             now: seconds of `time.monotonic()`.
             waits: returns whether a client waits for an answer: however long that takes, it is not gone.
+            is_behind: returns whether the server has not read all that a client has sent, which is not silent then.
         """
         changes = FleetChanges()
         silent = [client_id for client_id, until in self._quiet_until.items() if until <= now]
@@ -202,6 +208,8 @@ class Fleet:
             if (until := self._next_change(client_id, state.last_seen)) > now:
                 self._quiet_until[client_id] = until
                 continue
+            if is_behind(client_id):
+                continue  # it is looked at with each sweep
             gone = now - state.last_seen >= self._timeout_s and not waits(client_id)
             self._find_overdue(client_id, now, changes, certain=gone)
             if gone:

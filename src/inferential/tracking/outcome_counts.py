@@ -138,8 +138,6 @@ class OutcomeCounts:
         times = self._open.pop(request_id, None)
         if times is None:
             return _UNKNOWN
-        for earlier in [one for one in self._open if one < request_id]:
-            del self._open[earlier]  # it has used a newer one
         server_ms = (times.sent_at - times.received_at) * 1e3
         cause = self.ages.note(now, times, age_ms, unread_ms)
         is_late = cause is not None and times.sent_at <= times.deadline

@@ -79,6 +79,11 @@ class ZmqTransport(KeepingRouter):
         client = self._connections.by_identity.get(identity)
         return client is not None and (client.queued or client.stream.has_unread())
 
+    def is_behind(self, identity: bytes) -> bool:
+        """Returns the same, or that it is not looked for now, as requests of the client wait."""
+        client = self._connections.by_identity.get(identity)
+        return client is not None and (bool(client.parked_at) or self.has_unread(identity))
+
     async def recv(self) -> IncomingObservation:
         """Waits for the next well-formed message and returns it.
 

@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import fields
 from itertools import islice
 from typing import Any
 
+from inferential.notices import Notices
 from inferential.server import Server
 from inferential.server.status import ServerStatus
+
+logger: logging.Logger = logging.getLogger("inferential")
 
 INTERVAL_S = 0.25
 ROBOTS_EACH = 100
@@ -47,6 +51,7 @@ class Feed:
         self._whole = ""
         self._whole_until = -1.0
         self._making: asyncio.Task[str] | None = None
+        self._notices = Notices(logger)
 
     async def now(self) -> str:
         """Returns the whole status as JSON, with the lateness of every robot.
@@ -79,7 +84,7 @@ class Feed:
         """Yields the whole status now, then what changes; a viewer that is too slow misses some of that.
 
         What changes has `left`: the ids of the robots that the status has no longer. Those of which it has nothing are
-        as they were.
+        as they were. An event with `error` alone says that the status could not be made.
         """
         queue: asyncio.Queue[str | None] = asyncio.Queue(maxsize=2)
         self._viewers.add(queue)
@@ -90,12 +95,23 @@ class Feed:
             self._rows |= await self._rows_of(missing, CLIENTS_AT_ONCE, with_lateness=False)
             yield self._snapshot()
             while (event := await queue.get()) is not None:
-                yield self._snapshot() if event == _MISSED else event
+                if event == _MISSED:
+                    try:
+                        event = self._snapshot()
+                    except Exception as error:
+                        event = self._failed(error)
+                yield event
         finally:
             self._viewers.discard(queue)
 
     def _snapshot(self) -> str:
         return _joined(self._server.overview(0, CALLS_EACH), list(self._rows.values()))
+
+    def _failed(self, error: Exception) -> str:
+        """Logs why a status could not be made, and returns what viewers get in its place."""
+        kind = type(error).__name__
+        self._notices.say(kind, "the page cannot be shown: %s: %s", kind, error, level=logging.ERROR)
+        return _json({"error": f"{kind}: the server's log says more"})
 
     def close(self) -> None:
         """Ends all streams of events."""
@@ -111,7 +127,10 @@ class Feed:
         while self._viewers:
             await asyncio.sleep(pause_s)
             began = time.thread_time()
-            event = await self.next_event()
+            try:
+                event = await self.next_event()
+            except Exception as error:  # of one part of the status, and maybe for a moment
+                event = self._failed(error)
             pause_s = max(INTERVAL_S, (time.thread_time() - began) / SHARE)
             for queue in self._viewers:
                 missed = queue.full()

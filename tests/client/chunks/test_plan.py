@@ -43,6 +43,20 @@ def test_average_weighs_the_overlap_alone() -> None:
     assert played(plan, range(2, 6)) == pytest.approx([0.3 * 2 + 0.7 * 10, 0.3 * 3 + 0.7 * 11, 12, 13])
 
 
+@pytest.mark.parametrize("dtype", [bool, np.uint8, np.int64])
+@pytest.mark.parametrize(("before", "after"), [(0, 1), (1, 0)])
+def test_of_whole_numbers_and_booleans_an_average_is_the_nearest(dtype: type, before: int, after: int) -> None:
+    """A gripper: 0.7 is closed, and 0.3 is not."""
+    plan = new_plan("average")
+    for number, value in enumerate((before, after)):
+        plan.add(number, np.full((4, 1), value, dtype))
+    assert played(plan, range(1, 5)) == [after] * 4
+    plan = EnsemblePlan()
+    for number, value in enumerate((before, after, after)):
+        plan.add(number, np.full((4, 1), value, dtype))
+    assert played(plan, range(2, 6)) == [after] * 4
+
+
 def test_a_users_merge_sees_the_actions_that_both_have() -> None:
     seen = []
 

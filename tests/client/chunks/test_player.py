@@ -278,6 +278,16 @@ def test_steps_that_the_loop_missed_are_skipped() -> None:
     assert drive.player.stats.skipped_steps == 4
 
 
+@pytest.mark.parametrize(("missed", "then"), [(10, 0.0), (3, 1.0)])
+def test_what_the_loop_missed_counts_in_how_long_an_action_is_held(missed: int, then: float) -> None:
+    """A robot by velocities goes on meanwhile."""
+    drive = Drive(2, lambda number: 0 if number == 0 else None, on_starved="zero", hold_ms=200)
+    assert drive.run(3) == [None, 0.0, 1.0]
+    drive.player.skip(missed)
+    assert drive.run(1) == [then]
+    assert drive.player.stats.starved_steps == 1
+
+
 def test_after_a_pause_of_the_control_loop_an_observation_is_made_at_once() -> None:
     """What is left to play was seen before the pause."""
     drive = Drive(horizon=50, latency=lambda number: 2)

@@ -185,6 +185,19 @@ async def test_steps_remaining_and_control_rate_reach_the_server() -> None:
             assert due_s == pytest.approx(request.steps_remaining / RATE_HZ)
 
 
+@pytest.mark.parametrize(
+    ("seconds", "kind"), [(np.nan, ValueError), ("1", TypeError), (None, TypeError), (True, TypeError)]
+)
+async def test_a_loop_that_is_to_run_for_no_number_of_seconds_is_an_error(seconds: Any, kind: type[Exception]) -> None:
+    loop = Loop()
+    with pytest.raises(kind, match=r"^seconds: expected a number of seconds"):
+        async with AsyncConnection("127.0.0.1:1") as connection:
+            await AsyncChunkRuntime(connection.model("policy"), RATE_HZ).run(loop.observe, loop.act, seconds=seconds)
+    with pytest.raises(kind, match=r"^seconds: expected a number of seconds"), Connection("127.0.0.1:1") as other:
+        ChunkRuntime(other.model("policy"), RATE_HZ).run(loop.observe, loop.act, seconds=seconds)
+    assert not loop.played
+
+
 async def test_a_policy_that_inpaints_makes_chunks_agree() -> None:
     def jumps(played: list[np.ndarray | None]) -> float:
         """The mean of the largest, one for each chunk: a busy machine's delay is not the one that the policy got."""

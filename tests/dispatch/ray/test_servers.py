@@ -93,6 +93,10 @@ async def clients_of(actor: Any) -> set[str]:
     return set() if status is None else {client["client_id"] for client in status["clients"]}
 
 
+async def pid_of(actor: Any) -> int:
+    return int(await actor.__ray_call__.remote(lambda actor: os.getpid()))
+
+
 async def test_robots_are_spread_over_servers_and_a_killed_one_hands_them_over(cluster: Any, run: Any) -> None:
     run(deployment(Doubles, replicas=2).bind(), "two-doubles")
     servers = ServerGroup(config(), {"doubles": "two-doubles"}, 2)
@@ -110,8 +114,7 @@ async def test_robots_are_spread_over_servers_and_a_killed_one_hands_them_over(c
                     break
                 await asyncio.sleep(0.05)
 
-        pid = await servers.actors[0].__ray_call__.remote(lambda actor: os.getpid())
-        os.kill(pid, signal.SIGKILL)
+        os.kill(await pid_of(servers.actors[0]), signal.SIGKILL)
         async with asyncio.timeout(30):
             while not names <= (await clients_of(servers.actors[1])):  # noqa: ASYNC110 (nothing tells of it)
                 await asyncio.sleep(0.02)
@@ -123,6 +126,25 @@ async def test_robots_are_spread_over_servers_and_a_killed_one_hands_them_over(c
     assert ends["result"] > 100
     assert set(ends) <= {"result", "RequestRejected"}
     assert ends["RequestRejected"] <= 2 * ROBOTS  # what was in flight, and at most once more
+
+
+@pytest.mark.usefixtures("doubles")
+async def test_a_killed_server_comes_back_with_the_newest_configuration() -> None:
+    async def strategies() -> list[str | None]:
+        return [None if one is None else one["strategy"] for one in await servers.status()]
+
+    servers = ServerGroup(config(), {"doubles": "doubles"}, 2)
+    async with servers:
+        for strategy in ("batch_optimized", "round_robin"):
+            await servers.reconfigure(config(scheduling={"strategy": strategy}))
+        assert await strategies() == ["round_robin"] * 2
+        killed = await pid_of(servers.actors[0])
+        os.kill(killed, signal.SIGKILL)
+        async with asyncio.timeout(60):
+            while await pid_of(servers.actors[0]) == killed:
+                pass
+            while await strategies() != ["round_robin"] * 2:  # noqa: ASYNC110 (nothing tells of it)
+                await asyncio.sleep(0.1)
 
 
 @pytest.mark.usefixtures("doubles")

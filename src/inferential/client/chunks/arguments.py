@@ -80,6 +80,15 @@ def check_key(key: Any) -> None:
         raise TypeError(f"key: expected the key of the chunk in a result, or a sequence of keys, got {key!r}")
 
 
+def check_seconds(seconds: Any) -> None:
+    """Checks for how long a loop is to run.
+
+    Raises:
+        TypeError, ValueError: it is no number.
+    """
+    check_number("seconds", seconds, "a number of seconds (math.inf: until it is stopped)", lambda s: s == s)
+
+
 def check_function(name: str, function: Any) -> None:
     """Checks that a value is a function.
 

@@ -5,7 +5,7 @@ No clock and no I/O; the player says for each control step whether there is an a
 Without an action the robot repeats its last one, or what `starved` says, for `hold_ms`; then `on_starved` stops it.
 Where a chunk then begins farther from there than it moves itself in a step, its first actions are blended in, over as
 many steps as the robot was without, less one, and at most `BLEND_S`: from where it stands towards what the chunk has
-for each step; booleans are not. With `max_change` no value ever changes by more in one step.
+for each step; booleans alone are not. With `max_change` no value ever changes by more in one step.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 
 from inferential.client.chunks.arguments import check_choice, check_number, check_stop_action
 from inferential.client.chunks.stats import ChunkStats
-from inferential.proto.actions import Array, BadActions, Layout, is_finite
+from inferential.proto.actions import Array, BadActions, Layout, is_finite, of_dtype
 
 Action = Any
 """An array, or arrays by key where a chunk is spread over several keys."""
@@ -73,7 +73,7 @@ class Motion:
         self._most_blended = max(math.ceil(BLEND_S / period_s - 1e-9), 1)
         self._last: Array | None = None  # of a chunk
         self._output: Array | None = None  # whatever was played last
-        self._starved_steps = 0
+        self._starved_steps = self._missed_steps = 0
         self._blended = self._to_blend = 0
         self._blends_from: Array | None = None
         self._own_change: Array | None = None
@@ -81,7 +81,7 @@ class Motion:
     def reset(self) -> None:
         """Forgets what was played: the next chunk is the first."""
         self.layout = self.max_change = self._last = self._output = self._blends_from = self._own_change = None
-        self._starved_steps = self._blended = self._to_blend = 0
+        self._starved_steps = self._missed_steps = self._blended = self._to_blend = 0
 
     def layout_of(self, chunk: Mapping[str, Array], *, is_spread: bool) -> Layout:
         """Returns how the values of a chunk lie side by side: as before, or by its keys where it is the first.
@@ -125,6 +125,7 @@ class Motion:
             self._to_blend = min(self._starved_steps - 1, self._most_blended)
             self._blended, self._blends_from = 0, None if self._goes_on(action) else self._output
             self._starved_steps, self._own_change = 0, None
+        self._missed_steps = 0
         output = self._limited(self._blend(action))
         self._last, self._output = action, output
         return self._copy(output)
@@ -146,13 +147,17 @@ class Motion:
             self._blends_from = None
             return action
         share = self._blended / (self._to_blend + 1)
-        return np.asarray((1 - share) * begin + share * action, dtype=action.dtype)
+        return of_dtype(np.asarray((1 - share) * begin + share * action), action.dtype)
 
     def _limited(self, action: Array) -> Array:
         before, most = self._output, self.max_change
         if most is None or before is None:
             return action
         return np.clip(action, before - most, before + most).astype(action.dtype)
+
+    def miss(self, steps: int) -> None:
+        """Notes steps without an action in which the control loop played nothing: the robot held what it had."""
+        self._missed_steps += steps
 
     def play_none(self) -> Action | None:
         """Returns what to play where there is no action for this step.
@@ -168,7 +173,7 @@ class Motion:
         stats.starved_steps += 1
         stats.starved_episodes += steps == 1
         stats.longest_starved_steps = max(stats.longest_starved_steps, steps)
-        is_stopped = steps > self._hold_steps
+        is_stopped = steps + self._missed_steps > self._hold_steps
         stats.stopped_steps += is_stopped
         output = self._starved_action(last, steps, is_stopped)
         try:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import numpy as np
 
 from inferential.client.chunks.arguments import check_choice
-from inferential.proto.actions import Array, BadActions, is_finite
+from inferential.proto.actions import Array, BadActions, is_finite, of_dtype
 
 Merge = Callable[[Array, Array], Array]
 """Returns the actions to play from the old and the new ones of the same steps, each [K, action_dim]."""
@@ -123,7 +123,7 @@ class EnsemblePlan(Plan):
         if not found:
             return None
         weights = np.exp(-self._coefficient * np.arange(len(found)))
-        return np.asarray(np.average(np.stack(found), axis=0, weights=weights), dtype=found[0].dtype)
+        return of_dtype(np.asarray(np.average(np.stack(found), axis=0, weights=weights)), found[0].dtype)
 
     def passed(self, step: int) -> None:
         self._passed = step
@@ -148,7 +148,7 @@ def average(weight: float = DEFAULT_AVERAGE) -> Merge:
         raise ValueError(f"weight: expected a number from 0 to 1, got {weight!r}")
 
     def merge(old: Array, new: Array) -> Array:
-        return np.asarray((1 - weight) * old + weight * new, dtype=new.dtype)
+        return of_dtype(np.asarray((1 - weight) * old + weight * new), new.dtype)
 
     return merge
 

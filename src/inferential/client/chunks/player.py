@@ -388,7 +388,9 @@ class Player:
 
     def skip(self, steps: int) -> None:
         """Skips steps that the control loop itself missed."""
+        stood = self._stood
         self._pass(steps)
+        self._motion.miss(self._stood - stood)
         self.stats.skipped_steps += steps
 
     def _pass(self, steps: int) -> None:

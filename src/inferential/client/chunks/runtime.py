@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 from weakref import WeakKeyDictionary, ref
 
 from inferential.client.aio import AsyncModel
-from inferential.client.chunks.arguments import check_function, check_key
+from inferential.client.chunks.arguments import check_function, check_key, check_seconds
 from inferential.client.chunks.motion import Action, OnStarved, Starved
 from inferential.client.chunks.plan import Merge
 from inferential.client.chunks.player import Index, Player
@@ -285,6 +285,7 @@ class ChunkRuntime(_Runtime[Model]):
             act: takes the action.
             seconds: how long it runs.
         """
+        check_seconds(seconds)
         period_s, start, number = self._player.period_s, time.monotonic(), 0
         while number * period_s < seconds:
             time.sleep(max(start + number * period_s - time.monotonic(), 0.0))
@@ -322,6 +323,7 @@ class AsyncChunkRuntime(_Runtime[AsyncModel]):
         self, observe: Observe, act: Callable[[Action | None], Awaitable[object] | object], *, seconds: float = math.inf
     ) -> None:
         """Calls `act` at the control rate, as `ChunkRuntime.run`; `act` may be a coroutine function."""
+        check_seconds(seconds)
         period_s, start, number = self._player.period_s, time.monotonic(), 0
         while number * period_s < seconds:
             await asyncio.sleep(max(start + number * period_s - time.monotonic(), 0.0))

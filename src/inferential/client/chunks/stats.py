@@ -6,6 +6,8 @@ import math
 from collections import Counter
 from dataclasses import dataclass, field
 
+from inferential.client.brief import brief
+
 
 @dataclass(slots=True)
 class ChunkStats:
@@ -47,3 +49,7 @@ class ChunkStats:
     """Median of the newest round trips, in milliseconds."""
     round_trip_p95_ms: float = math.nan
     """95th percentile of the newest round trips, in milliseconds."""
+
+    def __str__(self) -> str:
+        """Returns what is not as it began, in one line; `repr` has all."""
+        return brief(self)

@@ -29,6 +29,7 @@ from inferential.gateway.clients import CLIENT_ID_HEADER, Clients
 from inferential.gateway.grpc_listening import MOST_CALLS, listen, listening_options
 from inferential.gateway.kserve.inference import UNSERVED, Inference
 from inferential.gateway.kserve.messages import SERVICE, message_class
+from inferential.gateway.kserve.rpc_health import HEALTH, NOT_SERVING, SERVING, HealthRequest
 from inferential.gateway.kserve.rpc_limits import Room
 from inferential.gateway.kserve.rpc_tensors import asked_of, response_of
 from inferential.gateway.refusals import RequestRefused, refusal_of
@@ -123,7 +124,16 @@ class KServeGrpcGateway(Gateway):
             ),
             maximum_concurrent_rpcs=MOST_CALLS,  # of each that waits for its turn gRPC has 64 KiB
         )
-        listening.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, self._handlers()),))
+        check = grpc.stream_unary_rpc_method_handler(
+            self._ending(self._health, HealthRequest, _anyone),
+            response_serializer=type(SERVING).SerializeToString,
+        )
+        listening.add_generic_rpc_handlers(
+            (
+                grpc.method_handlers_generic_handler(SERVICE, self._handlers()),
+                grpc.method_handlers_generic_handler(HEALTH, {"Check": check}),
+            )
+        )
         self._address = listen(listening, f"gateways.{self.name}", self._settings)
         await listening.start()
         self._grpc = listening
@@ -163,18 +173,22 @@ class KServeGrpcGateway(Gateway):
                 handlers[name] = grpc.stream_unary_rpc_method_handler(self._ending(_refusing(UNSERVED[why])))
         return handlers
 
-    def _ending(self, handler: _Handler, kind: Any = None) -> Callable[[Any, Any], Awaitable[Any]]:
+    def _ending(
+        self, handler: _Handler, kind: Any = None, who: Callable[[Any], _Caller] | None = None
+    ) -> Callable[[Any, Any], Awaitable[Any]]:
         """Returns a handler of gRPC that ends each call with an answer, or with a code and a text.
 
         Args:
             handler: gets the request.
             kind: the class of that; None: its bytes do not matter.
+            who: returns who calls; None: who has no token is refused.
         """
+        who = who or self._caller
 
         async def handle(requests: object, context: Any) -> Any:
             peer = context.peer()
             try:
-                caller = self._caller(context)
+                caller = who(context)
                 async with self._room.request(context.read) as data:
                     return await handler(data if kind is None else _read(kind, data), caller)
             except Exception as error:
@@ -200,6 +214,11 @@ class KServeGrpcGateway(Gateway):
 
     async def _ready(self, request: Any, caller: _Caller) -> Any:
         return message_class("ServerReadyResponse")(ready=not self._inference.waiting())
+
+    async def _health(self, request: Any, caller: _Caller) -> Any:
+        if request.value not in ("", SERVICE):
+            raise RequestRefused(HTTPStatus.NOT_FOUND, f"no service {request.value!r}; there is: {SERVICE}")
+        return NOT_SERVING if self._inference.waiting() else SERVING
 
     async def _server_metadata(self, request: Any, caller: _Caller) -> Any:
         return message_class("ServerMetadataResponse")(**self._inference.server_metadata())
@@ -297,6 +316,11 @@ def _read(kind: Any, data: bytes) -> Any:
         return kind.FromString(data)
     except DecodeError as error:
         raise RequestRefused(HTTPStatus.BAD_REQUEST, f"the request cannot be read: {error}") from error
+
+
+def _anyone(context: Any) -> _Caller:
+    """Returns a caller who needs no token, as probes have none."""
+    return _Caller("", context.peer())
 
 
 def _refusing(text: str) -> _Handler:

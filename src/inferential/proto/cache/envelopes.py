@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError
 
 from inferential.proto import inferential_pb2 as pb
 from inferential.proto.cache.counts import CacheCounts
-from inferential.proto.cache.templates import STAMP_BYTES, STAMPS, stamp_of
+from inferential.proto.cache.templates import STAMP_BYTES, STAMPS, request_id_field, stamp_of
 from inferential.proto.fields import ConstantFields, VaryingMessage
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ _MAX_ENVELOPE_BYTES = 2048
 _MAX_BYTES = 4 * 1024 * 1024  # of envelopes; what is read from them takes up to ten times as much
 _MAX_ENVELOPES_PER_CLIENT = 4  # for each model and form of its observations
 _STAMP_TAG = b"\x10"  # field 2, a varint
+_REQUEST_ID_TAG = request_id_field(1)[:-1]  # of observations and responses alike
 
 Slot = TypeVar("Slot")
 
@@ -113,20 +114,48 @@ class CachedEnvelope(Generic[Slot]):
             return None
         return message if message.timestamp_ns in STAMPS else None
 
-    def request_id_of(self, envelope: bytes) -> int | None:
-        """Returns the request id of an envelope that is superseded unread; None where its constant part is another.
+    def request_ids_of(self, envelopes: Sequence[bytes], newest: bytes, request_id: int) -> list[bytes | None]:
+        """Returns the field `request_id`, as it was sent, of each envelope that a newer one supersedes unread.
 
-        What else it says does not matter any more, and is not checked.
+        None where its constant part is another. What else it says does not matter any more, and is not checked.
+
+        Args:
+            envelopes: of observations that came before.
+            newest: the envelope that supersedes them, whose constant part is this one.
+            request_id: of that.
         """
         size, parts = self._size, self._parts
-        last = parts[-1]
-        if len(parts) > 2:
-            if envelope[size + 1 : size + 1 + STAMP_BYTES].join(parts) != envelope[:size]:
-                return None
-        elif not envelope.startswith(parts[0]) or not envelope.startswith(last, size - len(last)):
-            return None
+        first, last, last_at, stamped = parts[0], parts[-1], size - len(parts[-1]), len(parts) > 2
+        stamp_at, start = size + len(_STAMP_TAG), size + len(_STAMP_TAG) + STAMP_BYTES
+        field = request_id_field(request_id)
+        at = newest.find(field, start) if field else -1
+        stop = at + len(field)
+        value_at, before = at + len(_REQUEST_ID_TAG), newest[start:at] + _REQUEST_ID_TAG
+        more = int.from_bytes(
+            b"\x80" * (stop - value_at), "big"
+        )  # the bit that every byte of a varint has but the last
+        found: list[bytes | None] = []
+        for envelope in envelopes:
+            if stamped:
+                alike = envelope[stamp_at:start].join(parts) == envelope[:size]
+            else:
+                alike = envelope.startswith(first) and envelope.startswith(last, last_at)
+            if not alike:
+                found.append(None)
+            elif (
+                at >= 0
+                and envelope.startswith(before, start)
+                and int.from_bytes(envelope[value_at:stop], "big") & more == more - 0x80
+            ):
+                found.append(envelope[at:stop])
+            else:
+                found.append(self._request_id_of(envelope))
+        return found
+
+    def _request_id_of(self, envelope: bytes) -> bytes | None:
+        """Returns the same of an envelope whose other varying fields are not those of the newest."""
         try:
-            return VaryingMessage.FromString(envelope[size:]).request_id
+            return request_id_field(VaryingMessage.FromString(envelope[self._size :]).request_id)
         except DecodeError:
             return None
 

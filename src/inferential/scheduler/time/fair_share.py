@@ -16,7 +16,7 @@ Where classes of clients are configured, `planned_rates` says in place of one le
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 
 from inferential.scheduler.time.availability import Availability
 from inferential.scheduler.time.planned_rates import ClassRate, RateRequest, filled, planned
@@ -32,6 +32,8 @@ FAR = 50.0
 FALL, _REGAIN, _LEAST = 0.8, 1.03, 0.3
 """How what is shared falls while a flood keeps others waiting, rises again, and its least part of the capacity: a busy
 machine serves less than the latency of single calls promises."""
+STEP = 128
+"""Clients that are looked at in a step: a few tenths of a millisecond."""
 _SHORTEST_S = 1e-6  # a period learned from requests that came at once
 _FREE = 4.0  # a level this many times above what every client asks for is none
 
@@ -97,44 +99,73 @@ class FairShares:
             is_behind: returns whether a client has sent more than was read of it. One that floods is read less, and
                 seems to ask for less then: it counts as asking for what it did.
         """
-        groups: dict[str, list[RateRequest]] = {}
-        weights, pools = {}, {}
-        for client_id, model_id, period_s in periods:
-            key = client_id, model_id
-            known = weights[key] = self._weights.get(key, (1.0, ""))
-            if (pool := self._pools.get(key, model_id)) != model_id:
-                pools[key] = pool
-            rate = 1 / max(period_s, _SHORTEST_S)
-            if (flood_rate := self._flood_rates.get((client_id, pool), 0.0)) > rate and is_behind(client_id):
-                rate = flood_rate
-            request = RateRequest(client_id, pool, rate, *known)
-            groups.setdefault(min(self._availability.colocated_models(pool)), []).append(request)
-        self._weights, self._pools = weights, pools
+        for _ in self.steps(periods, pressed, is_behind):
+            pass
+
+    def steps(
+        self,
+        periods: Iterable[tuple[str, str, float]],
+        pressed: Collection[str],
+        is_behind: Callable[[str], bool],
+    ) -> Iterator[None]:
+        """Does what `update` does, a part with each step; until the last the shares are those from before."""
+        groups = yield from self._asked(periods, is_behind)
         self._adjust(groups, pressed)
         due: dict[RateRequest, float] = {}
         plans: list[Mapping[RateRequest, float]] = []
-        self._levels = {group: self._level(group, asked) for group, asked in groups.items()}
+        levels = {group: self._level(group, asked) for group, asked in groups.items()}
+        yield
         for group, asked in groups.items():
-            if any(request.robot_class in self._classes for request in asked):
+            if self._classes and any(request.robot_class in self._classes for request in asked):
                 plans.append(self._plan(asked))
                 due.update(plans[-1])
-            elif (level := self._levels[group]) < math.inf:
+            elif (level := levels[group]) < math.inf:
                 due.update({request: level * request.weight for request in asked})
-        self._planned = {
-            (request.client_id, request.model_id): rate for plan in plans for request, rate in plan.items()
-        }
+        planned = {(request.client_id, request.model_id): rate for plan in plans for request, rate in plan.items()}
+        yield
+        self._levels, self._planned = levels, planned
         self._intervals_ms = {(request.client_id, request.model_id): 1e3 / rate for request, rate in due.items()}
         self._paces_s, self._flood_rates = {}, {}
         for asked in groups.values():
-            shares = [(request, request.per_second / due[request]) for request in asked if request in due]
-            rates = sorted(request.per_second / request.weight for request, _ in shares)
-            modest = rates[int(MODEST * len(rates))] if rates else 0.0
-            enough = sum(part <= 1 for _, part in shares) >= MODEST * len(shares)
-            for request, part in shares:
-                if part > FLOOD and (enough or request.per_second / request.weight > FAR * modest):
-                    key = request.client_id, request.model_id
-                    self._paces_s[key], self._flood_rates[key] = 1 / due[request], request.per_second
+            self._find_floods([request for request in asked if request in due], due)
         self.finds_floods = bool(self._paces_s)
+
+    def _asked(
+        self, periods: Iterable[tuple[str, str, float]], is_behind: Callable[[str], bool]
+    ) -> Generator[None, None, dict[str, list[RateRequest]]]:
+        """Returns what is asked, by the first model of each device, and forgets clients that do not ask."""
+        groups: dict[str, list[RateRequest]] = {}
+        of_pool: dict[str, list[RateRequest]] = {}
+        weights, pools = {}, {}
+        for number, (client_id, model_id, period_s) in enumerate(periods, start=1):
+            key = client_id, model_id
+            known = weights[key] = self._weights.get(key, (1.0, ""))
+            pool = model_id
+            if self._pools and (pool := self._pools.get(key, model_id)) != model_id:
+                pools[key] = pool
+            rate = 1 / max(period_s, _SHORTEST_S)
+            if self._flood_rates and (flood_rate := self._flood_rates.get((client_id, pool), 0.0)) > rate:
+                rate = flood_rate if is_behind(client_id) else rate
+            if (asked := of_pool.get(pool)) is None:
+                asked = of_pool[pool] = groups.setdefault(min(self._availability.colocated_models(pool)), [])
+            asked.append(RateRequest(client_id, pool, rate, *known))
+            if not number % STEP:
+                yield
+        self._weights, self._pools = weights, pools
+        return groups
+
+    def _find_floods(self, asked: Sequence[RateRequest], due: Mapping[RateRequest, float]) -> None:
+        """Sets the paces of those clients of a device that flood it."""
+        parts = [request.per_second / due[request] for request in asked]
+        if not parts or max(parts) <= FLOOD:
+            return
+        rates = sorted(request.per_second / request.weight for request in asked)
+        modest = rates[int(MODEST * len(rates))]
+        enough = sum(part <= 1 for part in parts) >= MODEST * len(parts)
+        for request, part in zip(asked, parts, strict=True):
+            if part > FLOOD and (enough or request.per_second / request.weight > FAR * modest):
+                key = request.client_id, request.model_id
+                self._paces_s[key], self._flood_rates[key] = 1 / due[request], request.per_second
 
     def _adjust(self, groups: Mapping[str, list[RateRequest]], pressed: Collection[str]) -> None:
         """Shares less of a model while a flood keeps others waiting, and more again in time."""

@@ -16,9 +16,9 @@ LEAST_RATE_HZ = 0.2
 """Answers a second that a robot of any class is due."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class RateRequest:
-    """How often one client asks one model, per second, and the weight of its share.
+    """How often one client asks one model, per second, and the weight of its share; equal to itself only.
 
     Attributes:
         client_id, model_id: which client asks which model.

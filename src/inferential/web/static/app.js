@@ -66,6 +66,10 @@ function showConnection(state, text) {
 const stream = new EventSource("api/stream");
 stream.onmessage = (event) => {
   const status = JSON.parse(event.data);
+  if (status.error) {
+    showConnection("lost", `the server cannot show its status: ${status.error}`);
+    return;
+  }
   showConnection("live", status.draining ? "draining" : "live");
   const clients = takeRobots(status);
   showFacts(status, clients);
