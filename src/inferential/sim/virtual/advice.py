@@ -86,8 +86,9 @@ class Advice:
         """Returns what speaks against the figures: that they are far from what the server gave."""
         if self.was - max(shares[0] for shares in self.shares.values()) > _FAR:
             return (
-                f"; but the server gave {self.was:.1%}: robots that wait for an answer before they ask again keep out of "
-                "each other's way, and are repeated here at the times at which they asked, so believe the differences alone"
+                f"; but the server gave {self.was:.1%}: robots that wait for an answer before they ask again keep out "
+                "of each other's way, and are repeated here at the times at which they asked, so believe the "
+                "differences alone"
             )
         in_force = self.shares.get(self.in_force or "")
         if in_force is not None and in_force[0] - self.was > _FAR:
