@@ -2,7 +2,8 @@
 
 20 `ChunkRuntime`s at 20 Hz with chunks of 12 actions; a server in a process of its own with two replicas of a model
 that takes 73 to 317 ms for 1 to 8 rows. Both count the control steps without an action. What live calls took longer
-than they should, simulated ones take longer too, and they vary as much, as does the network.
+than they should, simulated ones take longer too, they vary as much, as does the network, and replicas stand as long
+between two calls.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -69,12 +71,14 @@ class Overhead:
         spread: by which share of their time calls vary, as one standard deviation.
         around_ms: of a round trip beside its call.
         jitter_ms: by how much that varies, as one standard deviation.
+        turnaround_ms: from the end of a call to the beginning of the next on the same replica, the median.
     """
 
     in_call_ms: float = 0.0
     spread: float = 0.0
     around_ms: float = 0.0
     jitter_ms: float = 0.0
+    turnaround_ms: float = 0.0
 
 
 NONE = Overhead()
@@ -89,11 +93,21 @@ class Chunks:
         return [{"actions": np.zeros((HORIZON_STEPS, 7), np.float32)} for _ in observations]
 
 
+class Replica(AcceleratedModel):
+    """Says in each of its results which it is, and when the call began, in seconds of its process's clock."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(Chunks(), Accelerator(MeasuredCost(BY_ROWS_MS)))
+        self._number = number
+
+    def infer_batch(self, observations: Sequence[Any]) -> list[Any]:
+        call = np.array([self._number, time.monotonic()])
+        return [result | {"call": call} for result in super().infer_batch(observations)]
+
+
 def models() -> dict[str, Any]:
     """One model on two accelerators."""
-    return {
-        "policy": [AcceleratedModel(Chunks(), Accelerator(MeasuredCost(BY_ROWS_MS))) for _ in range(REPLICAS)],
-    }
+    return {"policy": [Replica(number) for number in range(REPLICAS)]}
 
 
 def fleet(overhead: Overhead = NONE) -> Fleet:
@@ -110,7 +124,14 @@ def fleet(overhead: Overhead = NONE) -> Fleet:
         "jitter_ms": overhead.jitter_ms / 2**0.5,  # each way
     }
     described = {
-        "models": {"policy": {"profile": profile, "replicas": REPLICAS, "spread": overhead.spread}},
+        "models": {
+            "policy": {
+                "profile": profile,
+                "replicas": REPLICAS,
+                "spread": overhead.spread,
+                "turnaround_ms": overhead.turnaround_ms,
+            }
+        },
         "robots": {"arm": robots},
     }
     return Fleet.model_validate(described)
@@ -172,6 +193,7 @@ class _Robot(threading.Thread):
         self._seconds = seconds
         self.steps = self.starved = self.longest_starved = self.chunks = self.asked = 0
         self.calls: list[tuple[int, float]] = []  # of each answer, the rows of its call and how long it took, in ms
+        self.began: list[tuple[int, float, float]] = []  # its replica, when it began, and how long it took, in ms
 
     def run(self) -> None:
         robot = self._robot
@@ -192,13 +214,15 @@ class _Robot(threading.Thread):
         self.steps += action is not None
 
     def _note_calls(self, model: Model) -> None:
-        """Has each answer that is read add the rows and milliseconds of its call to `calls`."""
+        """Has each answer that is read add what is known of its call to `calls` and `began`."""
         read = model.get_result
 
         def get_result(timeout_ms: float = 100) -> Result | None:
             result = read(timeout_ms)
             if result is not None and result.timing is not None:
                 self.calls.append((result.timing.batch_size, result.timing.inference_ms))
+                number, began_s = result["call"]
+                self.began.append((int(number), float(began_s) * 1e3, result.timing.inference_ms))
             return result
 
         model.get_result = get_result  # type: ignore[method-assign]
@@ -214,6 +238,21 @@ def spread(calls: Sequence[tuple[int, float]]) -> float:
     """Returns by which share of their time calls vary, as one standard deviation; those that were held up aside."""
     longer = [np.log(max(took_ms, 1e-3) / BY_ROWS_MS[rows - 1]) for rows, took_ms in calls]
     return min(_deviation(longer), 1.0)
+
+
+def turnaround_ms(began: Iterable[tuple[int, float, float]]) -> float:
+    """Returns what a replica takes from the end of a call to the beginning of the next, if that waits: the median.
+
+    Args:
+        began: replica, beginning and duration of calls, in milliseconds; the same call any number of times.
+    """
+    calls = sorted(set(began))
+    between = [
+        following[1] - begin - took
+        for (replica, begin, took), following in pairwise(calls)
+        if following[0] == replica and following[1] > begin
+    ]
+    return max(float(np.median(between)), 0.0) if between else 0.0
 
 
 def _deviation(values: Sequence[float]) -> float:
@@ -259,7 +298,8 @@ def run_live(strategy: str, seconds: float) -> tuple[Row, Overhead]:
         observations_per_chunk=round(sum(robot.asked for robot in robots) / max(chunks, 1), 2),
     )
     calls = [call for robot in robots for call in robot.calls]
-    return row, Overhead(in_call_ms(calls), spread(calls), around_ms, jitter_ms)
+    began = [call for robot in robots for call in robot.began]
+    return row, Overhead(in_call_ms(calls), spread(calls), around_ms, jitter_ms, turnaround_ms(began))
 
 
 def run_simulated(strategy: str, seconds: float, overhead: Overhead) -> Row:

@@ -6,6 +6,7 @@ All in virtual time: `python -m bench fleet_rules` runs three seeds a cell and s
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from rich.progress import track
 from bench.fleet_rules import rules
 from bench.fleet_rules.cells import ATTAINMENT, CELLS, Cell
 from bench.fleet_rules.report import tables, verdict
+from bench.harness import RESULTS, machine, save
 from inferential.sim.virtual import generate
 from inferential.sim.virtual.fleet_file import Fleet
 from inferential.sim.virtual.measures import measure
@@ -141,6 +143,14 @@ def compare(cells: Sequence[Cell], names: Sequence[str], seeds: Sequence[int], s
         "published": {cell.name: cell.published for cell in cells if cell.published},
         "rows": [asdict(row) for row in rows],
     }
+
+
+def replace_rows(rows: Sequence[dict[str, Any]]) -> Path:
+    """Saves rows in place of those of the same cells and rules; returns the file."""
+    saved = json.loads((RESULTS / "fleet_rules.json").read_text())
+    new = {(row["cell"], row["rule"]): row for row in rows}
+    saved["rows"] = [new.get((row["cell"], row["rule"]), row) for row in saved["rows"]]
+    return save("fleet_rules", saved | {"machine": machine()})
 
 
 def _measured(job: Job) -> Row:

@@ -5,6 +5,7 @@ A cell is a fleet as in a fleet file, and the figure that its authors count by.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -39,6 +40,12 @@ class Cell:
     source: str = "ours"
 
 
+def _fleet(models: Mapping[str, Mapping[str, Any]], robots: Mapping[str, Mapping[str, Any]]) -> Fleet:
+    """A fleet whose calls follow one another at once, as what is published counts them."""
+    at_once = {name: {"turnaround_ms": 0, **model} for name, model in models.items()}
+    return Fleet.model_validate({"models": at_once, "robots": robots})
+
+
 def _ours(count: int, horizon_steps: int, *, refresh: bool) -> Cell:
     arm = {
         "model": "policy",
@@ -51,7 +58,7 @@ def _ours(count: int, horizon_steps: int, *, refresh: bool) -> Cell:
     }
     policy = {"fixed_ms": 65.4, "per_row_ms": 10.57, "max_batch_size": 8, "replicas": 4}
     name = f"{count} H{horizon_steps}" + (" refreshed" if refresh else "")
-    return Cell(name, Fleet.model_validate({"models": {"policy": policy}, "robots": {"arm": arm}}))
+    return Cell(name, _fleet({"policy": policy}, {"arm": arm}))
 
 
 def _profile(medians_ms: tuple[int, ...], most: int | None = None) -> list[dict[str, float]]:
@@ -81,14 +88,14 @@ def _armory(
     robots = {"slow": {**robot, "count": 10 - fast, "horizon_steps": horizons[0]}}
     if fast:
         robots["fast"] = {**robot, "count": fast, "horizon_steps": horizons[1], "value": 5}
-    fleet = {"models": {"pi": {"profile": _profile(profile_ms, 3)}}, "robots": robots}
-    return Cell(name, Fleet.model_validate(fleet), published=published or {}, source="Armory")
+    fleet = _fleet({"pi": {"profile": _profile(profile_ms, 3)}}, robots)
+    return Cell(name, fleet, published=published or {}, source="Armory")
 
 
 def _robion(name: str, model: dict[str, Any]) -> Cell:
     """One GPU; each robot asks twice a second and wants its answer within 156 ms."""
     robots = {"arm": {"model": "pi0", "count": 1, "rate_hz": 2, "budget_ms": 156}}
-    fleet = Fleet.model_validate({"models": {"pi0": model}, "robots": robots})
+    fleet = _fleet({"pi0": model}, robots)
     return Cell(name, fleet, "robots at 98 %", source="Robion")
 
 
@@ -105,7 +112,7 @@ def _vllm_omni(count: int, published: dict[str, float]) -> Cell:
         "index": "executed",
     }
     models = {"gr00t": {"fixed_ms": 140, "per_row_ms": 10, "max_batch_size": 8}}
-    fleet = Fleet.model_validate({"models": models, "robots": {"client": robot}})
+    fleet = _fleet(models, {"client": robot})
     return Cell(f"vLLM-Omni {count}", fleet, "answers/s", published, "vLLM-Omni")
 
 
@@ -124,7 +131,7 @@ def _rosa(count: int, published: dict[str, float]) -> Cell:
         "value": 0.1,
     }
     models = {"system1": {"profile": _profile(GR00T_L40S_MS), "replicas": 3}}
-    fleet = Fleet.model_validate({"models": models, "robots": {"arm": robot}})
+    fleet = _fleet(models, {"arm": robot})
     return Cell(f"ROSA {count}", fleet, "qualified/s", published, "ROSA")
 
 

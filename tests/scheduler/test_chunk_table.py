@@ -16,11 +16,12 @@ from inferential.scheduler.time.robot_time import ChunkTime
 
 
 def column(chance: random.Random, now: float, kinds: str) -> list[float]:
-    """A request's column; `kinds`: with control steps ("s"), with a bound on what it gains ("m")."""
+    """A request's column; `kinds`: with control steps ("s"), a bound on what it gains ("m"), a chunk longer than what
+    is played ("r")."""
     kind = chance.choice(kinds)
     chunk = ChunkTime(
         now + chance.uniform(-0.5, 0.5),
-        now + 0.5,
+        now + (1.0 if kind == "r" else chance.choice([0.49, 0.5])),
         0.5,
         most_s=chance.random() if kind == "m" else math.inf,
         steps_at=now,
@@ -40,7 +41,7 @@ def column(chance: random.Random, now: float, kinds: str) -> list[float]:
     )
 
 
-@given(seed=st.integers(0, 2**32 - 1), kinds=st.sampled_from(["p", "s", "m", "psm"]))
+@given(seed=st.integers(0, 2**32 - 1), kinds=st.sampled_from(["p", "s", "m", "r", "psmr"]))
 @settings(max_examples=60, deadline=None)
 def test_what_a_table_keeps_is_what_counting_anew_gives(seed: int, kinds: str) -> None:
     chance, now = random.Random(seed), 100.0
@@ -54,10 +55,10 @@ def test_what_a_table_keeps_is_what_counting_anew_gives(seed: int, kinds: str) -
         what = chance.random()
         if what < 0.6 or not expected:
             expected.append(column(chance, now, kinds))
-            table.add(expected[-1][:])
+            table.add(expected[-1][:], now)
         elif what < 0.8:
             places = chance.sample(range(len(expected)), chance.randint(1, min(len(expected), 8)))
-            moved = table.remove(places)
+            moved = dict(table.remove(places))
             kept = len(expected) - len(places)
             expected = [expected[moved.get(place, place)] for place in range(kept)]
         else:
@@ -71,6 +72,7 @@ def test_what_a_table_keeps_is_what_counting_anew_gives(seed: int, kinds: str) -
         assert table.rows.T.tolist() == expected
         anew = values.Columns(np.array(expected).T)
         anew.with_steps, anew.with_most = table.with_steps, table.with_most
+        assert anew.with_rest
         enough, asked_at = chance.randint(1, 12), now - chance.choice([0.0, 0.2])
         assert table.starve(asked_at, enough) == anew.starve(asked_at, enough)
         turns = [one[values.TURN] for one in expected]
@@ -79,12 +81,19 @@ def test_what_a_table_keeps_is_what_counting_anew_gives(seed: int, kinds: str) -
             assert values.choose(table, profile, limit, now) == values.choose(anew, profile, limit, now)
 
 
-@given(seed=st.integers(0, 2**32 - 1), kinds=st.sampled_from(["p", "s", "m", "psm"]))
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    kinds=st.sampled_from(["p", "s", "m", "r", "psmr"]),
+    varies_s=st.sampled_from([0.0, 0.02]),
+)
 @settings(max_examples=100, deadline=None)
-def test_nothing_gains_more_than_the_most(seed: int, kinds: str) -> None:
+def test_an_earlier_answer_gains_no_more_than_the_time_and_a_step(seed: int, kinds: str, varies_s: float) -> None:
     """The bound by which sizes of a call are left out that cannot be better."""
     chance = random.Random(seed)
-    one, soonest = column(chance, 100.0, kinds), 100.0 + chance.uniform(-0.2, 0.5)
-    most_s = values.most_gain_of(one, soonest)
+    one, last = column(chance, 100.0, kinds)[: values.TURN + 1], 100.0 + chance.uniform(-0.2, 0.5)
+    factor = one[values.WEIGHT] / one[values.LASTS]
+    (at_last,) = values.gains_of([one], last, varies_s)
     for _ in range(20):
-        assert values.gain_of(one, soonest + chance.uniform(0.0, 1.0)) <= most_s + 1e-9
+        earlier_s = chance.uniform(0.0, 1.0)
+        (gain,) = values.gains_of([one], last - earlier_s, varies_s)
+        assert gain <= at_last + (earlier_s + one[values.STEP]) * factor + 1e-9

@@ -94,6 +94,20 @@ def test_a_full_call_may_be_sent_ahead(clock: Any, make_request: MakeRequest) ->
     assert found == [False, False, True, True]
 
 
+def test_requests_behind_others_of_their_robot_fill_no_call_that_is_sent_ahead(
+    clock: Any, make_request: MakeRequest
+) -> None:
+    engine = make_engine(max_batch_size=2)
+    engine.offer(make_request("busy"), clock.now)
+    engine.work(clock.now)
+    for _ in range(3):
+        engine.offer(make_request("a"), clock.now)
+    assert engine.waiting("m") == 3
+    assert not engine.may_send_ahead("m")  # a call takes one of them, and a request of another robot may join it
+    engine.offer(make_request("b"), clock.now)
+    assert engine.may_send_ahead("m")
+
+
 def test_models_that_share_a_device_send_nothing_ahead(clock: Any, make_request: MakeRequest) -> None:
     config = SchedulingConfig()
     engine = Engine(config, create_scheduler(config), lambda model_id: Capacity(1, 1, device="gpu"))

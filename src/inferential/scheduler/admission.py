@@ -70,6 +70,10 @@ class Admission:
             return len(self._queues) + (sum(map(len, self.staged.values())) if self.staged else 0)
         return self._queues.waiting(model_id) + len(self.staged.get(model_id, ()))
 
+    def ready(self, model_id: str) -> int:
+        """Returns how many requests of a model may run now: not those held behind others of their robot, nor floods."""
+        return self._queues.shown(model_id) + len(self.staged.get(model_id, ()))
+
     def waits(self, connection: int) -> int:
         """Returns how many requests of a connection wait; staged ones, which are about to be dispatched, do not."""
         return self._queues.waits(connection)

@@ -133,24 +133,27 @@ class ChunkLane:
             refused_from=refused_from,
             comes_at=self._comes_at.pop(client_id, -math.inf),
         )
-        self._table.add(column)
+        self._table.add(column, now)
         self._has_limits = self._has_limits or min(old_from, refused_from) < math.inf
         self._changed()
         if len(self._served) > _MAX_CLIENTS + len(self._requests):
             self._served.popitem(last=False)
 
-    def discard(self, *requests: InferenceRequest) -> None:
-        """Removes requests that wait in it."""
+    def discard(self, request: InferenceRequest) -> None:
+        """Removes a request that waits in it."""
+        self._remove([request], [self._places[request]])
+
+    def _remove(self, requests: Sequence[InferenceRequest], at: Sequence[int]) -> None:
         waiting, places, of_client = self._requests, self._places, self._of_client
         for request in requests:
+            del places[request]
             if others := of_client.pop(request.client_id) - 1:
                 of_client[request.client_id] = others
-        moved = self._table.remove([places.pop(request) for request in requests])
-        for place, former in moved.items():
-            request = waiting[former]
-            waiting[place], places[request] = request, place
+        for place, former in self._table.remove(at):
+            request = waiting[place] = waiting[former]
+            places[request] = place
         del waiting[len(self._table) :]
-        self._changed()
+        self._limits = self._worth = None
 
     def _changed(self) -> None:
         self._limits = self._worth = None
@@ -302,7 +305,7 @@ class ChunkLane:
         batch = [waiting[place] for place in places]
         self._calls_since_turn += 1
         self._serve(batch, table.of(places), now + profile.typical(len(batch)), now)
-        self.discard(*batch)
+        self._remove(batch, places)
         for request in batch:
             if request.client_id in self._of_client:
                 self._cover(request, now)
@@ -325,13 +328,17 @@ class ChunkLane:
                 self._calls_since_turn = 0
             if ends_at > answered_at + lasts_s:
                 ends_at = answered_at + lasts_s
-            gains = ends_at > answered_at and ends_at > runs_out_at
-            client.since = now if gains else max(client.since, now - (turn - since))
-            starved = answered_at - min(runs_out_at, client.lasts_until)
+            if ends_at > answered_at and ends_at > runs_out_at:
+                client.since = now
+            else:  # it gains nothing
+                client.since = max(client.since, now - (turn - since))
+            lasts_until = client.lasts_until
+            starved = answered_at - (runs_out_at if runs_out_at < lasts_until else lasts_until)
             if starved > 0 or client.starved:
                 if client.starved:
                     client.starved *= math.exp(min(client.starved_at - now, 0.0) / MEMORY_S)
-                client.starved += min(max(starved, 0.0) / lasts_s, values.MOST_STARVED)
+                if starved > 0:
+                    client.starved += min(starved / lasts_s, values.MOST_STARVED)
                 client.starved_at = now
             mean += _MEAN_RATE * (client.starved - mean)
             client.lasts_until = ends_at

@@ -34,6 +34,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -61,6 +62,7 @@ _LEAST_GAIN = 4e-3  # of a chunk, so that requests without gain have an order to
 _ALL_SIZES = 32  # larger calls are compared at so many sizes
 _ONE_BY_ONE = 8  # rows up to which a call's size is found faster without arrays
 _SORTED = 128  # rows that are sorted rather than parted first
+_ZERO = np.zeros(())  # as an array: numbers have to be made into one each time
 _ROUNDED = 1 + 1e-9  # by which sums of the same numbers may differ, at most
 
 Array = npt.NDArray[Any]
@@ -87,18 +89,20 @@ class Columns:
     Attributes:
         rows: the columns as an array [COLUMNS, places].
         with_steps, with_most: whether any has known control steps, and a gain that is bounded by MOST.
+        with_rest: whether any may cover more than is played of it from when it is answered on.
     """
 
-    __slots__ = ("rows", "with_most", "with_steps")
+    __slots__ = ("rows", "with_most", "with_rest", "with_steps")
 
     def __init__(self, rows: Array) -> None:
         self.rows: Array = rows
         self.with_steps: bool = bool((rows[STEP] > LEAST_STEP_S).any())
         self.with_most: bool = bool((rows[MOST] < MOST_S).any())
+        self.with_rest: bool = True
 
     def of(self, places: Sequence[int]) -> list[list[float]]:
-        """Returns columns, at least to TURN."""
-        return self.rows.take(places, 1).T.tolist()  # type: ignore[no-any-return]
+        """Returns columns up to TURN."""
+        return self.rows[: TURN + 1].take(places, 1).T.tolist()  # type: ignore[no-any-return]
 
     def starve(self, now: float, enough: int) -> bool:
         """Returns whether so many have run out of actions."""
@@ -243,11 +247,12 @@ def choose(
     """
     rows = columns.rows
     count = rows.shape[1]
-    limit = min(limit, count)
-    takes_s = profile.typical(min(size, limit) or limit)
+    if limit > count:
+        limit = count
+    takes_s = profile.typical(size if 0 < size < limit else limit)
     answered_at = _answered(columns, rows, now + takes_s)
     begins_at = np.maximum(rows[RUNS_OUT], answered_at)
-    value = _gained(columns, rows, rows[LASTS] + answered_at, begins_at)
+    value = _gained(columns, rows, answered_at, begins_at)
     value += _lost(answered_at + takes_s / 2, begins_at, value)
     urgency = rows[AGES] * -now
     urgency -= rows[WORTH]
@@ -262,67 +267,63 @@ def choose(
         places = [turn, *(place for place in places if place != turn)][:limit]
     if limit > 1 and profile.known:
         sizes = profile.sizes_up_to(limit, _ALL_SIZES)
-        stands_from = None if columns.starve(now, sizes.efficient + 1) else now
+        stands_from = None if not columns.with_rest or columns.starve(now, sizes.efficient + 1) else now
         if stands_from is None and limit <= _ONE_BY_ONE:
-            size = _best_size(columns.of(places), now, sizes)
+            size = _best_size(columns, places, now, sizes)
         else:
             size = _best_size_of(columns, places, now, sizes, stands_from)
         del places[size:]
     return places
 
 
-def _best_size(facts: Sequence[Sequence[float]], now: float, sizes: BatchSizes) -> int:
-    """Does what `_best_size_of` does where more starve than the most efficient call takes, for all sizes up to few.
+def _best_size(columns: Columns, places: Sequence[int], now: float, sizes: BatchSizes) -> int:
+    """Does what `_best_size_of` does where no time counts in which a robot stands, for all sizes up to few.
 
-    Most often the largest is best. So of the others only those are added up that could be better, were each of their
-    requests answered as early as by a call of one row and able to gain as much as at any other time.
+    Most often the largest is best. So of most sizes it is known by a bound that they are worse than the largest: an
+    answer that comes earlier gains at most so much more, and the step by which it is rounded up. The others are added
+    up, that with the highest bound first.
     """
+    facts = columns.of(places)
     seconds, varies_s = sizes.seconds, sizes.varies_s
-    soonest, last = now + seconds[0], now + seconds[-1]
-    total = most = 0.0
-    at_most: list[float] = []  # by size
-    for fact in facts:
-        factor = fact[WEIGHT] / fact[LASTS]
-        total += gain_of(fact, last, varies_s) * factor
-        most += most_gain_of(fact, soonest, varies_s) * factor
-        at_most.append(most)
-    best, rate = len(facts), total / seconds[-1]
-    for size in range(len(facts) - 1, 0, -1):
+    best, longest_s = len(facts), seconds[-1]
+    totals = list(accumulate(gains_of(facts, now + longest_s, varies_s)))  # by size, were it answered last
+    rate = totals.pop() / longest_s
+    each_second = accumulate(
+        [fact[WEIGHT] / fact[LASTS] for fact in facts]
+    )  # by size, what it adds at most, if earlier
+    saves_s = longest_s + max([fact[STEP] for fact in facts]) if columns.with_steps else longest_s
+    at_most = [
+        (total + more * (saves_s - takes_s)) / takes_s * _ROUNDED
+        for total, more, takes_s in zip(totals, each_second, seconds, strict=False)
+    ]
+    while at_most and (most := max(at_most)) >= rate:
+        size = at_most.index(most) + 1
+        at_most[size - 1] = -1.0
         takes_s = seconds[size - 1]
-        if at_most[size - 1] * _ROUNDED >= rate * takes_s:
-            total = 0.0
-            for fact in facts[:size]:
-                total += gain_of(fact, now + takes_s, varies_s) * (fact[WEIGHT] / fact[LASTS])
-            if total / takes_s >= rate:
-                best, rate = size, total / takes_s
+        *_, total = accumulate(gains_of(facts[:size], now + takes_s, varies_s))  # `sum` may round otherwise
+        if total / takes_s > rate or (total / takes_s == rate and size < best):
+            best, rate = size, total / takes_s
     return best
 
 
-def gain_of(fact: Sequence[float], ends_at: float, varies_s: float = 0.0) -> float:
-    """Returns the gain of one column, or the least, where its answer is sent then; `varies_s` as in `BatchSizes`."""
-    runs_out, covers, lasts_s, most_s, least_s, at, step_s = fact[: STEP + 1]
-    if step_s > LEAST_STEP_S:
-        ends_at = ends_at + step_s / 2 if step_s < 2 * varies_s else at - (at - ends_at) // step_s * step_s
-    gain = ends_at + lasts_s
-    if gain > covers:
-        gain = covers
-    gain -= runs_out if runs_out > ends_at else ends_at
-    if gain > most_s:
-        gain = most_s
-    return gain if gain > least_s else least_s
+def gains_of(facts: Sequence[Sequence[float]], ends_at: float, varies_s: float = 0.0) -> list[float]:
+    """Returns what columns up to TURN gain where their answers are sent then, as shares of their chunks, by weight.
 
-
-def most_gain_of(fact: Sequence[float], soonest: float, varies_s: float = 0.0) -> float:
-    """Returns the most that one column gains, whenever its answer is sent, from `soonest` on."""
-    runs_out, covers, lasts_s, most_s, least_s, at, step_s = fact[: STEP + 1]
-    if step_s > LEAST_STEP_S:
-        soonest = soonest + step_s / 2 if step_s < 2 * varies_s else at - (at - soonest) // step_s * step_s
-    gain = covers - (runs_out if runs_out > soonest else soonest)
-    if gain > lasts_s:
-        gain = lasts_s
-    if gain > most_s:
-        gain = most_s
-    return gain if gain > least_s else least_s
+    `varies_s` as in `BatchSizes`.
+    """
+    gains = []
+    for runs_out, covers, lasts_s, most_s, least_s, at, step_s, _, _, weight, _, _ in facts:
+        answered_at = ends_at
+        if step_s > LEAST_STEP_S:
+            answered_at = ends_at + step_s / 2 if step_s < 2 * varies_s else at - (at - ends_at) // step_s * step_s
+        gain = answered_at + lasts_s
+        if gain > covers:
+            gain = covers
+        gain -= runs_out if runs_out > answered_at else answered_at
+        if gain > most_s:
+            gain = most_s
+        gains.append((gain if gain > least_s else least_s) * (weight / lasts_s))
+    return gains
 
 
 def _best_size_of(
@@ -338,21 +339,21 @@ def _best_size_of(
         stands_from: from when on the time in which a robot stands counts, of those that play whole chunks; None: it
             does not.
     """
-    each = columns.rows[: WEIGHT + 1].take(places, 1).take(sizes.columns, 1)
+    table, latency_s = sizes.table(), sizes.latency_s()
+    each = columns.rows[: WEIGHT + 1].take(places, 1).take(table.columns, 1)
     runs_out, lasts_s = each[RUNS_OUT], each[LASTS]
-    answered_at = _answered(columns, each, now + sizes.latency_of_each, sizes.varies_s)
+    answered_at = _answered(columns, each, now + latency_s.take(table.sizes), sizes.varies_s)
     begins_at = np.maximum(runs_out, answered_at)
     if stands_from is None:
-        gains = _gained(columns, each, answered_at + lasts_s, begins_at)
+        gains = _gained(columns, each, answered_at, begins_at)
     else:
-        until = np.minimum(answered_at, np.maximum(runs_out, stands_from))
-        until += lasts_s
-        is_whole = (until <= each[COVERS]) & (runs_out > stands_from)
-        gains = _gained(columns, each, until, begins_at)
+        plays_from = np.minimum(answered_at, np.maximum(runs_out, stands_from))
+        is_whole = (plays_from + lasts_s <= each[COVERS]) & (runs_out > stands_from)
+        gains = _gained(columns, each, plays_from, begins_at)
         np.copyto(gains, _lost(answered_at + sizes.longest_s / 2, begins_at, gains), where=is_whole)
     gains *= each[WEIGHT] / lasts_s
-    rates = gains.reshape(-1, len(places)).cumsum(axis=1).take(sizes.totals)
-    rates /= sizes.latency_s
+    rates = gains.reshape(-1, len(places)).cumsum(axis=1).take(table.totals)
+    rates /= latency_s
     return sizes.rows[rates.argmax()]
 
 
@@ -371,19 +372,23 @@ def _answered(columns: Columns, rows: Array, ends_at: Array | float, varies_s: f
     return answered_at
 
 
-def _gained(columns: Columns, rows: Array, until: Array, begins_at: Array) -> Array:
-    """Returns the gain of each, or the least; it changes `until`, when at most an answer has been played."""
-    np.minimum(until, rows[COVERS], out=until)
-    until -= begins_at
+def _gained(columns: Columns, rows: Array, plays_from: Array | float, begins_at: Array) -> Array:
+    """Returns the gain of each, or the least; `plays_from`: from when on what an answer lasts counts."""
+    if columns.with_rest:
+        gain: Array = rows[LASTS] + plays_from
+        np.minimum(gain, rows[COVERS], out=gain)
+        gain -= begins_at
+    else:
+        gain = rows[COVERS] - begins_at
     if columns.with_most:
-        np.minimum(until, rows[MOST], out=until)
-    np.maximum(until, rows[LEAST], out=until)
-    return until
+        np.minimum(gain, rows[MOST], out=gain)
+    np.maximum(gain, rows[LEAST], out=gain)
+    return gain
 
 
 def _lost(later: Array | float, begins_at: Array, gain: Array) -> Array:
     """Returns what of each gain is lost if the answer is played `later` than the actions of before run out."""
     lost: Array = later - begins_at
-    np.maximum(lost, 0.0, out=lost)
+    np.maximum(lost, _ZERO, out=lost)
     np.minimum(lost, gain, out=lost)
     return lost

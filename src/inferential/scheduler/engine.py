@@ -230,10 +230,10 @@ class Engine:
     def may_send_ahead(self, model_id: str) -> bool:
         """Returns whether the next call of a model may be sent while one ends.
 
-        What waits must fill it, so that no later request could join it, and no other model have the same device.
+        What may run now must fill it, so that no later request could join it, and no other model have the same device.
         """
         capacity = self._capacity(model_id)
-        return capacity.device is None and self._admission.waiting(model_id) >= capacity.max_batch_size
+        return capacity.device is None and self._admission.ready(model_id) >= capacity.max_batch_size
 
     def ending(self, batch: Batch, now: float) -> None:
         """Frees the slot of a call that is about to end, so that the next one is there by then; `finished` follows.

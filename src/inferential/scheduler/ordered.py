@@ -37,6 +37,12 @@ class OrderedWaiting(Waiting):
         """Returns whether the strategy waits for nothing before it uses a free replica."""
         return self._order.ready_on(slot) is None
 
+    def shown(self, model_id: str) -> int:
+        """Returns how many requests of a model the strategy sees; all that wait where it does not tell models apart."""
+        if isinstance(self._order, SchedulerAdapter):
+            return self.waiting(model_id)
+        return self._order.queue_len_for_model(model_id)
+
     def in_turn(self, model_ids: Sequence[str]) -> Sequence[str]:
         """Returns models that share a device, in the order in which they may use it next."""
         return self._order.in_turn(model_ids)

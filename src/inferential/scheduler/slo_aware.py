@@ -169,7 +169,7 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         """Removes and returns the requests of one call that begins now."""
         limit = min(slot.max_batch_size, slot.profile.explored())
         chunks = lane.chunks
-        if chunks is not None and model.is_turn_of_chunks(len(lane)):
+        if chunks and (not lane.has_others or model.is_turn_of_chunks(len(lane))):
             return chunks.take(slot.profile, limit, now)
         overloaded = self._is_overloaded(slot.model_id, now)
         largest_within, caution = slot.profile.largest_within, CAUTION if model.needed > 1 else 1.0
@@ -227,12 +227,12 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
 
     def _waits_until(self, lane: SloLane, slot: ReplicaSlot, now: float) -> float:
         """Returns until when a call waits for more rows, alike for all free replicas; -inf: it does not wait."""
-        if lane.chunks:
-            if len(lane.chunks) < len(lane) or lane.chunks.starve(now, slot.max_batch_size):
+        if chunks := lane.chunks:
+            if lane.has_others or chunks.starve(now, slot.max_batch_size):
                 return -math.inf
             model = self._model(slot.model_id)
             enough = min(self._need(slot.model_id, now), slot.max_batch_size, model.demand.clients(now))
-            return lane.chunks.waits_until(slot.profile, enough, now)
+            return chunks.waits_until(slot.profile, enough, now)
         first, live = lane.earliest(), lane.live_count
         if first is None:
             return -math.inf

@@ -79,6 +79,14 @@ class SloLane(Lane):
     def __len__(self) -> int:
         return len(self._live) + len(self._late) + (0 if self.chunks is None else len(self.chunks))
 
+    def __bool__(self) -> bool:
+        return bool(self._client_queues) or bool(self.chunks)
+
+    @property
+    def has_others(self) -> bool:
+        """Whether any requests wait beside those of `chunks`."""
+        return bool(self._client_queues)
+
     @property
     def live_count(self) -> int:
         """How many requests can still be in time."""

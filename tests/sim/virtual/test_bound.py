@@ -33,6 +33,7 @@ def asked(*times_ms: tuple[int, int], model: str = "m") -> list[Arrival]:
         ([BATCHING], asked((0, 13), (0, 13), (0, 13), (0, 13)), 4, 4),
         ([BATCHING], asked((0, 11), (0, 11), (0, 11)), 2, 3),  # a batch of 4 would do 3 rows in that time, if filled
         ([ModelSpec("m", (0.010,), speeds=(1.0, 2.0))], asked((0, 5), (0, 10), (0, 10)), 3, 3),
+        ([ModelSpec("m", (0.010,), turnaround_s=0.002)], asked((0, 10), (0, 20), (0, 32)), 2, 2),
     ],
 )
 def test_small_cases_by_hand(models: list[ModelSpec], arrivals: list[Arrival], exact: int, bound: int) -> None:
@@ -65,16 +66,21 @@ JOBS = st.lists(st.tuples(st.integers(0, 40), st.integers(1, 60), st.sampled_fro
     latencies=st.sampled_from([(0.010,), (0.010, 0.012), (0.007, 0.009, 0.020)]),
     speeds=st.sampled_from([(1.0,), (1.0, 0.5)]),
     shared=st.booleans(),
+    turnaround_s=st.sampled_from([0.0, 0.004]),
 )
 def test_no_strategy_beats_the_best_and_that_never_beats_the_bound(
-    jobs: list[tuple[int, int, str]], latencies: tuple[float, ...], speeds: tuple[float, ...], shared: bool
+    jobs: list[tuple[int, int, str]],
+    latencies: tuple[float, ...],
+    speeds: tuple[float, ...],
+    shared: bool,
+    turnaround_s: float,
 ) -> None:
     device = "gpu" if shared else None
     if shared:
         speeds = (1.0,)
     models = [
-        ModelSpec("m", latencies, speeds=speeds, device=device),
-        ModelSpec("n", (0.015, 0.016), speeds=speeds, device=device),
+        ModelSpec("m", latencies, speeds=speeds, device=device, turnaround_s=turnaround_s),
+        ModelSpec("n", (0.015, 0.016), speeds=speeds, device=device, turnaround_s=turnaround_s),
     ]
     arrivals = sorted(
         (

@@ -14,7 +14,7 @@ from inferential.config.schema import SchedulingConfig
 from inferential.scheduler import InferenceRequest, base, register_scheduler, scheduler_names
 from inferential.scheduler.round_robin import RoundRobinScheduler
 from inferential.sim.virtual import generate
-from inferential.sim.virtual.closed import RobotLoop
+from inferential.sim.virtual.closed import ANSWERED, OUTDATED, RobotLoop
 from inferential.sim.virtual.fleet_file import Fleet
 from inferential.sim.virtual.mirror import Mirror
 from inferential.sim.virtual.simulation import simulate
@@ -115,6 +115,36 @@ def test_an_observation_that_a_robot_was_asked_for_and_comes_after_its_turn_is_a
     loop.tick(100.2, 4, 0.0)
     assert loop.played(100.2).issued == 2
     assert loop.player.stats.chunks == 2
+
+
+@pytest.mark.parametrize("ask", ["runtime", "threshold"])
+def test_a_robot_that_waited_a_second_plays_the_answer_to_the_observation_that_it_renewed(ask: str) -> None:
+    """It gave up once an answer to its first request took so long, but the one to the newest is about to come."""
+    robot = replace(ROBOT, ask=ask, horizon_steps=50, period_s=0.02)
+    loop = RobotLoop(robot, 0.0)
+    sent = []
+    for step in range(60):
+        now = step * 0.02
+        if step == 45:
+            loop.deliver(now, OUTDATED, sent[0])
+        if step == 55:
+            loop.deliver(now, ANSWERED, sent[1])
+        observation = loop.tick(now, step, 0.0)
+        if observation is not None:
+            sent.append(observation)
+    assert [one.step for one in sent if one.step < 55] == [0, 45]
+    assert loop.played(1.2).executed == 5
+
+
+def test_an_answer_that_comes_after_all_is_played() -> None:
+    loop = RobotLoop(replace(ROBOT, horizon_steps=50), 0.0)
+    sent = [loop.tick(step * 0.05, step, 0.0) for step in range(25)]
+    first, second = (one for one in sent if one is not None)
+    loop.deliver(1.25, ANSWERED, first)
+    for step in range(25, 30):
+        loop.tick(step * 0.05, step, 0.0)
+    assert second.at > 1.0
+    assert loop.played(1.5).executed == 5
 
 
 def test_robots_and_open_arrivals_share_the_models(make_fleet: Callable[..., Fleet]) -> None:

@@ -57,6 +57,21 @@ def test_a_newer_observation_supersedes_and_a_late_one_is_refused_where_it_wants
     assert Counter(outcome.end for outcome in run.outcomes) == {"answered": 6, "superseded": 1, "expired": 1}
 
 
+def test_a_replica_begins_its_next_call_once_it_has_turned_around() -> None:
+    model = ModelSpec("m", (0.1,), turnaround_s=0.02)
+    run = simulate([model], [ask(0.0, "a"), ask(0.01, "b")], "round_robin", seconds=1, seed=0)
+    assert [(call.started_at, call.ended_at) for call in run.calls] == [
+        (pytest.approx(0.0), pytest.approx(0.1)),
+        (pytest.approx(0.12), pytest.approx(0.22)),
+    ]
+
+
+def test_a_run_may_end_while_a_replica_turns_around() -> None:
+    model = ModelSpec("m", (0.1,), turnaround_s=0.02)
+    run = simulate([model], [ask(0.0, "a"), ask(0.01, "b")], "slo_aware", seconds=0.11, seed=0)
+    assert [outcome.end for outcome in run.outcomes] == ["answered", "open"]
+
+
 def test_the_same_arguments_give_the_same_run(make_fleet: Callable[..., Fleet]) -> None:
     fleet = example("mixed")
     runs = []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -15,28 +16,54 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class BatchSizes:
-    """Batch sizes to compare, and how long calls of each take; the arrays are shared and not to be changed.
+    """Batch sizes to compare, and how long calls of each take.
 
     Attributes:
-        rows: the sizes, ascending.
-        seconds, latency_s: of a call of each, the median.
+        rows: the sizes, ascending; not to be changed.
+        seconds: of a call of each, the median.
         longest_s: of a call of the largest size.
         varies_s: by how much the high quantile of such a call is above it.
         efficient: the size with most rows per second.
-        columns, latency_of_each: of a flattened table [sizes, rows], which row it is, and how long a call of the size
-            takes.
-        totals: where the sum over a size's rows stands, in such a table that was summed up along the rows.
     """
 
     rows: list[int]
     seconds: list[float]
-    latency_s: Array
     longest_s: float
     varies_s: float
     efficient: int
+
+    def table(self) -> SizesTable:
+        """Returns the same as arrays, for arithmetic on all sizes at once."""
+        return _table(tuple(self.rows))
+
+    def latency_s(self) -> Array:
+        """Returns how long a call of each size takes."""
+        return np.array(self.seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class SizesTable:
+    """Where what is in a flattened table [sizes, rows], whatever calls take; the arrays are shared, not to be changed.
+
+    Attributes:
+        columns: which row each entry is.
+        sizes: of which size's line it is, counted from 0.
+        totals: where the sum over a size's rows stands, in such a table that was summed up along the rows.
+    """
+
     columns: npt.NDArray[np.intp]
-    latency_of_each: Array
+    sizes: npt.NDArray[np.intp]
     totals: npt.NDArray[np.intp]
+
+
+@lru_cache(maxsize=64)
+def _table(rows: tuple[int, ...]) -> SizesTable:
+    limit, count = rows[-1], len(rows)
+    return SizesTable(
+        np.tile(np.arange(limit), count),
+        np.repeat(np.arange(count), limit),
+        np.arange(count) * limit + np.array(rows) - 1,
+    )
 
 
 def batch_sizes(typical_s: Sequence[float], high_s: float, most: int) -> BatchSizes:
@@ -47,19 +74,15 @@ def batch_sizes(typical_s: Sequence[float], high_s: float, most: int) -> BatchSi
         high_s: of a call of the most rows, the high quantile.
         most: how many sizes; of more, some in equal distances.
     """
-    limit = len(typical_s)
-    sizes = np.arange(1, limit + 1)
-    if limit > most:
-        sizes = np.unique(np.linspace(1, limit, most).astype(int))
-    latency_s = np.maximum(np.array(typical_s)[sizes - 1], _LEAST_S)
-    return BatchSizes(
-        sizes.tolist(),
-        latency_s.tolist(),
-        latency_s,
-        float(latency_s[-1]),
-        max(high_s - float(latency_s[-1]), 0.0),
-        int(sizes[(sizes / latency_s).argmax()]),
-        np.tile(np.arange(limit), len(sizes)),
-        np.repeat(latency_s, limit),
-        np.arange(len(sizes)) * limit + sizes - 1,
-    )
+    rows = _sizes(len(typical_s), most)
+    seconds = [max(typical_s[size - 1], _LEAST_S) for size in rows]
+    efficient = max(zip(rows, seconds, strict=True), key=lambda one: one[0] / one[1])[0]
+    return BatchSizes(rows, seconds, seconds[-1], max(high_s - seconds[-1], 0.0), efficient)
+
+
+@lru_cache(maxsize=64)
+def _sizes(limit: int, most: int) -> list[int]:
+    if limit <= most:
+        return list(range(1, limit + 1))
+    sizes: list[int] = np.unique(np.linspace(1, limit, most).astype(int)).tolist()
+    return sizes

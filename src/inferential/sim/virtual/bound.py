@@ -4,8 +4,10 @@ No schedule does better; whether one does as well is only known for small cases 
 
 The bound is that of a fluid. An answered request is a row of a call that begins at or after its arrival and ends by its
 deadline, so that its share of the call's time, at least `least_row_s` (a row of the most efficient batch), lies between
-the two. Let work be divisible, be done at any moment in between, by all replicas together, and be paid by the part: all
-that a schedule can do is still allowed, so the most that can be paid is no less than any schedule's answers.
+the two. What a replica needs from there to its next call (`turnaround_s`) is a part of that share, and may come after
+the deadline by so much. Let work be divisible, be done at any moment in between, by all replicas together, and be paid
+by the part: all that a schedule can do is still allowed, so the most that can be paid is no less than any schedule's
+answers.
 
 The most work that can be done of some requests is what the earliest deadline first does of them: if at some moment
 another request is worked on while one with an earlier deadline waits, exchanging the two loses nothing, as the other
@@ -74,10 +76,12 @@ def _jobs(models: Sequence[ModelSpec], arrivals: Iterable[Arrival], seconds: flo
     jobs: dict[str, list[_Job]] = {model.model_id: [] for model in models}
     alone_s = {model.model_id: model.latency_s[0] / max(model.speeds) for model in models}
     work_s = {model.model_id: model.least_row_s for model in models}
+    turnaround_s = {model.model_id: model.turnaround_s for model in models}
     for arrival in arrivals:
         until = min(arrival.deadline, seconds)
         # Half a nanosecond: a call that ends at the deadline, rounded up, is in time.
         if arrival.at + alone_s[arrival.model_id] <= until + 5e-10:
+            until += turnaround_s[arrival.model_id]
             jobs[arrival.model_id].append((arrival.at, until + 1e-9, work_s[arrival.model_id]))
     return jobs
 

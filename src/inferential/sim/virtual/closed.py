@@ -191,13 +191,18 @@ class RobotLoop:
         return self.player.wants_chunk(now)
 
     def _give_up(self, now: float) -> bool:
-        """Forgets a request that no answer came to for far longer than others took; False while it waits."""
+        """Asks anew where no answer came for far longer than others took; False while it waits.
+
+        The player gives up by itself, and plays an answer that comes after all.
+        """
         usual_s = self.player.delay_steps() * self.robot.period_s
-        if now - min(one.ask.issued_at for one in self._open.values()) <= max(
-            _LEAST_PATIENCE_S, _PATIENCE_ROUND_TRIPS * usual_s
-        ):
+        # What renews another has just begun to wait; what is sent at each step, a server drops once its call runs.
+        newest = next(reversed(self._open.values()))
+        since = newest.ask.issued_at if self.robot.refresh else newest.at
+        if now - since <= max(_LEAST_PATIENCE_S, _PATIENCE_ROUND_TRIPS * usual_s):
             return False
-        self._close(list(self._open), now)
+        self._open.clear()
+        self._note_waited(now)
         return True
 
     def _observe(self, now: float, number: int) -> Observation:

@@ -44,7 +44,7 @@ def most_in_time(models: Sequence[ModelSpec], arrivals: Sequence[Arrival]) -> in
                         begins = max(free[machine], *(arrivals[number].at for number in batch))
                         ends = begins + model.latency_s[rows - 1] / speed
                         if ends <= min(arrivals[number].deadline for number in batch) + 1e-9:
-                            after = (*free[:machine], ends, *free[machine + 1 :])
+                            after = (*free[:machine], ends + model.turnaround_s, *free[machine + 1 :])
                             most = max(most, rows + best(after, left.difference(batch)))
         return most
 

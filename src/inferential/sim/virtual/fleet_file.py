@@ -20,6 +20,10 @@ from inferential.config.text import Layer
 
 _CLOSED_ONLY = frozenset({"ask", "refresh", "index", "chunk_steps", "delay_ms", "loss", "slo_ms", "task_steps"})
 
+TURNAROUND_MS = 0.8
+"""What a server takes from the end of a call until the next one has begun: as `python -m bench fleet` measures it with
+models in threads of a server on two cores."""
+
 Speed = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 # What is more than these is a mistake, which a simulation would take all memory for, or the rest of the day.
 Robots = Annotated[int, Field(ge=1, le=100_000)]
@@ -60,6 +64,8 @@ class FleetModel(Section):
     """Calls at once on each replica."""
     device: str | None = None
     """Models with the same device run one call at a time among them."""
+    turnaround_ms: NotNegative = TURNAROUND_MS
+    """From the end of a call, when its answers are sent, until its replica begins the next."""
 
     @model_validator(mode="after")
     def _has_one_kind_of_time(self) -> FleetModel:

@@ -26,6 +26,7 @@ def models(fleet: Fleet) -> list[ModelSpec]:
             (1.0,) * model.replicas if isinstance(model.replicas, int) else tuple(model.replicas),
             model.max_inflight,
             model.device,
+            model.turnaround_ms / 1e3,
         )
         for model_id, model in fleet.models.items()
     ]

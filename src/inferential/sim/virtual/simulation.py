@@ -29,7 +29,7 @@ from inferential.tracking.cadence import CadenceTracker
 
 _BEGIN_S = 1000.0  # what the clock says at the beginning; strategies may take 0 for "never"
 _PROGRESS_S = 0.5  # of virtual time
-_CALL_ENDS, _IS_FREE, _REACHES_SERVER, _TICKS = range(4)  # the order of events of the same instant
+_CALL_ENDS, _TURNED, _IS_FREE, _REACHES_SERVER, _TICKS = range(5)  # the order of events of the same instant
 
 
 class ConservationError(AssertionError):
@@ -134,17 +134,12 @@ class _Simulation:
         self._observations: dict[InferenceRequest, Observation] = {}
         self._outcomes: dict[int, Outcome] = {}  # by the id of the arrival: two may be alike
         self._calls: dict[Batch, Call] = {}
+        self._turned: set[Batch] = set()  # answered, whose replicas are not free yet
         self._decisions_s: list[float] = []
 
     def load_profiles(self) -> None:
         """Tells the engine how long calls take."""
-        profiles = {
-            model.model_id: [
-                {"batch_size": rows, "median_ms": latency_s * 1e3, "high_ms": latency_s * 1e3 * _high(model.spread)}
-                for rows, latency_s in enumerate(model.latency_s, 1)
-            ]
-            for model in self._models.values()
-        }
+        profiles = {model.model_id: model.profile() for model in self._models.values()}
         self._engine.profiles.load(profiles)
 
     def hold_back(self, busy: Mapping[str, tuple[float, float]]) -> None:
@@ -208,8 +203,11 @@ class _Simulation:
             self._tick(of, at)
             return False
         if what == _CALL_ENDS:
-            self._finish(of)
-        if what in (_CALL_ENDS, _IS_FREE):
+            return self._finish(of)
+        if what == _TURNED:
+            self._turned.remove(of)
+            self._engine.finished(of, at)
+        if what in (_TURNED, _IS_FREE):
             return True
         self._reach(*of)
         follows = self._events and self._events[0][:2] == (at, _REACHES_SERVER)
@@ -323,9 +321,14 @@ class _Simulation:
         wakes_at = self._engine.wake_at()
         self._wakes_at = math.inf if wakes_at is None else wakes_at
 
-    def _finish(self, batch: Batch) -> None:
-        now = self._clock.now
-        self._engine.finished(batch, now)
+    def _finish(self, batch: Batch) -> bool:
+        """Sends the answers of a call; returns whether its replica is free at once."""
+        now, turnaround_s = self._clock.now, self._models[batch.model_id].turnaround_s
+        if turnaround_s:
+            self._turned.add(batch)
+            self._later(now + turnaround_s, _TURNED, batch)
+        else:
+            self._engine.finished(batch, now)
         in_time = 0
         for request in batch.requests:
             request.move(RequestState.ANSWERED)
@@ -338,6 +341,7 @@ class _Simulation:
             len(batch.requests),
             in_time,
         )
+        return not turnaround_s
 
     def _note_ended(self) -> None:
         for request in self._engine.ended():
@@ -347,7 +351,6 @@ class _Simulation:
             self._ask_anew(request)
 
     def _ask_anew(self, request: InferenceRequest) -> None:
-        self._idle_wakes = 0
         observation = self._observations.get(request)
         if observation is not None:
             loop = self._loops[request.client_id]
@@ -367,7 +370,7 @@ class _Simulation:
 
     def _result(self, arrivals: Sequence[Arrival]) -> Run:
         seconds = self._end - _BEGIN_S
-        held = {*self._engine.running()}
+        held = {*self._engine.running()}.difference(*(batch.requests for batch in self._turned))
         waiting = len(self._open) - len(held)
         if held - self._open.keys() or waiting != self._engine.waiting():
             raise ConservationError(
@@ -383,8 +386,3 @@ class _Simulation:
         calls = sorted(self._calls.values(), key=lambda call: call.started_at)
         played = [loop.played(self._end) for loop in self._loops.values()]
         return Run(self._strategy, seconds, outcomes, calls, (mean * 1e6, high * 1e6), played)
-
-
-def _high(spread: float) -> float:
-    """Returns the 95th percentile of a lognormal factor around 1."""
-    return math.exp(1.645 * spread)

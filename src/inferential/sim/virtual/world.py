@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+_HIGH = 1.645  # the 95th percentile, in standard deviations
+
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
@@ -22,6 +24,7 @@ class ModelSpec:
         speeds: of its replicas; a replica of speed 2 takes half the time.
         max_inflight: calls at once on each replica.
         device: models with the same device run one call at a time among them; None: it shares with no other.
+        turnaround_s: seconds from the end of a call, when its answers are sent, until its replica can begin the next.
     """
 
     model_id: str
@@ -30,6 +33,19 @@ class ModelSpec:
     speeds: tuple[float, ...] = (1.0,)
     max_inflight: int = 1
     device: str | None = None
+    turnaround_s: float = 0.0
+
+    def profile(self) -> list[dict[str, float]]:
+        """Returns how long calls of each size keep a replica of speed 1, as a file of profiles says it."""
+        turnaround_ms, high = self.turnaround_s * 1e3, math.exp(_HIGH * self.spread)
+        return [
+            {
+                "batch_size": rows,
+                "median_ms": latency_s * 1e3 + turnaround_ms,
+                "high_ms": latency_s * 1e3 * high + turnaround_ms,
+            }
+            for rows, latency_s in enumerate(self.latency_s, 1)
+        ]
 
     @property
     def max_batch_size(self) -> int:
@@ -38,8 +54,12 @@ class ModelSpec:
 
     @property
     def least_row_s(self) -> float:
-        """The least time that one row takes at speed 1: that of a row in the most efficient batch."""
-        return min(latency_s / rows for rows, latency_s in enumerate(self.latency_s, 1))
+        """The least time of a replica that one row takes at speed 1: that of a row in the most efficient batch.
+
+        The time until the next call can begin is a part of it, as much as it is at the lowest speed.
+        """
+        turnaround_s = self.turnaround_s * min(self.speeds)
+        return min((latency_s + turnaround_s) / rows for rows, latency_s in enumerate(self.latency_s, 1))
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from inferential.scheduler.time.planned_rates import ClassRate, RateRequest, planned
-from inferential.sim.virtual.fleet_file import Fleet, RobotClass
+from inferential.sim.virtual.fleet_file import Fleet, FleetModel, RobotClass
 from inferential.sim.virtual.generate import latencies_s
 
 MOST_MODELS = 10
@@ -134,7 +134,7 @@ def estimate_of(fleet: Fleet, members: Sequence[str], devices: int, batch_sizes:
     cost_s, call_s = {}, {}
     for model_id, rows in zip(members, batch_sizes, strict=True):
         call_s[model_id] = latencies_s(fleet.models[model_id])[rows - 1]
-        cost_s[model_id] = call_s[model_id] / rows
+        cost_s[model_id] = cost_of(fleet.models[model_id], rows)
     robots = {name: one for name, one in fleet.robots.items() if one.model in cost_s}
     waits_s = sum(call_s.values()) if len(call_s) > 1 else next(iter(call_s.values()))  # for the calls before its own
     total = 0.0
@@ -144,6 +144,11 @@ def estimate_of(fleet: Fleet, members: Sequence[str], devices: int, batch_sizes:
         total += count * one.value * _gained(one, rate, call_s[one.model], waits_s)
         total -= _MISSES * count * one.value * max(min(one.min_rate_hz, needed_hz(one, call_s[one.model])) - rate, 0.0)
     return total
+
+
+def cost_of(model: FleetModel, rows: int) -> float:
+    """Returns the seconds of a device for an answer, in calls of so many rows."""
+    return (latencies_s(model)[rows - 1] + model.turnaround_ms / 1e3) / rows
 
 
 def rates(

@@ -14,7 +14,7 @@ from typing import Any
 from inferential.sim.virtual import generate
 from inferential.sim.virtual.fleet_file import Fleet, FleetModel
 from inferential.sim.virtual.measures import measure
-from inferential.sim.virtual.planning.placement import Group, Placement, needed_hz, placements, rates
+from inferential.sim.virtual.planning.placement import Group, Placement, cost_of, needed_hz, placements, rates
 from inferential.sim.virtual.simulation import simulate
 from inferential.sim.virtual.starvation import play_by_class
 
@@ -169,7 +169,7 @@ class Search:
                 for model_id, rows in zip(group.models, group.batch_sizes, strict=True)
             }
             cost_s = {
-                model_id: call_s[model_id] / rows
+                model_id: cost_of(self._fleet.models[model_id], rows)
                 for model_id, rows in zip(group.models, group.batch_sizes, strict=True)
             }
             robots = {name: one for name, one in self._fleet.robots.items() if one.model in call_s}
