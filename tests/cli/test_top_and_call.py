@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import logging
@@ -12,7 +13,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -300,23 +301,37 @@ def test_top_tells_what_is_no_url(run: Any, url: str) -> None:
     assert run("top", url).err == f"error: URL: expected http://HOST:PORT, got {url!r}\n"
 
 
-@pytest.mark.parametrize("answer", [b"[]", b"<html>", b"{}", b"null"])
-def test_top_tells_what_is_no_page_of_ours(run: Any, answer: bytes) -> None:
+@contextlib.contextmanager
+def answering(answer: bytes) -> Iterator[str]:
+    """The URL of something that answers one request so."""
     with socket.create_server(("127.0.0.1", 0)) as other:
 
         def respond() -> None:
             caller = other.accept()[0]
             with caller:
                 caller.recv(65536)
-                caller.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(answer), answer))
+                caller.sendall(answer)
 
         thread = threading.Thread(target=respond)
         thread.start()
-        url = f"http://127.0.0.1:{other.getsockname()[1]}"
-        ran = run("top", url, "--once")
+        yield f"http://127.0.0.1:{other.getsockname()[1]}"
         thread.join()
+
+
+@pytest.mark.parametrize("answer", [b"[]", b"<html>", b"{}", b"null"])
+def test_top_tells_what_is_no_page_of_ours(run: Any, answer: bytes) -> None:
+    with answering(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(answer), answer)) as url:
+        ran = run("top", url, "--once")
     assert (ran.code, ran.out) == (2, "")
     assert ran.err == f"error: what answers at {url} is no page of `inferential serve --http`\n"
+
+
+@pytest.mark.parametrize("command", [("top", "--once"), ("models",), ("why", "arm-01")])
+def test_a_server_that_ends_within_its_answer_is_said_to_have_ended(run: Any, command: tuple[str, ...]) -> None:
+    with answering(b'HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{"clients"') as url:
+        ran = run(*command, url)
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err == f"error: {url}: the server did not answer to the end: it has ended\n"
 
 
 def test_logs_can_be_json(start: Start) -> None:
