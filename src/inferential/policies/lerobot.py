@@ -298,7 +298,7 @@ class LeRobotHistoryPolicy(_SavedPolicy):
 def _memory_format(policy_type: str) -> Any:
     """Returns how a batch of images lies in memory: by pixels for a ResNet, which a CPU runs in a tenth less time so.
 
-    Other policies view images as (3, H, W) in a row.
+    For other policies it lies by channels, as LeRobot's own processors have it.
     """
     import torch
 

@@ -78,6 +78,17 @@ def test_robots_that_wait_for_each_other_all_the_time_are_not_in_time_in_the_sim
     assert found.with_more > 0.9
 
 
+def test_where_the_simulation_is_unlike_what_happened_the_advice_says_so() -> None:
+    slow = [
+        replace(one, inference_ms=200.0, server_ms=one.queue_ms + 200.0) if one.client_id == "arm-0" else one
+        for one in clients(3, 0.25)
+    ]
+    found = advise(slow, ["deadline_aware"], "deadline_aware")
+    assert found.was == pytest.approx(2 / 3, abs=0.01)
+    assert "; but the server gave 66.7% with deadline_aware: a call is taken to be as long as" in found.sentence()
+    assert "but the server" not in advise(clients(3, 0.25), ["deadline_aware"], "deadline_aware").sentence()
+
+
 def test_robots_carried_are_as_many_as_a_simulation_of_them_says() -> None:
     found = advice_for(ModelSpec("pi0", (0.02,)), 6)
     assert 6 <= found.carried <= 10
