@@ -2,11 +2,12 @@
 
 16 robots ask a policy as fast as they are answered; an ONNX policy whose batch of 8 takes about 5 ms, the same network
 as TorchScript, and a small ACT policy of LeRobot. Beside each: its library called in a loop with batches of 8, and of
-as many rows as the fleet's batches had, in a process of its own. Both use one thread for the model, and take turns. In
-the worker it is measured how long a call takes and what lies between two, and of each process how much CPU time it has
-for an answer: of the worker what the model's own calls leave. As server and robots keep another core busy, which may be
-half of the model's own, the library is called beside a busy core too. TorchScript and LeRobot are measured where
-TORCH_PYTHON and LEROBOT_PYTHON name interpreters that have them.
+as many rows as the fleet's batches had, in a process of its own. Both use one thread for the model, and take turns: the
+machine's own pace changes, so each turn is compared with the library before and after it. In the worker it is measured
+how long a call takes and what lies between two, and of each process how much CPU time it has for an answer: of the
+worker what the model's own calls leave. As server and robots keep another core busy, which may be half of the model's
+own, the library is called beside a busy core too. TorchScript and LeRobot are measured where TORCH_PYTHON and
+LEROBOT_PYTHON name interpreters that have them.
 """
 
 from __future__ import annotations
@@ -34,7 +35,6 @@ from inferential import AsyncConnection, ModelProcess
 from inferential.replica.usage import use_of
 
 ROBOTS = 16
-_TURNS = 3
 
 
 def run(seconds: float) -> dict[str, Any]:
@@ -86,16 +86,19 @@ def _measured(backend: Backend, folder: Path, seconds: float) -> dict[str, Any]:
     direct: list[float] = []
     alike: list[float] = []
     beside: list[float] = []
-    for number in range(_TURNS):
-        direct.append(backend.rows_per_s(seconds / _TURNS))
+    seconds /= backend.turns
+    paces = [backend.rows_per_s(seconds)]
+    for number in range(backend.turns):
         path = folder / f"times-{number}"
         times = new_times(path)
         with serving(_Models(backend, path), ready_s=90.0) as address:
-            turns.append(asyncio.run(_robots(address, backend, seconds / _TURNS, times)))
+            turns.append(asyncio.run(_robots(address, backend, seconds, times)))
+        paces.append(backend.rows_per_s(seconds))
+        direct.append((paces[-2] + paces[-1]) / 2)
         size = round(turns[-1].rows)
-        alike.append(direct[-1] if size == BATCH else backend.rows_per_s(seconds / _TURNS, size))
+        alike.append(direct[-1] if size == BATCH else backend.rows_per_s(seconds, size))
         with _busy_core():
-            beside.append(backend.rows_per_s(seconds / _TURNS))
+            beside.append(backend.rows_per_s(seconds))
     served = [turn.rows_per_s for turn in turns]
     return {
         "batch_of_8_ms": round(BATCH / statistics.median(direct) * 1e3, 2),

@@ -33,6 +33,8 @@ class Backend:
         args: of the target.
         observation: what a robot sends, by its number.
         direct: a program that calls the library: it gets the path and defines `call`, which runs a batch.
+        env: of the worker.
+        turns: how often it is served, fewer where its library takes seconds to import.
     """
 
     target: str
@@ -41,6 +43,7 @@ class Backend:
     observation: Callable[[int], dict[str, Any]]
     direct: str
     env: dict[str, str] = field(default_factory=lambda: dict(_ONE_THREAD))
+    turns: int = 3
 
     def rows_per_s(self, seconds: float, rows: int = BATCH) -> float:
         """Returns how many rows per second the library alone runs, in batches of `rows`."""
@@ -56,7 +59,7 @@ def onnx_backend(folder: Path) -> Backend:
         batch_ms = BATCH / Backend(f"onnx:{path}", sys.executable, {}, _state, _ONNX).rows_per_s(0.5) * 1e3
         layers = max(2, round(layers * _WANTED_MS / batch_ms))
     path = _write_onnx(folder / "policy.onnx", layers)
-    return Backend(f"onnx:{path}", sys.executable, {"threads": 1, "max_batch_size": BATCH}, _state, _ONNX)
+    return Backend(f"onnx:{path}", sys.executable, {"threads": 1, "max_batch_size": BATCH}, _state, _ONNX, turns=5)
 
 
 def torchscript_backend(folder: Path, layers: int) -> Backend | None:

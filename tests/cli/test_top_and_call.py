@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import logging
@@ -12,7 +13,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -186,7 +187,7 @@ def status_of(*clients: dict[str, Any], models: Sequence[dict[str, Any]] = ()) -
 def test_of_many_robots_those_that_need_a_look_come_first() -> None:
     clients = [{"client_id": f"robot-{n}", "state": "overdue" if n == 9 else "active", "models": []} for n in range(10)]
     table, left = view(status_of(*clients), 11).renderables[-2:]
-    assert str(next(iter(table.columns[0].cells))) == "robot-9"
+    assert next(iter(table.columns[0].cells)).text == "robot-9"
     assert str(left) == "and 6 more"
 
 
@@ -210,6 +211,18 @@ def test_on_a_narrow_terminal_robots_keep_their_names_and_a_model_its_line() -> 
     assert max(map(len, lines)) <= 80
     assert sum("1: 100.0" in line for line in lines) == 1
     assert not any(line.strip().startswith("19: ") for line in lines)
+
+
+def test_names_that_differ_at_their_end_alone_still_differ_in_80_columns() -> None:
+    use = {"model_id": "grasping", "cadence_ms": 101.4, "age_ms": 11.0, "answered": 1234567, "in_time": 1}
+    client = {"state": "active", "models": [{**use, "superseded": 99999, "refused": 7}]}
+    names = [f"warehouse-4-aisle-{number:02d}-left-arm-{number:02d}" for number in range(3)]
+    status = status_of(*({**client, "client_id": name} for name in names))
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(view(status, 24))
+    shown = [line.split()[0] for line in console.export_text().splitlines() if line.startswith("wareh")]
+    assert sorted(name[-3:] for name in shown) == ["-00", "-01", "-02"]
+    assert all("\u2026" in name for name in shown)
 
 
 def test_long_names_are_cut_so_that_counts_stay_whole_in_80_columns() -> None:
@@ -288,23 +301,37 @@ def test_top_tells_what_is_no_url(run: Any, url: str) -> None:
     assert run("top", url).err == f"error: URL: expected http://HOST:PORT, got {url!r}\n"
 
 
-@pytest.mark.parametrize("answer", [b"[]", b"<html>", b"{}", b"null"])
-def test_top_tells_what_is_no_page_of_ours(run: Any, answer: bytes) -> None:
+@contextlib.contextmanager
+def answering(answer: bytes) -> Iterator[str]:
+    """The URL of something that answers one request so."""
     with socket.create_server(("127.0.0.1", 0)) as other:
 
         def respond() -> None:
             caller = other.accept()[0]
             with caller:
                 caller.recv(65536)
-                caller.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(answer), answer))
+                caller.sendall(answer)
 
         thread = threading.Thread(target=respond)
         thread.start()
-        url = f"http://127.0.0.1:{other.getsockname()[1]}"
-        ran = run("top", url, "--once")
+        yield f"http://127.0.0.1:{other.getsockname()[1]}"
         thread.join()
+
+
+@pytest.mark.parametrize("answer", [b"[]", b"<html>", b"{}", b"null"])
+def test_top_tells_what_is_no_page_of_ours(run: Any, answer: bytes) -> None:
+    with answering(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(answer), answer)) as url:
+        ran = run("top", url, "--once")
     assert (ran.code, ran.out) == (2, "")
     assert ran.err == f"error: what answers at {url} is no page of `inferential serve --http`\n"
+
+
+@pytest.mark.parametrize("command", [("top", "--once"), ("models",), ("why", "arm-01")])
+def test_a_server_that_ends_within_its_answer_is_said_to_have_ended(run: Any, command: tuple[str, ...]) -> None:
+    with answering(b'HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n{"clients"') as url:
+        ran = run(*command, url)
+    assert (ran.code, ran.out) == (2, "")
+    assert ran.err == f"error: {url}: the server did not answer to the end: it has ended\n"
 
 
 def test_logs_can_be_json(start: Start) -> None:

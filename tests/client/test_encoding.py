@@ -121,3 +121,12 @@ def test_of_a_masked_array_nothing_is_sent_that_the_mask_hides() -> None:
             apply({"depth": hidden})
         tensors, _, _ = apply({"depth": np.ma.masked_array([1.0, 2.0], False)})
         assert tensors["depth"].tolist() == [1.0, 2.0]
+
+
+@pytest.mark.parametrize(
+    ("rules", "wrapper"), [({"depth": "png"}, None), ({"depth": "auto"}, None), ({}, Jpeg), ({}, Png)]
+)
+def test_of_a_masked_image_nothing_is_sent_either(rules: dict[str, str], wrapper: Any) -> None:
+    image = np.ma.masked_array(np.zeros((4, 4), np.uint8), np.eye(4))
+    with pytest.raises(TypeError, match=r"^depth: a mask cannot be sent"):
+        EncodingRules(rules).apply({"depth": image if wrapper is None else wrapper(image)})

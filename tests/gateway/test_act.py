@@ -253,6 +253,32 @@ async def test_a_silent_robot_is_forgotten(act: Open, monkeypatch: pytest.Monkey
             await asyncio.sleep(0.01)
 
 
+async def test_of_very_many_robots_those_that_are_silent_give_way(act: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("inferential.gateway.clients.MAX_CLIENTS", 2)
+    leave = asyncio.Event()
+
+    async def policy(observation: dict[str, Any]) -> Any:
+        if observation["instruction"] == "wait":
+            await leave.wait()
+        return np.zeros((1, 1))
+
+    async with act(policy) as (server, gateway):
+        for name in ("one", "two", "one", "three"):
+            assert (await post(gateway, OPENVLA, X_Client_Id=name))[0] == 200
+        assert server.status().sizes["inprocess_clients"] == 2
+        waiting = [
+            asyncio.create_task(post(gateway, {**OPENVLA, "instruction": "wait"}, X_Client_Id=name))
+            for name in ("one", "two")
+        ]
+        while set(server.connected_robots) != {"one", "two"}:  # noqa: ASYNC110 (there is no event for it)
+            await asyncio.sleep(0.01)
+        status, answer = await post(gateway, OPENVLA, X_Client_Id="three")
+        assert (status, answer) == (503, {"error": "2 clients have requests open"})
+        assert server.status().sizes["inprocess_clients"] == 2
+        leave.set()
+        assert [status for status, _ in await asyncio.gather(*waiting)] == [200, 200]
+
+
 async def test_health_and_other_paths(act: Open) -> None:
     async with act(Recorder()) as (_, gateway):
         assert (await post(gateway, {}, "/predict"))[0] == 404

@@ -257,6 +257,29 @@ async def test_a_silent_robot_is_forgotten(lerobot: Open, monkeypatch: pytest.Mo
         assert server.status().sizes["inprocess_clients"] == 0
 
 
+async def test_of_very_many_robots_those_that_are_silent_give_way(
+    lerobot: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("inferential.gateway.lerobot.service.MAX_ROBOTS", 1)
+    async with (
+        lerobot(wait_ms=10_000.0) as (server, gateway),
+        connected(gateway.address) as one,
+        connected(gateway.address) as other,
+    ):
+        for robot in (one, other, one):
+            await robot.begin()
+        assert server.status().sizes["inprocess_clients"] == 1
+        waiting = asyncio.ensure_future(one.actions())
+        code, text = grpc.StatusCode.OK, ""
+        while code is not grpc.StatusCode.RESOURCE_EXHAUSTED:  # until that call is open, it takes the other's place
+            try:
+                await other.begin()
+            except grpc.aio.AioRpcError as error:
+                code, text = error.code(), error.details() or ""
+        assert text == "1 robots have calls open"
+        waiting.cancel()
+
+
 async def test_two_gateways_on_one_port_are_refused() -> None:
     async with (
         Server("tcp://127.0.0.1:0", dispatcher=LocalDispatcher({"act": JointPolicy()})) as server,

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from onnx import TensorProto, helper, save
+import numpy as np
+from onnx import TensorProto, helper, numpy_helper, save
 
 Shapes = Mapping[str, tuple[int, Sequence[Any]]]
 
@@ -46,3 +47,17 @@ def with_two_outputs(path: Path) -> Path:
         {"state": (TensorProto.FLOAT, ["robots", 3])},
         {"action": (TensorProto.FLOAT, ["robots", 3]), "least": (TensorProto.FLOAT, ["robots"])},
     )
+
+
+def with_weights_beside(path: Path, name: str) -> Path:
+    """Writes a policy of 3 inputs and 400 outputs whose weights, all 1, are in a file of that name beside it."""
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["state", "weights"], ["action"])],
+        "policy",
+        [helper.make_tensor_value_info("state", TensorProto.FLOAT, ["robots", 3])],
+        [helper.make_tensor_value_info("action", TensorProto.FLOAT, ["robots", 400])],
+        [numpy_helper.from_array(np.ones((3, 400), np.float32), "weights")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    save(model, str(path), save_as_external_data=True, location=name, size_threshold=0)
+    return path

@@ -228,3 +228,17 @@ def test_what_is_no_such_file_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "bad.onnx").write_bytes(b"not a graph")
     with pytest.raises(PolicyFileError, match=r"onnxruntime cannot read .*bad\.onnx"):
         open_onnx(str(tmp_path / "bad.onnx"))
+
+
+def test_weights_beside_the_file_that_are_not_there_are_named(tmp_path: Path) -> None:
+    path, weights = tmp_path / "arm.onnx", tmp_path / "arm.weights"
+    onnx_files.with_weights_beside(path, weights.name)
+    assert open_onnx(str(path)).infer({"state": np.ones(3)})["actions"].tolist() == [3.0] * 400
+    weights.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    with pytest.raises(PolicyFileError, match=r"; .*arm\.weights is a pointer of Git LFS, .*: run git lfs") as found:
+        open_onnx(str(path))
+    assert ".cc:" not in str(found.value)
+    weights.unlink()
+    with pytest.raises(PolicyFileError, match=r"External data path does not exist: .*arm\.weights") as found:
+        open_onnx(str(path))
+    assert ".cc:" not in str(found.value)

@@ -86,10 +86,15 @@ class Caching(torch.nn.Module):
             self.weights = torch.full((2,), 3.0)
         return x * self.weights
 
+class Picky(torch.nn.Module):
+    def forward(self, state):
+        assert bool((state >= 1).all()), "below 1"
+        return state
+
 torch.jit.save(torch.jit.trace(torch.nn.Dropout(), torch.ones(2, 2), check_trace=False), sys.argv[1] + "/training.pt")
 net = torch.nn.Sequential(torch.nn.BatchNorm1d(2), torch.nn.Dropout())
 torch.jit.save(torch.jit.script(net), sys.argv[1] + "/net.pt")
-for module in (Named(), Summed(), Nested(), Headless(), Recurrent(), Counting(), Caching()):
+for module in (Named(), Summed(), Nested(), Headless(), Recurrent(), Counting(), Caching(), Picky()):
     torch.jit.save(torch.jit.script(module), f"{sys.argv[1]}/{type(module).__name__.lower()}.pt")
 torch.save(torch.nn.Linear(3, 2).state_dict(), sys.argv[1] + "/weights.pt")
 torch.jit.save(torch.jit.script(Mapped()), sys.argv[1] + "/mapped.pt")
@@ -199,11 +204,11 @@ from inferential.policies.torchscript import open_torchscript
 
 found = []
 state = {"state": np.arange(3, dtype=np.float32), "goal": np.ones(3, np.float32)}
-for file in ("named", "summed", "nested", "reach"):
+for file in ("named", "summed", "nested", "reach", "picky"):
     seen = {**state, "goal": np.ones(2, np.float32)} if file == "reach" else state
     try:
         answers = open_torchscript(f"{sys.argv[1]}/{file}.pt").infer_batch([seen])
-    except (ValueError, RuntimeError) as error:
+    except Exception as error:
         found.append(str(error))
     else:
         found.append({key: value.tolist() for key, value in answers[0].items()})
@@ -215,13 +220,14 @@ print(json.dumps(found))
 
 
 def test_outputs_are_tensors_with_a_row_for_each_robot(python: str, tmp_path: Path) -> None:
-    named, summed, nested, unfit, lenient = peers.run(python, CALLED, str(tmp_path))
+    named, summed, nested, unfit, picky, lenient = peers.run(python, CALLED, str(tmp_path))
     assert named == {"arm": [1, 2, 3], "gripper": 1}
     assert lenient == [[0, 1, 2], [1, 2, 3]]
     assert summed == "output 'actions': expected 1 rows, one for each observation, got ()"
     assert nested == "output 'output_1': expected a tensor of forward(), got tuple"
     assert unfit.startswith("The size of tensor a (2) must match the size of tensor b (3)")
     assert unfit.endswith("(forward() was given state float32 [1, 3], goal float32 [1, 2])")
+    assert picky == "AssertionError: below 1 (forward() was given state float32 [1, 3])"
 
 
 async def test_what_a_module_keeps_in_itself_is_each_robots_own(python: str, tmp_path: Path) -> None:

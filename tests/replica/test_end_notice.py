@@ -25,6 +25,10 @@ def test_calls_that_took_alike_are_announced_before_their_end() -> None:
     assert lengths_of(7 * MS, *[10 * MS] * 6, 30 * MS).notice_after_ns(4) == 10 * MS - LEAD_NS
 
 
+def test_of_a_short_call_no_more_than_a_fifth_is_left() -> None:
+    assert lengths_of(*[3 * MS] * 8).notice_after_ns(4) == 3 * MS * 4 // 5
+
+
 @pytest.mark.parametrize(
     ("took_ns", "why"),
     [

@@ -156,6 +156,15 @@ async def test_requests_that_are_not_served_while_draining_are_refused(connect: 
     gate.let(3)
 
 
+async def test_a_server_that_is_shut_down_twice_at_once_ends_once_for_both() -> None:
+    server = Server(config=config(), dispatcher=LocalDispatcher({"m": lambda obs: obs}))
+    for _ in range(2):
+        await server.start()
+        assert await server.connect().model("m").infer(WAIT_MS, state=STATE) is not None
+        await asyncio.gather(server.shutdown(), server.shutdown(), server.shutdown())
+        assert not server.running
+
+
 async def test_a_server_cannot_be_started_twice_but_again_after_its_end() -> None:
     server = Server(config=config(), dispatcher=LocalDispatcher({"m": lambda obs: obs}))
     await server.start()

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -52,40 +53,50 @@ def export(
     of 1/fps has the observation nearest in time and the first action of its
     answer. The task is the prompt of the observation.
     """
-    try:
-        from inferential.recording.dataset.plan import DatasetError, make_plan
-        from inferential.recording.dataset.spool import Spool
+    chosen = {
+        "models": frozenset(model or ()),
+        "robots": frozenset(robot or ()),
+        "fps": fps,
+        "pause_s": pause_s,
+        "names": _names(name or []),
+        "without": frozenset(without or ()),
+    }
+    recordings = [one for path in files for one in recordings_in(path)]
+    with _as_cli_errors(lerobot), _new_folder(lerobot) as part, _Progress(recordings, shown=not as_json) as progress:
+        plan = _make(part, progress.requests(), chosen, images, task, progress)
+    _show(plan, lerobot, as_json)
+    return 0
 
-        recordings = [one for path in files for one in recordings_in(path)]
-        part = _make_part(lerobot)
-        try:
-            with Spool(part.parent) as spool, _Progress(recordings, shown=not as_json) as progress:
-                requests = (one for path in recordings for one in progress.over(path))
-                plan = make_plan(
-                    spool.keep(requests),
-                    models=frozenset(model or ()),
-                    robots=frozenset(robot or ()),
-                    fps=fps,
-                    pause_s=pause_s,
-                    names=_names(name or []),
-                    without=frozenset(without or ()),
-                )
-                _write(part, plan, spool, images, task, progress)
-            part.rename(lerobot)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
+
+@contextmanager
+def _as_cli_errors(folder: Path) -> Iterator[None]:
+    """Raises what goes wrong as CliError."""
+    try:
+        from inferential.recording.dataset.plan import DatasetError
+    except ModuleNotFoundError as error:
+        raise missing("inferential export", error, "export") from error
+    try:
+        yield
     except ModuleNotFoundError as error:
         raise missing("inferential export", error, "export") from error
     except DatasetError as error:
         raise CliError(str(error)) from error
     except OSError as error:
-        raise CliError(f"{error.filename or lerobot}: {error.strerror or error}") from error
-    _show(plan, lerobot, as_json)
-    return 0
+        raise CliError(f"{error.filename or folder}: {error.strerror or error}") from error
+
+
+@contextmanager
+def _new_folder(folder: Path) -> Iterator[Path]:
+    """Yields a folder beside the dataset's, which then takes its name, so that no half dataset is ever there."""
+    part = _make_part(folder)
+    try:
+        yield part
+        part.rename(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def _make_part(folder: Path) -> Path:
-    """Returns a new folder beside the dataset's, so that no half dataset is ever there under its name."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise CliError(f"--lerobot: {folder} is there already; name a new folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -102,9 +113,29 @@ def _names(given: list[str]) -> dict[str, str]:
     return names
 
 
-def _write(part: Path, plan: Any, spool: Any, images: str, task: str | None, progress: _Progress) -> None:
-    from inferential.recording.dataset import pictures
+def _make(
+    part: Path, requests: Iterable[Any], chosen: dict[str, Any], images: str, task: str | None, progress: _Progress
+) -> Any:
+    """Makes the dataset in a folder, and returns its plan."""
     from inferential.recording.dataset.lerobot import DatasetWriter, frame_of
+    from inferential.recording.dataset.plan import make_plan
+    from inferential.recording.dataset.spool import Spool
+
+    with Spool(part.parent) as spool:
+        plan = make_plan(spool.keep(requests), **chosen)
+        writer = DatasetWriter(part, plan, _codec(plan, images))
+        progress.begin("frames", plan.frames)
+        for episode in plan.episodes:
+            frames = (frame_of(one, plan.features, task) for one in spool.steps(episode))
+            writer.add(episode, frames, progress.advance)
+        writer.finish()
+    part.chmod(0o755)
+    return plan
+
+
+def _codec(plan: Any, images: str) -> str | None:
+    """Returns what images are encoded with; None: they become PNG."""
+    from inferential.recording.dataset import pictures
 
     shapes = [feature.shape for feature in plan.features if feature.kind == "image"]
     codec = None if images == "png" else pictures.find_codec(plan.fps, shapes)
@@ -112,13 +143,7 @@ def _write(part: Path, plan: Any, spool: Any, images: str, task: str | None, pro
         raise CliError(
             f"--images video: no encoder takes them; tried PyAV (pip install av) with {', '.join(pictures.CODECS)}"
         )
-    writer = DatasetWriter(part, plan, codec)
-    progress.begin("frames", plan.frames)
-    for episode in plan.episodes:
-        frames = (frame_of(one, plan.features, task) for one in spool.steps(episode))
-        writer.add(episode, frames, progress.advance)
-    writer.finish()
-    part.chmod(0o755)
+    return codec
 
 
 class _Progress:
@@ -131,12 +156,14 @@ class _Progress:
         console = Console(stderr=True)
         self._bar = Progress(console=console, transient=True, disable=not (shown and console.is_terminal))
         self._task = self._bar.add_task("reading", total=len(files))
+        self._files = files
 
-    def over(self, path: Path) -> Iterator[Any]:
-        """Yields the requests of a file, and shows that it is read."""
-        self._bar.update(self._task, description=f"reading {path.name}")
-        yield from read_recordings([path], "inferential export", "encoded")
-        self._bar.advance(self._task)
+    def requests(self) -> Iterator[Any]:
+        """Yields the requests of all files, and shows which is read."""
+        for path in self._files:
+            self._bar.update(self._task, description=f"reading {path.name}")
+            yield from read_recordings([path], "inferential export", "encoded")
+            self._bar.advance(self._task)
 
     def begin(self, what: str, total: int) -> None:
         self._bar.reset(self._task, description=what, total=total)

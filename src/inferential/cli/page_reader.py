@@ -52,7 +52,7 @@ def read_status(page: Page) -> dict[str, Any]:
     """
     connection, response = _get(page, "/api/status")
     with closing(connection):
-        return _read(page.url, response.read())
+        return _read(page.url, _body(page.url, response))
 
 
 def read_tensors(page: Page) -> dict[str, Any]:
@@ -66,8 +66,7 @@ def read_tensors(page: Page) -> dict[str, Any]:
     except _NotFound:
         return {}
     with closing(connection):
-        found: dict[str, Any] = json.loads(response.read())
-        return found
+        return _parsed(page.url, _body(page.url, response))
 
 
 def read_robot(page: Page, client_id: str) -> dict[str, Any] | None:
@@ -81,7 +80,7 @@ def read_robot(page: Page, client_id: str) -> dict[str, Any] | None:
         return None
     connection, response = found
     with closing(connection):
-        return _read(page.url, response.read(), "client")
+        return _read(page.url, _body(page.url, response), "client")
 
 
 def stream_status(page: Page) -> Iterator[dict[str, Any]]:
@@ -132,13 +131,32 @@ def read_requests(page: Page, seconds: float, advance: Callable[[], None]) -> li
 
 
 def _read(url: str, body: bytes, key: str = "clients") -> dict[str, Any]:
-    try:
-        status = json.loads(body)
-    except ValueError:
-        status = None
-    if not isinstance(status, dict) or key not in status:
-        raise CliError(f"what answers at {url} is no page of `inferential serve --http`")
+    status = _parsed(url, body)
+    if key not in status:
+        raise _no_page(url)
     return status
+
+
+def _parsed(url: str, body: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(body)
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise _no_page(url)
+    return found
+
+
+def _no_page(url: str) -> CliError:
+    return CliError(f"what answers at {url} is no page of `inferential serve --http`")
+
+
+def _body(url: str, response: http.client.HTTPResponse) -> bytes:
+    try:
+        return response.read()
+    except (OSError, http.client.HTTPException) as error:
+        why = system_reason(error) if isinstance(error, OSError) else "it has ended"
+        raise CliError(f"{url}: the server did not answer to the end: {why}") from error
 
 
 def _trusting(certificate: Path | None) -> ssl.SSLContext:

@@ -73,17 +73,10 @@ def plan(
             carried = {count: search.most_robots(count, target) for count in counts}
         except ValueError as error:
             raise CliError(str(error)) from error
-    summary: dict[str, Any] = {
-        "strategy": strategy,
-        "load": load,
-        "seed": seed,
-        **found.as_dict(),
-        "target": target,
-        "robots_carried": [
-            {"devices": count, "robots": robots, "or_more": search.is_limit(robots)}
-            for count, robots in carried.items()
-        ],
-    }
+    summary = {"strategy": strategy, "load": load, "seed": seed, **found.as_dict(), "target": target}
+    summary["robots_carried"] = [
+        {"devices": count, "robots": robots, "or_more": search.is_limit(robots)} for count, robots in carried.items()
+    ]
     saved = [] if out is None else _save(summary, carried, found, target, out)
     if as_json:
         print_json(summary)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console, Group
+from rich.cells import cell_len, set_cell_size
+from rich.console import Console, ConsoleOptions, Group, RenderResult
 from rich.live import Live
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -101,7 +104,7 @@ def _robots(status: dict[str, Any], fit: int) -> Sequence[Table | Text]:
     table = _table(_ROBOT_COLUMNS)
     rows = _rows(status)
     for state, cells in rows[:fit]:
-        table.add_row(_name(cells[0]), Text(state, _STYLES.get(state, "")), _name(cells[1]), *map(Text, cells[2:]))
+        table.add_row(_RobotName(cells[0]), Text(state, _STYLES.get(state, "")), _name(cells[1]), *map(Text, cells[2:]))
     return table, Text(f"and {len(rows) - fit} more", "dim") if len(rows) > fit else Text("")
 
 
@@ -159,6 +162,25 @@ def _table(columns: Sequence[str]) -> Table:
 
 def _name(text: str) -> Text:
     return Text(text, no_wrap=True, overflow="ellipsis")
+
+
+@dataclass(frozen=True, slots=True)
+class _RobotName:
+    """A robot's name, cut in the middle where there is no room: those of a fleet often differ at their end alone."""
+
+    text: str
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        width = cell_len(self.text)
+        return Measurement(min(width, 1), width)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        room = options.max_width
+        if cell_len(self.text) <= room:
+            yield Text(self.text, no_wrap=True)
+        else:
+            end = self.text[-((room - 1) // 2) :] if room > 2 else ""
+            yield Text(f"{set_cell_size(self.text, room - 1 - cell_len(end))}…{end}", no_wrap=True, overflow="ellipsis")
 
 
 def _printable(value: Any) -> Any:

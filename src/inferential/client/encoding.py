@@ -16,7 +16,7 @@ from inferential.client.result import ClientStats
 from inferential.proto import JPEG, PNG, RAW, Encoding
 from inferential.proto.fields import DEFAULT_BUDGET_MS
 from inferential.proto.images import DEFAULT_JPEG_QUALITY, ImageError, encode
-from inferential.proto.messages import Content, arrays_alone, mixed_content
+from inferential.proto.messages import Content, arrays_alone, masked, mixed_content
 from inferential.proto.structure import STRUCTURE_KEY, flatten
 from inferential.proto.tensors import EncodedImage
 
@@ -191,6 +191,8 @@ def _encoded(key: str, array: Any, encoding: Encoding, quality: int, scale: floa
     if not isinstance(array, np.ndarray):
         wrapper = "Jpeg" if encoding == JPEG else "Png"
         raise TypeError(f"{key}: expected {wrapper} of an np.ndarray, got {type(array).__name__}")
+    if np.ma.is_masked(array):
+        raise masked(key)
     try:
         return encode(array, encoding, quality, scale)
     except ImageError as error:

@@ -21,7 +21,8 @@ CLIENT_ID_HEADER = "X-Client-Id"
 """A client that sends this header is known by its value; the others by their machine."""
 FORGET_S = 60.0
 """After this long without a request a client is forgotten."""
-_MAX_CLIENTS = 4096
+MAX_CLIENTS = 4096
+"""Of one gateway. For more of them that is forgotten which has had no request for longest: ids are made up easily."""
 _MAX_HANDLES = 16
 
 
@@ -41,7 +42,7 @@ class Clients:
         self._server = server
         self._kind = kind
         self._tokens = KnownTokens(f"gateways.{kind}.token", config.token)
-        self._known: dict[str, list[ServedClient]] = {}
+        self._known: dict[str, list[ServedClient]] = {}  # the last used last
         self._names = map(f"{kind}-{secrets.token_hex(3)}-%d".__mod__, itertools.count(1))
 
     def id_of(self, authorization: str, asked: str) -> str:
@@ -82,6 +83,7 @@ class Clients:
         client = next((one for one in known if client_id or not one.requests), None)
         if client is None:
             client = self._connect(client_id or next(self._names), group)
+        self._known[group] = self._known.pop(group)
         client.requests += 1
         if client.forgetting is not None:
             client.forgetting.cancel()
@@ -93,18 +95,24 @@ class Clients:
                 client.forgetting = asyncio.get_running_loop().call_later(FORGET_S, self.forget, client)
 
     def _connect(self, name: str, group: str) -> ServedClient:
-        if sum(map(len, self._known.values())) >= _MAX_CLIENTS:
-            raise RequestRefused(HTTPStatus.SERVICE_UNAVAILABLE, f"{_MAX_CLIENTS} clients are connected")
         try:
             connection = self._server.connect(name, self._kind)
         except ValueError as error:
             raise ValueError(f"{CLIENT_ID_HEADER}: {error}") from error
+        if sum(map(len, self._known.values())) >= MAX_CLIENTS:
+            idle = next((one for known in self._known.values() for one in known if not one.requests), None)
+            if idle is None:
+                connection.close()
+                raise RequestRefused(HTTPStatus.SERVICE_UNAVAILABLE, f"{MAX_CLIENTS} clients have requests open")
+            self.forget(idle)
         client = ServedClient(group, connection)
         self._known.setdefault(group, []).append(client)
         return client
 
     def forget(self, client: ServedClient) -> None:
         """Ends a client of the server."""
+        if client.forgetting is not None:
+            client.forgetting.cancel()
         client.connection.close()
         group = self._known.get(client.group, [])
         if client in group:

@@ -3,32 +3,23 @@
 Robots are batched: a batch goes through the saved preprocessor, `predict_action_chunk` and the saved postprocessor.
 `select_action` is never called: its queues are one for all robots. A policy that sees several steps (diffusion) gets
 the last ones of each robot.
-
-Facts of LeRobot 0.6.1 (`policies/factory.py`, `configs/policies.py`, `processor/`).
 """
 
 from __future__ import annotations
 
-import json
-import logging
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from inferential.errors import InvalidObservation
 from inferential.policies.batching import result_of
-from inferential.policies.files import PolicyFileError, check_count, check_fetched, missing_package
+from inferential.policies.files import check_count
+from inferential.policies.lerobot_folder import SavedParts, read_folder
 from inferential.policies.lerobot_rtc import LeftOver, rtc_of
-from inferential.policies.lerobot_statistics import unnormalized
-from inferential.policies.lerobot_weights import load_policy
 from inferential.policies.tensors import Array, TensorSpec, pick
-from inferential.policies.torch_device import torch_device
-
-logger: logging.Logger = logging.getLogger("inferential.policies")
 
 DEFAULT_MAX_BATCH_SIZE = 8
 _MOST_OF_FLOATS = 2.0  # in an image: more means that it is not of 0 to 1, less may come of resizing
@@ -38,10 +29,10 @@ _IMAGES = "observation.images."
 _STATE = "observation.state"
 _EMPTY_CAMERA = _IMAGES + "empty_camera_"
 """How LeRobot names inputs that stand for cameras which no robot has (`empty_cameras` of VLAs)."""
+_RESNET = "act"
+"""A policy whose images go to a ResNet as they are."""
 _QUEUED = ("vqbet", "multi_task_dit")
 """Policies whose predict_action_chunk reads queues, which its select_action would fill for one robot."""
-_PLANS = "tdmpc"
-"""A policy that begins each plan with its last one, of whichever robot."""
 
 
 def open_lerobot(
@@ -70,64 +61,10 @@ def open_lerobot(
         ValueError: naming the argument.
     """
     check_count("max_batch_size", max_batch_size)
-    folder = Path(path).expanduser()
-    if not (folder / "config.json").is_file():
-        raise PolicyFileError(
-            f"{path} has no config.json: expected a folder of a policy's save_pretrained(){_hint(path, folder)}"
-        )
-    for file in folder.glob("*.safetensors"):
-        check_fetched(file)
-    try:
-        from lerobot.configs.policies import PreTrainedConfig
-        from lerobot.policies.factory import get_policy_class, make_pre_post_processors
-    except ModuleNotFoundError as error:
-        raise missing_package(error, "lerobot") from error
-    chosen = str(torch_device(device))
-    try:
-        config = PreTrainedConfig.from_pretrained(str(folder))
-    except Exception as error:  # draccus, huggingface_hub and json have no common base but this
-        raise _unreadable(path, error) from error
-    if config.type == _PLANS:
-        raise PolicyFileError(f"{path}: a {_PLANS} policy keeps its last plan, which all robots would share")
-    config.device = chosen
-    if hasattr(config, "pretrained_backbone_weights"):
-        config.pretrained_backbone_weights = None  # else LeRobot downloads weights that the file replaces
-    for name, value in (overrides or {}).items():
-        if not hasattr(config, name):
-            raise ValueError(f"overrides: {type(config).__name__} has no field {name!r}")
-        setattr(config, name, value)
-    try:
-        policy = load_policy(get_policy_class(config.type), folder, config)
-        processors = make_pre_post_processors(
-            config,
-            pretrained_path=str(folder),
-            preprocessor_overrides={"device_processor": {"device": chosen}},
-            postprocessor_overrides={"device_processor": {"device": "cpu"}} if _moves(folder) else {},
-        )
-    except PolicyFileError:
-        raise
-    except Exception as error:  # of the policy's own kind
-        raise _unreadable(path, error) from error
-    if lacking := unnormalized(*processors):
-        logger.warning("%s has no statistics of %s, which are not normalized", path, ", ".join(lacking))
-    policy.eval().requires_grad_(False)
-    sees_history = int(getattr(config, "n_obs_steps", 1) or 1) > 1
+    saved = read_folder(path, device, overrides or {})
+    sees_history = int(getattr(saved.config, "n_obs_steps", 1) or 1) > 1
     made = LeRobotHistoryPolicy if sees_history else LeRobotPolicy
-    return made(policy, config, processors, max_batch_size, rename or {}, resize_images, rtc)
-
-
-def _hint(path: str, folder: Path) -> str:
-    """Returns what may have been meant by a folder that has no policy."""
-    if not folder.exists():
-        return f", as hf download {path} --local-dir FOLDER makes one of a policy on the Hub"
-    for inner in ("pretrained_model", "checkpoints/last/pretrained_model"):  # of what lerobot-train writes
-        if (folder / inner / "config.json").is_file():
-            return f"; there is one in {path.rstrip('/')}/{inner}"
-    return ""
-
-
-def _unreadable(path: str, error: Exception) -> PolicyFileError:
-    return PolicyFileError(f"LeRobot cannot load {path}: {type(error).__name__}: {' '.join(str(error).split())[:500]}")
+    return made(saved, max_batch_size, rename or {}, resize_images, rtc)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +81,7 @@ class _SavedPolicy:
     A result is `actions`: (steps, dimensions), a chunk in the robot's units.
 
     Args:
-        policy, config, processors: of LeRobot, with its pre- and postprocessor.
+        saved: the policy and its processors.
         max_batch_size: rows in one call.
         rename: keys of the policy's inputs by those that robots send.
         resize_images: whether images of another size are resized.
@@ -153,17 +90,17 @@ class _SavedPolicy:
 
     def __init__(
         self,
-        policy: Any,
-        config: Any,
-        processors: tuple[Any, Any],
+        saved: SavedParts,
         max_batch_size: int,
         rename: Mapping[str, str],
         resize_images: bool,
         rtc: Mapping[str, Any] | None,
     ) -> None:
+        policy, config = saved.policy, saved.config
         self._policy = policy
         self._type = str(config.type)
-        self._before, self._after = processors
+        self._before, self._after = saved.processors
+        self._memory_format = _memory_format(self._type)
         self._rename = dict(rename)
         self._resizes = resize_images
         self._steps = int(getattr(config, "n_obs_steps", 1) or 1)
@@ -287,7 +224,8 @@ class _SavedPolicy:
             for spec in self._states:
                 batch[spec.name] = torch.from_numpy(np.stack([row.inputs[spec.name] for row in rows]))
             for key, (_, height, width) in self._images.items():
-                batch[key] = torch.stack([_resized(row.inputs[key], height, width) for row in rows])
+                images = torch.stack([_resized(row.inputs[key], height, width) for row in rows])
+                batch[key] = images.contiguous(memory_format=self._memory_format)
             lefts = [row.left for row in rows if row.left is not None]
             if lefts:
                 batch["action"] = torch.from_numpy(np.stack([left.actions for left in lefts]))
@@ -357,6 +295,16 @@ class LeRobotHistoryPolicy(_SavedPolicy):
         return self.answers(observations, sessions)
 
 
+def _memory_format(policy_type: str) -> Any:
+    """Returns how a batch of images lies in memory: by pixels for a ResNet, which a CPU runs in a tenth less time so.
+
+    For other policies it lies by channels, as LeRobot's own processors have it.
+    """
+    import torch
+
+    return torch.channels_last if policy_type == _RESNET else torch.contiguous_format
+
+
 def _resized(image: Array, height: int, width: int) -> Any:
     import torch
 
@@ -365,12 +313,3 @@ def _resized(image: Array, height: int, width: int) -> Any:
         return tensor
     resized = torch.nn.functional.interpolate(tensor[None], size=(height, width), mode="bilinear", align_corners=False)
     return resized[0]
-
-
-def _moves(folder: Path) -> bool:
-    """Returns whether the saved postprocessor has a step that moves tensors to a device."""
-    try:
-        saved = json.loads((folder / "policy_postprocessor.json").read_text())
-        return any(step.get("registry_name") == "device_processor" for step in saved["steps"])
-    except (OSError, ValueError, KeyError):
-        return False

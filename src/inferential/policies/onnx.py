@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inferential.policies.batching import run_row, run_rows, run_stacked
-from inferential.policies.files import PolicyFileError, check_count, missing_package, policy_file
+from inferential.policies.files import PolicyFileError, check_count, check_fetched, missing_package, policy_file
 from inferential.policies.tensors import TEXT, Array, TensorSpec, pick
 
 if TYPE_CHECKING:
@@ -187,7 +188,8 @@ def _session(path: str, threads: int | None, providers: Sequence[str] | None) ->
     try:
         return onnxruntime.InferenceSession(path, options, providers=list(providers))
     except Exception as error:  # onnxruntime's own kinds have no common base but this
-        raise PolicyFileError(f"onnxruntime cannot read {path}: {_reason(error)}") from error
+        reason = _reason(error)
+        raise PolicyFileError(f"onnxruntime cannot read {path}: {reason}{_unfetched_beside(path, reason)}") from error
 
 
 def _reason(error: Exception) -> str:
@@ -195,7 +197,21 @@ def _reason(error: Exception) -> str:
     text = re.sub(
         r"^\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .*? failed: ?)?", "", " ".join(str(error).split())
     )
+    text = re.sub(r"(?<=[.:]) ?\w+\.cc:\d+ \w+(?= )", "", text)  # of a file of weights beside it
     return re.sub(r"/onnxruntime_src/\S+ .*?\) (?=[A-Z])", "", text)
+
+
+def _unfetched_beside(path: str, reason: str) -> str:
+    """Returns which file beside one was not downloaded, where its weights are in another."""
+    if "xternal" not in reason:
+        return ""
+    for file in sorted(Path(path).parent.iterdir()):
+        try:
+            if file.is_file():
+                check_fetched(file)
+        except PolicyFileError as error:
+            return f"; {error}"
+    return ""
 
 
 def _spec(path: str, node: Any, has_batch_axis: bool) -> TensorSpec:

@@ -58,25 +58,46 @@ def open_torchscript(
         ValueError: naming the argument.
     """
     check_count("max_batch_size", max_batch_size)
-    if isinstance(outputs, str):
-        raise ValueError(f"outputs: expected a list of names, got {outputs!r}")
-    if outputs is not None and len(set(outputs)) < len(outputs):
-        raise ValueError(f"outputs: expected different names, got {', '.join(outputs)}")
-    if keeps_state is not None and type(keeps_state) is not bool:
-        raise ValueError(f"keeps_state: expected true or false, got {keeps_state!r}")
+    _check_options(outputs, threads, keeps_state)
     try:
         import torch
     except ModuleNotFoundError as error:
         raise missing_package(error, "torch") from error
-    file = policy_file(path)
+    file, chosen = policy_file(path), torch_device(device)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    module, arguments = _loaded(path, file, chosen)
+    specs, takes_map = _inputs(path, arguments, inputs)
+    form = _Form(module, chosen, specs, None if outputs is None else list(outputs), takes_map)
+    kept = kept_in(module) if keeps_state is not False else []
+    if keeps_state and not kept:
+        raise ValueError(f"keeps_state: {path}: its forward() changes no attribute")
+    return StatefulTorchScriptPolicy(form, kept) if kept else TorchScriptPolicy(form, max_batch_size)
+
+
+def _check_options(outputs: Sequence[str] | None, threads: int | None, keeps_state: bool | None) -> None:
+    if isinstance(outputs, str):
+        raise ValueError(f"outputs: expected a list of names, got {outputs!r}")
+    if outputs is not None and len(set(outputs)) < len(outputs):
+        raise ValueError(f"outputs: expected different names, got {', '.join(outputs)}")
     if threads is not None:
         check_count("threads", threads)
-        torch.set_num_threads(threads)
-    chosen = torch_device(device)
+    if keeps_state is not None and type(keeps_state) is not bool:
+        raise ValueError(f"keeps_state: expected true or false, got {keeps_state!r}")
+
+
+def _loaded(path: str, file: str, device: torch.device) -> tuple[torch.jit.ScriptModule, Sequence[Any]]:
+    """Returns the module of a file, in evaluation mode, and the arguments of its forward().
+
+    Raises:
+        PolicyFileError: torch cannot read it, it has no forward(), or it was traced in training mode.
+    """
+    import torch
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of torch.jit altogether, from torch 2.11 on
         try:
-            module = torch.jit.load(file, map_location=chosen)
+            module = torch.jit.load(file, map_location=device)
         except RuntimeError as error:
             raise PolicyFileError(
                 f"torch cannot read {path} as TorchScript: expected what torch.jit.save wrote, no state_dict, pickled"
@@ -91,12 +112,7 @@ def open_torchscript(
             f"{path}: its {operation} runs as in training, so that answers are by chance or depend on other robots:"
             " call eval() on the module before torch.jit.trace"
         )
-    specs, takes_map = _inputs(path, arguments, inputs)
-    form = _Form(module, chosen, specs, None if outputs is None else list(outputs), takes_map)
-    kept = kept_in(module) if keeps_state is not False else []
-    if keeps_state and not kept:
-        raise ValueError(f"keeps_state: {path}: its forward() changes no attribute")
-    return StatefulTorchScriptPolicy(form, kept) if kept else TorchScriptPolicy(form, max_batch_size)
+    return module, arguments
 
 
 def _inputs(path: str, arguments: Sequence[Any], declared: Mapping[str, Any] | None) -> tuple[list[TensorSpec], bool]:
@@ -178,7 +194,7 @@ class _Module:
                 returned = (
                     form.module(given) if form.takes_map else form.module(*(given.get(one.name) for one in form.inputs))
                 )
-            except RuntimeError as error:
+            except (RuntimeError, torch.jit.Error) as error:  # the latter where forward() itself raises
                 if not str(error).startswith(_INTERPRETER):
                     raise
                 what = str(error).strip().splitlines()[-1].removeprefix("RuntimeError: ")

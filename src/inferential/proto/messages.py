@@ -86,6 +86,11 @@ def timing_of(message: pb.ModelResponse) -> ResponseTiming | None:
     return ResponseTiming(timing.queue_ms, timing.inference_ms, timing.server_ms, timing.batch_size)
 
 
+def masked(key: str) -> TypeError:
+    """Returns the error of a masked array, of which what the mask hides would be sent."""
+    return TypeError(f"{key}: a mask cannot be sent, got a masked array; value.filled(...) makes an array of it")
+
+
 def split_values(values: Mapping[str, Any]) -> tuple[Tensors, Mapping[str, str]]:
     """Returns arrays and compressed images, and strings.
 
@@ -97,9 +102,7 @@ def split_values(values: Mapping[str, Any]) -> tuple[Tensors, Mapping[str, str]]
     for key, value in values.items():
         if isinstance(value, (np.ndarray, EncodedImage)):  # a union of types takes three times as long
             if type(value) is not np.ndarray and np.ma.is_masked(value):
-                raise TypeError(
-                    f"{key}: a mask cannot be sent, got a masked array; value.filled(...) makes an array of it"
-                )
+                raise masked(key)
             tensors[key] = value
         elif isinstance(value, str):
             metadata[key] = value

@@ -13,12 +13,13 @@ import time
 from collections import deque
 from collections.abc import Callable
 
-LEAD_NS = 400_000
-"""How long before the end of a short one of the latest calls a call is announced: about what the server takes to send
-the next one."""
+LEAD_NS = 800_000
+"""How long before the end of a short one of the latest calls a call is announced: the server takes half of that to send
+the next one where it has a core at once."""
+_LEAD_SHARE = 5  # of a call that is shorter, at most
 SHORT_NS = 1_000_000
 """Calls up to this long are not announced."""
-_AHEAD_FROM_NS = 5 * LEAD_NS
+_AHEAD_FROM_NS = 2_000_000
 _LATEST = 8
 _ALIKE_NS = 2_000_000  # between the second shortest and the second longest of them
 _REMEMBERED = 64  # numbers of rows
@@ -41,7 +42,8 @@ class CallLengths:
         latest = sorted(self._latest.get(rows, ()))
         if len(latest) < _LATEST or latest[-2] - latest[1] > _ALIKE_NS:
             return None
-        return latest[1] - LEAD_NS if latest[1] >= _AHEAD_FROM_NS else None
+        took = latest[1]
+        return took - min(LEAD_NS, took // _LEAD_SHARE) if took >= _AHEAD_FROM_NS else None
 
 
 class EndNotice:

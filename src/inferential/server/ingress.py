@@ -300,9 +300,8 @@ class Ingress:
             priority = varying.priority or policy.default_priority
         urgency, refusal = varying.urgency, policy.refusal
         if policy.rights is not None:
-            claim = Claim(urgency, priority, len(payload))
-            held = hold_to(policy.rights, claim, sender.client_id, model_id, self._rates, received_at)
-            urgency, priority, refusal = claim.urgency, claim.priority, refusal or held
+            urgency, priority, held = self._held_to(policy.rights, sender, urgency, priority, len(payload), received_at)
+            refusal = refusal or held
         request = InferenceRequest(
             sender.client_id,
             model_id,
@@ -342,6 +341,14 @@ class Ingress:
             varying.played_from,
             varying.applied,
         )
+
+    def _held_to(
+        self, rights: ClientRights, sender: ConstantFields, urgency: float, priority: int, size: int, now: float
+    ) -> tuple[float, int, Refusal | None]:
+        """Returns urgency and priority as far as a client may claim them, and why it is refused, if it is."""
+        claim = Claim(urgency, priority, size)
+        held = hold_to(rights, claim, sender.client_id, sender.model_id, self._rates, now)
+        return claim.urgency, claim.priority, held
 
     def _pool_of(self, sender: ConstantFields, varying: VaryingFields, now: float) -> str:
         assert self.models is not None

@@ -225,18 +225,25 @@ class Server(ServerView):
             await self._run.pump.drain(self._core.config.server.drain_timeout_s)
 
     async def shutdown(self) -> None:
-        """Drains and closes. Calling it twice is allowed."""
-        if self._run is None:
+        """Drains and closes. Calling it twice, also at the same time, is allowed."""
+        run = self._run
+        if run is None:
             return
         await self.drain()
         if self._core.accounting.fleet.active_count:
             await asyncio.sleep(_READ_GRACE_S)
-        run, self._run = self._run, None
-        run.pump.close()
-        await run.keys.stop()
-        await self._core.dispatcher.close()
-        await run.transport.close()
-        self._stop.clear()
+        if self._run is not run:  # another call closes it
+            await run.closed.wait()
+            return
+        self._run = None
+        try:
+            run.pump.close()
+            await run.keys.stop()
+            await self._core.dispatcher.close()
+            await run.transport.close()
+            self._stop.clear()
+        finally:
+            run.closed.set()
 
     async def __aenter__(self) -> Self:
         await self.start()

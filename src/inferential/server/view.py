@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from inferential.config.exposure import exposure
@@ -26,7 +26,7 @@ from inferential.transport.zmq_transport import ZmqTransport
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What exists of a server from `start` to `shutdown`."""
+    """What exists of a server from `start` to `shutdown`; `closed` is set at the end of that."""
 
     loop: asyncio.AbstractEventLoop
     transport: ZmqTransport
@@ -34,6 +34,7 @@ class Run:
     executor: Executor
     history: History
     keys: KeyWatch
+    closed: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class ServerView:

@@ -54,6 +54,12 @@ def test_a_model_that_takes_longer_than_robots_wait_is_the_reason_however_idle_i
     assert advice_for(SLOW, 4).too_slow is None
 
 
+def test_figures_far_below_what_the_server_gave_are_doubted() -> None:
+    found = advice_for(SLOW, 4)
+    assert "but the server gave" not in found.sentence()
+    assert "; but the server gave 100.0%: robots that wait" in replace(found, was=1.0).sentence()
+
+
 def test_requests_that_failed_are_held_against_no_strategy() -> None:
     asked = [replace(one, end="model_failed") if number % 2 else one for number, one in enumerate(clients(3, 0.2))]
     found = advise(asked, STRATEGIES, None)
@@ -70,6 +76,17 @@ def test_robots_that_wait_for_each_other_all_the_time_are_not_in_time_in_the_sim
     assert "out of reach for 3 robots: pi0 is busy" in found.sentence()
     assert found.with_more is not None
     assert found.with_more > 0.9
+
+
+def test_where_the_simulation_is_unlike_what_happened_the_advice_says_so() -> None:
+    slow = [
+        replace(one, inference_ms=200.0, server_ms=one.queue_ms + 200.0) if one.client_id == "arm-0" else one
+        for one in clients(3, 0.25)
+    ]
+    found = advise(slow, ["deadline_aware"], "deadline_aware")
+    assert found.was == pytest.approx(2 / 3, abs=0.01)
+    assert "; but the server gave 66.7% with deadline_aware: a call is taken to be as long as" in found.sentence()
+    assert "but the server" not in advise(clients(3, 0.25), ["deadline_aware"], "deadline_aware").sentence()
 
 
 def test_robots_carried_are_as_many_as_a_simulation_of_them_says() -> None:

@@ -61,7 +61,8 @@ logger: logging.Logger = logging.getLogger("inferential.gateway.lerobot")
 
 FORGET_S = 60.0
 """After this long without a call a robot is forgotten; a robot that is there asks for actions all the time."""
-_MAX_ROBOTS = 4096
+MAX_ROBOTS = 4096
+"""For more of them that is forgotten which has had no call for longest."""
 
 _Code = grpc.StatusCode
 _CODES: dict[type[BaseException], grpc.StatusCode] = {
@@ -225,9 +226,13 @@ class LeRobotGateway(Gateway):
         """The robot of a connection, during one call of it."""
         robot = self._robots.get(peer)
         if robot is None:
-            if len(self._robots) >= _MAX_ROBOTS:
-                raise _CallRefused(_Code.RESOURCE_EXHAUSTED, f"{_MAX_ROBOTS} robots are connected")
+            if len(self._robots) >= MAX_ROBOTS:
+                idle = next((one for one, robot in self._robots.items() if not robot.calls), None)
+                if idle is None:
+                    raise _CallRefused(_Code.RESOURCE_EXHAUSTED, f"{MAX_ROBOTS} robots have calls open")
+                self._forget(idle)
             robot = self._robots[peer] = Robot(next(self._names), self._server, self._config)
+        self._robots[peer] = self._robots.pop(peer)  # the last used last
         robot.calls += 1
         if robot.forgetting is not None:
             robot.forgetting.cancel()
@@ -257,7 +262,7 @@ class LeRobotGateway(Gateway):
             logger.info("%s at %s has a new connection; its policy instructions are known", robot.name, peer)
         self._instructions[likeness] = robot.instructions
         self._instructions.move_to_end(likeness)
-        if len(self._instructions) > _MAX_ROBOTS:
+        if len(self._instructions) > MAX_ROBOTS:
             self._instructions.popitem(last=False)
         return robot.instructions
 

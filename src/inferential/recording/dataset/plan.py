@@ -120,44 +120,73 @@ def make_plan(
     Raises:
         DatasetError: nothing was answered, or robots whose values do not fit one dataset are among them.
     """
-    episodes: dict[tuple[str, str, str], Episode] = {}
-    shapes: dict[tuple[Feature, ...], str] = {}
-    left_out: dict[str, str] = {}
-    asked: set[tuple[str, str]] = set()
-    empty: list[dict[str, Any]] = []  # answers
+    found = _Found(names or {}, without)
     for one in recorded:
         if one.observation is None or one.answer is None:
             continue
-        asked.add((one.client_id, one.model_id))
-        if (models and one.model_id not in models) or (robots and one.client_id not in robots):
-            continue
-        if not _arrays(one.answer):
-            empty.append(one.answer)
-            continue
-        shapes.setdefault(_features(one, names or {}, without, left_out), f"{one.client_id} at {one.model_id}")
-        episode = Episode(one.client_id, one.client_type, one.model_id, one.session)
-        episodes.setdefault(episode.key, episode).asked.append((one.received_ns, one.request_id))
-    if empty and not shapes:
-        _action(empty[0], left_out)
-    if empty:
-        left_out["requests"] = f"{len(empty)} whose answer has no element"
-    if not shapes:
-        there = ", ".join(f"{robot} at {model}" for robot, model in sorted(asked)[:_NAMED])
-        others = f" for these robots and models; there is: {there}" if asked else ""
-        raise DatasetError(f"no answered observation is in the recordings{others}")
-    if unknown := sorted(without - left_out.keys()):
-        raise DatasetError(f"--without {unknown[0]}: no observation has it")
-    if len(shapes) > 1:
-        raise DatasetError(_unlike(shapes))
-    (features,) = shapes
-    for episode in episodes.values():
-        episode.asked.sort()
-    split = [part for episode in episodes.values() for part in _without_pauses(episode, pause_s)]
-    split.sort(key=lambda episode: (episode.asked[0][0], episode.key))
-    rate = fps or _usual_rate(split)
-    for episode in split:
+        found.asked.add((one.client_id, one.model_id))
+        if (not models or one.model_id in models) and (not robots or one.client_id in robots):
+            found.add(one)
+    features = found.features()
+    episodes = [part for episode in found.episodes.values() for part in _without_pauses(episode, pause_s)]
+    episodes.sort(key=lambda episode: (episode.asked[0][0], episode.key))
+    rate = fps or _usual_rate(episodes)
+    for episode in episodes:
         episode.steps = _steps(episode.asked, rate)
-    return Plan(split, list(features), rate, left_out)
+    return Plan(episodes, list(features), rate, found.left_out)
+
+
+class _Found:
+    """What answered requests have, added one after another.
+
+    Args:
+        names, without: as `make_plan` takes them.
+
+    Attributes:
+        asked: robots and their models, whether they take part or not.
+        episodes: with the pauses in them, by robot, model and session.
+        left_out: values that are in no feature, with the reason.
+    """
+
+    def __init__(self, names: dict[str, str], without: frozenset[str]) -> None:
+        self.asked: set[tuple[str, str]] = set()
+        self.episodes: dict[tuple[str, str, str], Episode] = {}
+        self.left_out: dict[str, str] = {}
+        self._names, self._without = names, without
+        self._shapes: dict[tuple[Feature, ...], str] = {}  # and who has them
+        self._empty: list[dict[str, Any]] = []  # answers
+
+    def add(self, one: Recorded) -> None:
+        """Adds a request that takes part."""
+        assert one.answer is not None
+        if not _arrays(one.answer):
+            self._empty.append(one.answer)
+            return
+        features = _features(one, self._names, self._without, self.left_out)
+        self._shapes.setdefault(features, f"{one.client_id} at {one.model_id}")
+        episode = Episode(one.client_id, one.client_type, one.model_id, one.session)
+        self.episodes.setdefault(episode.key, episode).asked.append((one.received_ns, one.request_id))
+
+    def features(self) -> tuple[Feature, ...]:
+        """Returns those that all have.
+
+        Raises:
+            DatasetError: as `make_plan`.
+        """
+        if self._empty and not self._shapes:
+            _action(self._empty[0], self.left_out)
+        if self._empty:
+            self.left_out["requests"] = f"{len(self._empty)} whose answer has no element"
+        if not self._shapes:
+            there = ", ".join(f"{robot} at {model}" for robot, model in sorted(self.asked)[:_NAMED])
+            others = f" for these robots and models; there is: {there}" if self.asked else ""
+            raise DatasetError(f"no answered observation is in the recordings{others}")
+        if unknown := sorted(self._without - self.left_out.keys()):
+            raise DatasetError(f"--without {unknown[0]}: no observation has it")
+        if len(self._shapes) > 1:
+            raise DatasetError(_unlike(self._shapes))
+        (features,) = self._shapes
+        return features
 
 
 def _features(
@@ -265,7 +294,8 @@ def _unlike(shapes: dict[tuple[Feature, ...], str]) -> str:
 
 
 def _without_pauses(episode: Episode, pause_s: float) -> list[Episode]:
-    """Returns the episode's parts between pauses."""
+    """Returns the episode's parts between pauses, with their requests in order."""
+    episode.asked.sort()
     parts: list[Episode] = []
     before_ns = -(10**18)
     for asked in episode.asked:

@@ -29,6 +29,7 @@ _FAILED: Final = frozenset(
     {"model_failed", "model_failing", "model_loading", "batch_failed", "invalid_observation", "unknown_model"}
 )
 _MUCH = 0.01  # difference of shares that is worth a change
+_FAR = 0.1  # what was simulated is not what happened, if it is so far from what the server gave
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +73,7 @@ class Advice:
 
     def sentence(self) -> str:
         """Returns what to do, in words."""
-        text = f"{self._which()}; {self._how_many()}"
+        text = f"{self._which()}; {self._how_many()}{self._doubt()}"
         if self.failed:
             requests = "1 request" if self.failed == 1 else f"{self.failed} requests"
             text += f"; {requests} failed, which no strategy changes"
@@ -80,6 +81,22 @@ class Advice:
             return text
         more = f" and {len(self.left_out) - 1} more" if len(self.left_out) > 1 else ""
         return f"{text}; without {self.left_out[0]}{more}, which asked again as soon as it was answered"
+
+    def _doubt(self) -> str:
+        """Returns what speaks against the figures: that they are far from what the server gave."""
+        if self.was - max(shares[0] for shares in self.shares.values()) > _FAR:
+            return (
+                f"; but the server gave {self.was:.1%}: robots that wait for an answer before they ask again keep out "
+                "of each other's way, and are repeated here at the times at which they asked, so believe the "
+                "differences alone"
+            )
+        in_force = self.shares.get(self.in_force or "")
+        if in_force is not None and in_force[0] - self.was > _FAR:
+            return (
+                f"; but the server gave {self.was:.1%} with {self.in_force}: a call is taken to be as long as those of "
+                "as many rows usually are, and some were far longer"
+            )
+        return ""
 
     def _which(self) -> str:
         shares, what = self.shares[self.best], "of the observations in time"

@@ -42,8 +42,10 @@ function show(robot) {
   const use = model && robot.client.models.find((one) => one.model_id === model.model_id);
   setText(parts.sentence, sentenceOf(robot, model));
   fill(parts.facts, ["", ""], factsOf(robot, model));
-  for (const element of [parts.chart, parts.quantiles, parts.answers]) element.hidden = !model?.actions.length;
-  parts.legend.hidden = parts.chart.hidden;
+  // By the attribute: elements of SVG have no property for it.
+  for (const element of [parts.chart, parts.legend, parts.quantiles, parts.answers]) {
+    element.toggleAttribute("hidden", !model?.actions.length);
+  }
   if (model?.actions.length) {
     drawAges(parts.chart, model.actions);
     fill(parts.quantiles, ["part of the age, ms", "p50", "p95", "p99", "late by it, %"], quantilesOf(use.lateness));
