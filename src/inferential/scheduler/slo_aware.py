@@ -229,10 +229,10 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
     def _waits_until(self, lane: SloLane, slot: ReplicaSlot, now: float) -> float:
         """Returns until when a call waits for more rows, alike for all free replicas; -inf: it does not wait."""
         if chunks := lane.chunks:
+            needed = self._need(slot.model_id, now)
             if lane.has_others or chunks.starve(now, slot.max_batch_size):
                 return -math.inf
-            model = self._model(slot.model_id)
-            enough = min(self._need(slot.model_id, now), slot.max_batch_size, model.demand.clients(now))
+            enough = min(needed, slot.max_batch_size, self._model(slot.model_id).demand.clients(now))
             return chunks.waits_until(slot.profile, enough, now)
         first, live = lane.earliest(), lane.live_count
         if first is None:
@@ -370,7 +370,7 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
             model.needed = smallest_sufficient(slots, colocated_models, UTILISATION)
             model.plans = model.needed > 1 and is_alone(model_id, self._availability)
             if model.chunks is not None:
-                model.answer_within_s = answer_within_s(slots, model.demand.clients(now))
+                model.answer_within_s = answer_within_s(slots, model.demand.clients(now), model.chunks, now)
         return model.needed
 
     def _is_overloaded(self, model_id: str, now: float) -> bool:
