@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from importlib.metadata import version
@@ -25,6 +25,7 @@ from inferential.proto.open_inference import NO_SHARED_MEMORY
 from inferential.server import Server
 
 _EXTENSIONS = ["binary_tensor_data", "model_configuration", "model_repository", "statistics"]
+_UINT64_MAX = 2**64 - 1
 UNSERVED = {
     "memory": NO_SHARED_MEMORY,
     "repository": "models are not loaded or unloaded by clients: change the server's configuration",
@@ -222,11 +223,26 @@ def _settings(parameters: Mapping[str, Any]) -> tuple[int | None, float | None]:
     """Returns the priority, 0 the best, and the timeout in milliseconds; None where a request does not say."""
     priority, timeout = parameters.get("priority", 0), parameters.get("timeout", 0)
     for name, value in (("priority", priority), ("timeout", timeout)):
-        if type(value) is not int or value < 0:
-            raise InvalidObservation(f"parameters: {name}: expected a whole number from 0, got {value!r}")
-    if parameters.get("sequence_id"):
-        raise InvalidObservation("parameters: sequence_id: sequences are not served, their state would be lost")
+        if type(value) is not int or not 0 <= value <= _UINT64_MAX:
+            raise InvalidObservation(f"parameters: {name}: expected a whole number from 0 to 2**64 - 1, got {value!r:.40}")
+    for name in ("sequence_id", "sequence_start", "sequence_end"):
+        if parameters.get(name):
+            raise InvalidObservation(f"parameters: {name}: sequences are not served, their state would be lost")
     return (priority - 1 if priority else None), (timeout / 1e3 if timeout else None)
+
+
+def wanted_outputs(names: Iterable[str]) -> list[str] | None:
+    """Returns the outputs that a request asks for; None, which are all, where it names none.
+
+    Raises:
+        InvalidObservation: it names one twice.
+    """
+    wanted: dict[str, None] = {}
+    for name in names:
+        if name in wanted:
+            raise InvalidObservation(f"outputs: there are two named {name!r}")
+        wanted[name] = None
+    return list(wanted) or None
 
 
 def check_tensor_parameters(name: str, parameters: Mapping[str, Any]) -> None:
