@@ -340,7 +340,10 @@ X = {"name": "x"}
 @pytest.mark.parametrize(
     ("fields", "text"),
     [
-        ({"parameters": {"timeout": 10**400}}, "parameters: timeout: expected a whole number from 0 to 2**64 - 1, got 1000"),
+        (
+            {"parameters": {"timeout": 10**400}},
+            "parameters: timeout: expected a whole number from 0 to 2**64 - 1, got 1000",
+        ),
         ({"parameters": {"binary_data_output": "yes"}}, "binary_data_output: expected true or false, got 'yes'"),
         ({"outputs": [{**X, "parameters": {"binary_data": 1}}]}, "binary_data: expected true or false, got 1"),
         ({"outputs": [X, X]}, "outputs: there are two named 'x'"),

@@ -229,7 +229,9 @@ def _settings(parameters: Mapping[str, Any]) -> tuple[int | None, float | None]:
     priority, timeout = parameters.get("priority", 0), parameters.get("timeout", 0)
     for name, value in (("priority", priority), ("timeout", timeout)):
         if type(value) is not int or not 0 <= value <= _UINT64_MAX:
-            raise InvalidObservation(f"parameters: {name}: expected a whole number from 0 to 2**64 - 1, got {value!r:.40}")
+            raise InvalidObservation(
+                f"parameters: {name}: expected a whole number from 0 to 2**64 - 1, got {value!r:.40}"
+            )
     for name in ("sequence_id", "sequence_start", "sequence_end"):
         if parameters.get(name):
             raise InvalidObservation(f"parameters: {name}: sequences are not served, their state would be lost")
