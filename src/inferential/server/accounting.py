@@ -31,6 +31,7 @@ from inferential.scheduler.time.fair_share import FairShares
 from inferential.server.call_times import CallTimes
 from inferential.server.chunk_times import chunk_time
 from inferential.server.ingress import IncomingRequest, Overtaken
+from inferential.server.watching import UsedLate
 from inferential.tracking.action_horizon import horizon_of
 from inferential.tracking.fleet import Fleet, FleetChanges
 
@@ -76,6 +77,8 @@ class Accounting:
         self._shares_due_at = -math.inf
         self.on_dispatch: Callable[[Batch], None] | None = None
         """Called with each batch before its model gets it."""
+        self.on_used_late: Callable[[UsedLate], None] | None = None
+        """Called with each answer that was sent in time and used too late, when its robot says so."""
         self.late_by_cause: dict[str, int] = {}
         """Late actions of all robots so far, by cause."""
         self._call_times = CallTimes(engine.profiles)
@@ -222,6 +225,8 @@ class Accounting:
         self._recorder.applied(request, age_ms, unread_ms, found.network_ms, is_late=found.is_late)
         if found.cause is not None:
             self._late(request, found.cause, request.received_at)
+            if found.is_late and self.on_used_late is not None:
+                self.on_used_late(UsedLate(request.client_id, request.model_id, applied.request_id, found.cause))
 
     def answered(self, sent: Sequence[tuple[DispatchResult, float]]) -> None:
         """Records results, each with when it was sent."""

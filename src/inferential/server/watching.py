@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from inferential.dispatch.base import DispatchResult
 from inferential.scheduler.request import InferenceRequest
 from inferential.scheduler.running import Batch
 
 _What = TypeVar("_What")
+
+
+class UsedLate(NamedTuple):
+    """An answer that was sent in time, and of which its robot says that it used it too late.
+
+    Attributes:
+        client_id, model_id: of the robot, and of the model that it asked.
+        request_id: of the answer's request.
+        cause: what made it late, one of `tracking.lateness.CAUSES`.
+    """
+
+    client_id: str
+    model_id: str
+    request_id: int
+    cause: str
 
 
 class RequestWatcher(Protocol):
@@ -23,6 +38,9 @@ class RequestWatcher(Protocol):
 
     def ended(self, request: InferenceRequest) -> None:
         """Called with each request that has ended."""
+
+    def used_late(self, used: UsedLate) -> None:
+        """Called with each answer that a robot used too late, when it says so: with a later observation."""
 
 
 def each(callbacks: Sequence[Callable[[_What], None]]) -> Callable[[_What], None] | None:
