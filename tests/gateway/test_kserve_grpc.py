@@ -345,7 +345,7 @@ async def test_a_request_of_very_many_values_or_axes_is_refused(served: tuple[Se
     many = Request(model_name="free", inputs=[Tensor()] * 200_000)
     assert await served[1].call("ModelInfer", many) == (
         "INVALID_ARGUMENT",
-        "ValueError: more than 100000 fields: send numbers as raw bytes, which are one each",
+        "more than 100000 fields: send numbers as raw bytes, which are one each",
     )
     axes = Request(model_name="free", inputs=[Tensor(name="x", datatype="FP32", shape=[1] * 100_000)])
     code, text = await served[1].call("ModelInfer", axes)

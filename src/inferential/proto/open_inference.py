@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from inferential.dtype_names import named_dtype
+from inferential.proto.decimal import decimal_list
 from inferential.proto.tensors import Buffer
 from inferential.proto.value_limits import MAX_MSGPACK_VALUES, check_json
 
@@ -303,7 +304,7 @@ def write_infer(
         else:
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 raise ValueError(f"{name!r}: NaN and infinite numbers have no form in JSON: ask for it as binary data")
-            one["data"] = array.reshape(-1).tolist()
+            one["data"] = decimal_list(array.reshape(-1))
         described.append(one)
     head = json.dumps({**fields, key: described}).encode()
     if not parts and not any("parameters" in one for one in described):

@@ -13,8 +13,9 @@ from typing import Any
 
 from inferential.config.gateways import ANY_MODEL, KServeConfig
 from inferential.errors import InvalidObservation
-from inferential.gateway.base import GatewayAnswer, GatewayClient, describe_error
+from inferential.gateway.base import GatewayAnswer, GatewayClient
 from inferential.gateway.clients import ServedClient
+from inferential.gateway.described import described
 from inferential.gateway.kserve.models import ServedModel
 from inferential.gateway.kserve.statistics import Statistics
 from inferential.gateway.refusals import RequestRefused
@@ -203,25 +204,19 @@ class Inference:
 
     async def _described(self, name: str) -> ServedModel:
         """Returns a model by what it says of itself; RequestRefused where it does not, as while its server is away."""
-        try:
-            async with asyncio.timeout(self._timeout_ms / 1e3):
-                said = await self._server.model_metadata(name)
-        except Exception as error:  # of a model's own code, or of the server behind it
-            why = describe_error(error) if str(error) else f"it gave no answer within {self._timeout_ms / 1e3:g} s"
-            text = f"model {name!r} does not say what it takes: {why}"
-            raise RequestRefused(HTTPStatus.SERVICE_UNAVAILABLE, text) from error
+        said = await described(self._server, name, self._timeout_ms)
         return ServedModel.of(name, said)
 
     async def _all_described(self, names: Sequence[str]) -> list[ServedModel]:
         """Returns models of which one that says nothing keeps no other one back."""
 
-        async def described(name: str) -> ServedModel:
+        async def as_described(name: str) -> ServedModel:
             try:
                 return await self._described(name)
             except RequestRefused:
                 return ServedModel.of(name, {})
 
-        return list(await asyncio.gather(*map(described, names)))
+        return list(await asyncio.gather(*map(as_described, names)))
 
 
 def _settings(parameters: Mapping[str, Any]) -> tuple[int | None, float | None]:
