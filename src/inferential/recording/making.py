@@ -19,7 +19,7 @@ from inferential.scheduler.request import InferenceRequest, RefusalKind
 from inferential.scheduler.running import Batch
 from inferential.server import Server
 from inferential.server.service import Service
-from inferential.server.watching import UsedLate
+from inferential.tracking.outcome_counts import UsedLate
 
 
 class EntryMaker(Service):

@@ -30,7 +30,7 @@ from inferential.recording.writer import Report, Writer
 from inferential.replica.shared import Place
 from inferential.scheduler.request import InferenceRequest, RefusalKind
 from inferential.server import Server
-from inferential.server.watching import UsedLate
+from inferential.tracking.outcome_counts import UsedLate
 
 logger: logging.Logger = logging.getLogger("inferential.recording")
 

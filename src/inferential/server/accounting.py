@@ -31,9 +31,9 @@ from inferential.scheduler.time.fair_share import FairShares
 from inferential.server.call_times import CallTimes
 from inferential.server.chunk_times import chunk_time
 from inferential.server.ingress import IncomingRequest, Overtaken
-from inferential.server.watching import UsedLate
 from inferential.tracking.action_horizon import horizon_of
 from inferential.tracking.fleet import Fleet, FleetChanges
+from inferential.tracking.outcome_counts import UsedLate
 
 if TYPE_CHECKING:
     from inferential.tracking.outcome_counts import OutcomeCounts

@@ -3,28 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from inferential.dispatch.base import DispatchResult
 from inferential.scheduler.request import InferenceRequest
 from inferential.scheduler.running import Batch
+from inferential.tracking.outcome_counts import UsedLate
 
 _What = TypeVar("_What")
-
-
-class UsedLate(NamedTuple):
-    """An answer that was sent in time, and of which its robot says that it used it too late.
-
-    Attributes:
-        client_id, model_id: of the robot, and of the model that it asked.
-        request_id: of the answer's request.
-        cause: what made it late, one of `tracking.lateness.CAUSES`.
-    """
-
-    client_id: str
-    model_id: str
-    request_id: int
-    cause: str
 
 
 class RequestWatcher(Protocol):

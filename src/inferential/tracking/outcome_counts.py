@@ -161,6 +161,21 @@ class Applied(NamedTuple):
 _UNKNOWN = Applied(None, None, False)
 
 
+class UsedLate(NamedTuple):
+    """An answer that was sent in time, and of which its robot says that it used it too late.
+
+    Attributes:
+        client_id, model_id: of the robot, and of the model that it asked.
+        request_id: of the answer's request.
+        cause: what made it late, one of `CAUSES`.
+    """
+
+    client_id: str
+    model_id: str
+    request_id: int
+    cause: str
+
+
 class OutcomeTable:
     """Outcome counts by client and model."""
 

@@ -12,7 +12,7 @@ from inferential.dispatch.base import DispatchResult
 from inferential.scheduler.request import InferenceRequest
 from inferential.scheduler.running import Batch
 from inferential.server import Server
-from inferential.server.watching import UsedLate
+from inferential.tracking.outcome_counts import UsedLate
 
 _EVERY_S = 0.25
 _WAITING = 100_000
