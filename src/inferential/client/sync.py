@@ -195,7 +195,7 @@ class Connection(ModelFactory["Model"]):
 
     def _heard_s_ago(self) -> float:
         with self._lock:
-            return self._transport.received_s_ago()
+            return self._transport.heard_s_ago()
 
     def _nudge(self) -> None:
         with self._lock:

@@ -106,23 +106,23 @@ class OutcomeCounts:
         else:
             self.refusals.append(Refused(kind, cause, reason, 1, now, now))
 
-    def on_answer(self, request_id: int, times: ServerTimes, *, reports: bool) -> str | None:
+    def on_answer(self, request_id: int, times: ServerTimes) -> str | None:
         """Counts a result that was sent.
 
         Args:
-            request_id: of its request; 0: the client does not match by ids.
+            request_id: of its request; 0: the client cannot say with its next one when it used the result.
             times: of the answer.
-            reports: whether the client may say with its next request when it used the result.
 
         Returns:
             What made an action late of which the client has not said, and will not say, when it was used; None: none
             is known to be late.
         """
+        received_at, _, sent_at, deadline, _, _, _ = times
         self.answered += 1
-        self.sent_age_ms = (times.sent_at - times.received_at) * 1e3
-        self.in_time += times.sent_at <= times.deadline
-        if not (reports and request_id):
-            return self.ages.note(times.sent_at, times, math.nan, 0.0)
+        self.sent_age_ms = (sent_at - received_at) * 1e3
+        self.in_time += sent_at <= deadline
+        if not request_id:
+            return self.ages.note(sent_at, times, math.nan, 0.0)
         waiting = self._open
         waiting[request_id] = times
         if len(waiting) <= _MAX_OPEN:
