@@ -103,7 +103,7 @@ def records_of(
     """
     base = _base(entry.common["client_id"], entry.common["model_id"])
     ahead_ns = entry.clock_ns if clock_ns is None else clock_ns
-    received_ns, ended_ns = entry.received_ns + ahead_ns, entry.ended_ns + ahead_ns
+    received_ns, ended_ns = (max(at + ahead_ns, 0) for at in (entry.received_ns, entry.ended_ns))
     if entry.envelope is not None:
         message = _Observation(**entry.common, **entry.observation)
         message.timestamp.FromNanoseconds(received_ns)
