@@ -32,6 +32,7 @@ from inferential.scheduler.request import (
 )
 from inferential.scheduler.time.execution_horizon import execution_horizon
 from inferential.tracking.action_horizon import horizon_of
+from inferential.wall_clock import wall_ns
 
 logger: logging.Logger = logging.getLogger("inferential.dispatch")
 
@@ -110,7 +111,7 @@ class ResultWriter:
             client_id=request.client_id,
             model_id=request.model_id,
             response_id=response_id,
-            timestamp_ns=time.time_ns(),
+            timestamp_ns=wall_ns(),
             request_id=request.request_id,
             values=values,
             timing=ResponseTiming(

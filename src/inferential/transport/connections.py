@@ -168,14 +168,13 @@ class Connections:
                 call(client)
 
     def sizes(self) -> dict[str, int]:
-        """Returns the number of connections and of buffered messages."""
+        """Returns the number of connections."""
         return {
             "connections": len(self.by_identity),
             "connections_handshaking": len(self.handshaking),
             "connections_parked": self.parked_count,
             "connections_rival": len(self.by_number) - len(self.by_identity),
             "connections_watched": max(len(self.poller) - 1, 0),  # the poller has the listener too
-            "messages_unsent": sum(client.stream.unsent for client in self.by_number.values()),
         }
 
 
