@@ -51,7 +51,7 @@ class ObservationAssembler:
 
     def cache_bytes(self) -> int:
         """Returns the bytes of envelopes that are cached."""
-        return self._cache.size_bytes()
+        return self._cache.kept_bytes
 
     def decode(self, envelope: Buffer, payload: Buffer, received_at: float) -> DecodedObservation:
         """Returns one observation, checked.

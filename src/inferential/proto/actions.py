@@ -297,8 +297,10 @@ def of_dtype(values: Array, dtype: np.dtype[Any]) -> Array:
     return values.astype(dtype)
 
 
-def _is_number(dtype: np.dtype[Any]) -> bool:
-    """Returns whether values are numbers; types beyond numpy's own, as bfloat16, are of kind V as plain bytes are."""
+def holds_numbers(dtype: np.dtype[Any]) -> bool:
+    """Returns whether values are real numbers; types beyond numpy's own, as bfloat16, are of kind V as bytes are."""
+    if dtype.kind != "V":
+        return dtype.kind in "biuf"
     try:
         np.isfinite(np.empty(0, dtype))
     except TypeError:
@@ -312,8 +314,7 @@ def _actions(key: str, array: Array, axes: int | None) -> Array:
         raise BadActions(f"result {key!r}: expected numbers, got a masked array; a robot has no use for a mask")
     array = np.asarray(array)
     wanted = 1 if axes is None else axes
-    kind = array.dtype.kind
-    if kind not in "biufV" or (kind == "V" and not _is_number(array.dtype)):
+    if not holds_numbers(array.dtype):
         raise BadActions(f"result {key!r}: expected numbers, got dtype {array.dtype}")
     expected = "expected a chunk [T, action_dim]"
     if array.ndim == 0 or not array.size:

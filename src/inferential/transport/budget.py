@@ -77,6 +77,10 @@ class ByteBudget:
         else:
             self._sending.pop(client, None)
 
+    def unsent(self) -> int:
+        """Returns how many messages wait until their connections read them."""
+        return sum(client.stream.unsent for client in self._sending)
+
     def closed(self, client: ClientConnection) -> None:
         """Frees all that a connection holds."""
         self.received(client)

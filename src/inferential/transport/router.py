@@ -154,7 +154,7 @@ class RouterSocket(Sender):
                 self._end(client, error)
                 continue
             if stream.unsent:
-                self._connections.update_events(client)  # a reply to its heartbeat
+                self._note_unsent(client)  # a reply to its heartbeat
             if frames is None:
                 client.queued = False
                 if client.parked_at:
@@ -355,7 +355,12 @@ class RouterSocket(Sender):
 
     def sizes(self) -> dict[str, int]:
         """Returns the number of connections and of buffered messages."""
-        return {"connections_ready": len(self._ready), "bytes_held": self._budget.used, **self._connections.sizes()}
+        return {
+            "connections_ready": len(self._ready),
+            "bytes_held": self._budget.used,
+            "messages_unsent": self._budget.unsent(),
+            **self._connections.sizes(),
+        }
 
     def _on_closed(self, client: ClientConnection) -> None:
         if self._tell_closed is not None:
