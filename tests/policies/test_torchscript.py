@@ -349,7 +349,7 @@ print(json.dumps(found))
 def test_what_a_module_writes_to_in_whatever_way_is_each_robots_own(python: str, tmp_path: Path) -> None:
     files = ("recurrent", "appending", "mapping", "holding", "writing", "splitting")
     found = peers.run(python, APART, str(tmp_path), *files)
-    assert found == dict.fromkeys(files, [[1, 1], [10, 10], [2, 2], [20, 20]])
+    assert found == {file: [[1, 1], [10, 10], [2, 2], [20, 20]] for file in files}
 
 
 def test_attributes_of_any_kind_and_depth_are_kept_unless_they_are_a_cache(python: str, tmp_path: Path) -> None:
