@@ -148,8 +148,9 @@ class Picky(torch.nn.Module):
 torch.jit.save(torch.jit.trace(torch.nn.Dropout(), torch.ones(2, 2), check_trace=False), sys.argv[1] + "/training.pt")
 net = torch.nn.Sequential(torch.nn.BatchNorm1d(2), torch.nn.Dropout())
 torch.jit.save(torch.jit.script(net), sys.argv[1] + "/net.pt")
-for module in (Named(), Summed(), Nested(), Headless(), Recurrent(), Counting(), Caching(), Picky(), Appending(), Mapping(), Holding(), Writing(),
-               Splitting()):
+modules = [Named(), Summed(), Nested(), Headless(), Recurrent(), Counting(), Caching(), Picky()]
+modules += [Appending(), Mapping(), Holding(), Writing(), Splitting()]
+for module in modules:
     torch.jit.save(torch.jit.script(module), f"{sys.argv[1]}/{type(module).__name__.lower()}.pt")
 torch.save(torch.nn.Linear(3, 2).state_dict(), sys.argv[1] + "/weights.pt")
 torch.jit.save(torch.jit.script(Mapped()), sys.argv[1] + "/mapped.pt")
