@@ -5,10 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-import traceback
 import uuid
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,12 +15,11 @@ from inferential.dispatch.health import EndpointHealth
 from inferential.dispatch.limits import ActionChecks
 from inferential.dispatch.outcomes import Answer, BatchFailedError, DispatchResult, RemoteModelError, UnknownModelError
 from inferential.dispatch.raised import failure_of
-from inferential.errors import InvalidObservation
+from inferential.errors import InvalidObservation, place_of, words_of
 from inferential.observation.slots import ObservationError
 from inferential.proto import PROTOCOL_VERSION
 from inferential.proto.messages import ResponseTiming, write_response
 from inferential.proto.structure import STRUCTURE_KEY
-from inferential.replica.failures import words_of
 from inferential.replica.values import as_values
 from inferential.scheduler.request import (
     InferenceRequest,
@@ -35,6 +32,7 @@ from inferential.scheduler.request import (
 )
 from inferential.scheduler.time.execution_horizon import horizon_of_answer
 from inferential.tracking.action_horizon import horizon_of
+from inferential.wall_clock import wall_ns
 
 logger: logging.Logger = logging.getLogger("inferential.dispatch")
 
@@ -42,7 +40,6 @@ CONFIDENCE_KEY = "confidence"
 """Where a result says how far its chunk can be trusted: a number from 0 to 1, or one for each action."""
 _LOG_EVERY_S = 1.0
 _MAX_EPISODES = 10_000
-_PACKAGE = str(Path(__file__).parents[1])
 # The dtypes that this line added, and which dtype of the 1.x line holds their values.
 _WIDER = {"int8": "int32", "int16": "int32", "uint16": "int32", "uint32": "int64", "uint64": "int64"}
 
@@ -114,7 +111,7 @@ class ResultWriter:
             client_id=request.client_id,
             model_id=request.model_id,
             response_id=response_id,
-            timestamp_ns=time.time_ns(),
+            timestamp_ns=wall_ns(),
             request_id=request.request_id,
             values=values,
             timing=ResponseTiming(
@@ -157,7 +154,8 @@ class ResultWriter:
             return
         self._logged[model_id] = now, 0
         more = f" (and {unlogged} more since the last line)" if unlogged else ""
-        logger.error("model %s failed for client %s: %s%s%s", model_id, request.client_id, reason, _where(error), more)
+        where = place_of(error)
+        logger.error("model %s failed for client %s: %s%s%s", model_id, request.client_id, reason, where, more)
         logger.debug("where model %s failed", model_id, exc_info=error)
 
 
@@ -187,12 +185,6 @@ def _horizon(request: InferenceRequest, values: Mapping[str, Any], now: float) -
 def _other_model(request: InferenceRequest) -> str:
     """Returns the model that answers in place of the one that was asked; "" where it is the same."""
     return "" if is_of(request.pool, request.model_id) else family_of(request.pool)
-
-
-def _where(error: Exception) -> str:
-    """Returns the line of the model's own code that raised; empty where the fault was found in this package."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(_PACKAGE)]
-    return f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
 
 
 def _refusal(model_id: str, error: Exception) -> Refusal:

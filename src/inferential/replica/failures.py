@@ -6,18 +6,10 @@ import contextlib
 import os
 import sys
 import time
-import traceback
+
+from inferential.errors import place_of, words_of
 
 _LOG_EVERY_S = 1.0
-
-
-def words_of(error: BaseException) -> str:
-    """Returns type and message of an exception."""
-    try:
-        text = str(error)
-    except BaseException as broken:  # what raises it may raise anything
-        text = f"its message cannot be read: {type(broken).__name__}"
-    return f"{type(error).__name__}: {text}"
 
 
 class FailureLog:
@@ -37,10 +29,7 @@ class FailureLog:
         now = time.monotonic()
         if now - self._logged_at >= _LOG_EVERY_S:
             self._logged_at = now
-            own = os.path.dirname(os.path.dirname(__file__))
-            frames = [one for one in traceback.extract_tb(error.__traceback__) if not one.filename.startswith(own)]
-            where = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
-            text = f"model {self._model_id}, process {os.getpid()}: {words}{where}"
+            text = f"model {self._model_id}, process {os.getpid()}: {words}{place_of(error)}"
             with contextlib.suppress(OSError, ValueError, AttributeError):  # the model may have closed or replaced it
                 # What the model says may come from a robot, and a terminal acts on control characters.
                 print(text if text.isprintable() else ascii(text), file=sys.stderr, flush=True)

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from inferential.errors import InvalidObservation
-from inferential.replica.failures import words_of
+from inferential.errors import InvalidObservation, words_of
 from inferential.replica.rows import RowWriter, write_refusal
 from inferential.replica.values import as_values
 
