@@ -1,4 +1,4 @@
-"""How much earlier robots are told to ask: as much longer as their next answer may take than they know of."""
+"""How much earlier robots are to ask: as much longer as their next answer may take than they know of."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ NONE = ChunkLane(1.0, weighted=True)
 def reserve_s(make_request: Callable[..., InferenceRequest]) -> Callable[..., float]:
     """`reserve_s(left_s=0.1)`: of a robot that asked with so much left, 20 ms ago, for a call that ends in 80 ms."""
 
-    def find(left_s: float, told_s: float = 0.0, *, first: bool = False, **fields: Any) -> float:
+    def find(left_s: float, before_s: float = 0.0, *, first: bool = False, **fields: Any) -> float:
         client = ChunkClient(NOW)
-        client.reserve_s = told_s
+        client.reserve_s = before_s
         if not first:
             client.lasts_until = NOW
         asked_at = NOW - 0.02
@@ -40,19 +40,19 @@ def reserve_s(make_request: Callable[..., InferenceRequest]) -> Callable[..., fl
 
 
 @pytest.mark.parametrize(
-    ("left_s", "told_s", "expected_s"),
+    ("left_s", "before_s", "expected_s"),
     [
         (0.12, 0.0, 0.08),  # it counts on 0.12 s
         (0.05, 0.0, 0.1),  # it counts on what this answer takes at least
-        (0.2, 0.08, 0.08),  # it asked so early as it was told to
+        (0.2, 0.08, 0.08),  # it asked so early as was suggested
         (0.25, 0.0, 0.0),  # it asks early enough by itself
         (-1.0, 0.0, 0.1),  # it stood
     ],
 )
 def test_a_robot_asks_earlier_by_what_it_does_not_know_of(
-    reserve_s: Callable[..., float], left_s: float, told_s: float, expected_s: float
+    reserve_s: Callable[..., float], left_s: float, before_s: float, expected_s: float
 ) -> None:
-    assert reserve_s(left_s, told_s) == pytest.approx(expected_s)
+    assert reserve_s(left_s, before_s) == pytest.approx(expected_s)
 
 
 def test_one_that_is_served_for_the_first_time_came_perhaps_with_others(reserve_s: Callable[..., float]) -> None:
@@ -91,7 +91,7 @@ def test_of_a_model_that_is_not_known_yet_nothing_is_said() -> None:
     assert answer_within_s([ReplicaSlot("m", "0", 8, LatencyProfile())], 3, NONE, NOW) is None
 
 
-def test_where_more_robots_starve_than_calls_take_none_is_told_to_ask_earlier(
+def test_where_more_robots_starve_than_calls_take_none_is_to_ask_earlier(
     make_request: Callable[..., InferenceRequest],
 ) -> None:
     lane = ChunkLane(1.0, weighted=True)

@@ -193,9 +193,9 @@ class InBatches:
         return [{"actions": CHUNK} for _ in observations]
 
 
-@pytest.mark.parametrize(("objective", "told"), [("robot_time", True), ("answers", False)])
-async def test_a_robot_that_joins_is_told_to_ask_early_enough_for_a_call_with_others(
-    serve: Any, connect: Connect, tmp_path: Path, objective: str, told: bool
+@pytest.mark.parametrize(("objective", "suggested"), [("robot_time", True), ("answers", False)])
+async def test_a_robot_that_joins_is_to_ask_early_enough_for_a_call_with_others(
+    serve: Any, connect: Connect, tmp_path: Path, objective: str, suggested: bool
 ) -> None:
     latencies = [{"batch_size": rows, "median_ms": 70.0 + 10 * rows, "high_ms": 70.0 + 10 * rows} for rows in (1, 8)]
     (tmp_path / "profiles.json").write_text(json.dumps({"m": latencies}))
@@ -208,5 +208,5 @@ async def test_a_robot_that_joins_is_told_to_ask_early_enough_for_a_call_with_ot
         model = connect(server).model("m", control_rate_hz=50)
         first = await model.infer(WAIT_MS, steps_remaining=0, state=STATE)
         own = await model.infer(WAIT_MS, steps_remaining=24, state=STATE)
-    assert (first.execution_horizon is not None and first.execution_horizon < 20) == told
+    assert (first.execution_horizon is not None and first.execution_horizon < 20) == suggested
     assert own.execution_horizon is None  # it asks earlier than it must

@@ -14,8 +14,8 @@ class ChunkClient:
     Attributes:
         since: since when it waits.
         lasts_until: until when its last chunk lasts; infinite before the first.
-        starved, starved_at: the chunks' time that it starved lately, as of that moment.
-        reserve_s: how much longer its next answer may take than it knows of, as it was told.
+        starved, starved_at: the chunks' time that it starved lately, at that moment.
+        reserve_s: how much longer its next answer may take than it knows of, as the server suggested last.
     """
 
     __slots__ = ("lasts_until", "reserve_s", "since", "starved", "starved_at")
@@ -36,7 +36,7 @@ def note_reserves(
 ) -> None:
     """Notes how much longer the next answers may take than their robots know of, in `ChunkTime.reserve_s`.
 
-    A robot asks so early that its chunk comes in time, by what its answers took, or as much earlier as it was told to;
+    A robot asks so early that its chunk comes in time, by what its answers took, or as much earlier as was suggested;
     and it knows what this one takes.
 
     Args:

@@ -92,7 +92,7 @@ def test_an_answers_horizon_leaves_what_the_next_may_take_longer(
     assert horizon_of_answer(request, 25, None, 100.0 + taken_s) == horizon
 
 
-def test_a_robot_without_a_control_rate_is_told_nothing_of_its_load(
+def test_a_robot_without_a_control_rate_gets_no_horizon_by_load(
     make_request: Callable[..., InferenceRequest],
 ) -> None:
     request = make_request("a", received_at=100.0, chunk=ChunkTime(100.2, 100.5, 0.5, reserve_s=0.1))

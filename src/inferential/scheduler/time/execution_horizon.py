@@ -37,7 +37,7 @@ def horizon_of_answer(request: InferenceRequest, actions: int, confidence: objec
     taken_steps = max(now - request.received_at, 0.0) / period_s
     if not request.serve_interval_ms:
         reserve_s = 0.0 if request.chunk is None else request.chunk.reserve_s
-        # What is played until an answer is there is lost of it: of more than half of a chunk, as of the other half.
+        # What is played until an answer is there is lost of it: half of a chunk at most is not to be.
         reserve_steps = max(min(reserve_s / period_s, actions / 2 - taken_steps), 0.0)
         return execution_horizon(actions, confidence, reserve_steps=reserve_steps)
     played = actions - (request.steps_remaining or 0) + math.ceil(min(taken_steps, actions))
