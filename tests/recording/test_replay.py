@@ -243,12 +243,12 @@ async def test_a_robot_of_two_models_begins_episodes_of_each_where_it_did(tmp_pa
     assert [count for name, _, count in seen[0] if name == "arm"] == [1, 2, 1, 2, 1, 2]
 
 
-async def test_a_server_is_told_what_the_robots_told(tmp_path: Path) -> None:
-    told: list[tuple[float, int, float, int | None]] = []
+async def test_a_server_gets_what_the_robots_stated(tmp_path: Path) -> None:
+    stated: list[tuple[float, int, float, int | None]] = []
 
     class Noting:
         def dispatched(self, batch: Batch) -> None:
-            told.extend(
+            stated.extend(
                 (one.latency_budget_ms, one.priority, one.urgency, one.steps_remaining) for one in batch.requests
             )
 
@@ -258,7 +258,7 @@ async def test_a_server_is_told_what_the_robots_told(tmp_path: Path) -> None:
 
     seen = []
     for replays in (False, True):
-        told.clear()
+        stated.clear()
         async with Server("tcp://127.0.0.1:0", dispatcher=LocalDispatcher({"pi0": policy})) as server:
             server.watch(Noting())
             if replays:
@@ -273,7 +273,7 @@ async def test_a_server_is_told_what_the_robots_told(tmp_path: Path) -> None:
                         model = connection.model("pi0", control_rate_hz=50, **budget)
                         await model.infer(5000, 0.5, 7, 0, state=np.zeros(7, np.float32))
                         await model.infer(5000, state=np.zeros(7, np.float32))
-            seen.append(list(told))
+            seen.append(list(stated))
     assert seen[0] == seen[1]
     assert seen[0][2:] == [(300.0, 0, 0.5, 7), (300.0, 1, 0.0, None)]
 
