@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -53,6 +54,14 @@ def test_a_robot_asks_earlier_by_what_it_does_not_know_of(
     reserve_s: Callable[..., float], left_s: float, before_s: float, expected_s: float
 ) -> None:
     assert reserve_s(left_s, before_s) == pytest.approx(expected_s)
+
+
+@pytest.mark.parametrize("left_s", [math.nan, math.inf, 1e300])
+def test_of_a_robot_that_says_what_cannot_be_nothing_is_reserved(
+    reserve_s: Callable[..., float], left_s: float
+) -> None:
+    assert reserve_s(left_s) == 0.0
+    assert reserve_s(0.1, control_period_s=left_s) == 0.0
 
 
 def test_one_that_is_served_for_the_first_time_came_perhaps_with_others(reserve_s: Callable[..., float]) -> None:
