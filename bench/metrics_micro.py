@@ -111,14 +111,7 @@ def tracking(clients: int) -> list[Case]:
         nonlocal now
         now += 0.02
         for client_id, identity in ids:
-            fleet.seen(client_id, "m", "arm", identity, now)
-
-    def all_asked_and_answered() -> None:
-        nonlocal now
-        now += 0.02
-        for client_id, _ in ids:
-            fleet.responses.on_request(client_id, client_id, "m", now)
-            fleet.responses.on_response_sent(client_id, client_id, 8.0, "m", now)
+            fleet.on_observation(client_id, "m", "arm", identity, now)
 
     def all_late() -> None:
         assert len(fleet.sweep(now + 0.1).overdue) == clients
@@ -126,8 +119,7 @@ def tracking(clients: int) -> list[Case]:
     for _ in range(12):
         all_seen()
     return [
-        Case(f"Fleet.seen ({clients} clients)", all_seen, count=clients),
-        Case(f"a response's life ({clients} clients)", all_asked_and_answered, count=clients),
+        Case(f"Fleet.on_observation ({clients} clients)", all_seen, count=clients),
         Case(f"Fleet.sweep, none late ({clients} clients)", lambda: fleet.sweep(now)),
         Case(f"Fleet.sweep, all late ({clients} clients)", all_late, prepare=all_seen),
     ]

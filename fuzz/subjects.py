@@ -26,6 +26,7 @@ from inferential.gateway.kserve.rpc_tensors import asked_of
 from inferential.gateway.lerobot.pickles import read as read_pickle
 from inferential.gateway.lerobot.records import instructions_of
 from inferential.gateway.lerobot.records import observation_of as lerobot_observation_of
+from inferential.gateway.plain_json import with_arrays
 from inferential.observation import ObservationAssembler
 from inferential.observation.slots import ObservationError
 from inferential.observation.values import read_slots, to_values
@@ -271,7 +272,8 @@ def gr00t_message(data: bytes) -> Any:
 def act_message(data: bytes) -> Any:
     """Returns what a client of POST /act said, None where it is no message."""
     try:
-        return json_loads(data)
+        value = json_loads(data)
+        return with_arrays(value, ()) if isinstance(value, dict) else value
     except ValueError:
         return None
 

@@ -63,6 +63,37 @@ async def asked(folder: Path) -> AsyncIterator[HttpServer]:
         await asyncio.wait(robots)
 
 
+def now_and_then_slow(observation: dict[str, Any]) -> dict[str, Any]:
+    time.sleep(0.03 if observation["state"][0] else 0.002)
+    return {"action": STATE}
+
+
+async def test_robots_that_wait_for_each_answer_are_simulated_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    async def robot(server: Server, number: int) -> None:
+        async with AsyncConnection(server.address, f"arm-{number}", "arm") as connection:
+            model = connection.model("pi0", latency_budget_ms=5000.0)
+            for turn in range(25):
+                await model.infer(5000, state=np.full(3, turn % 3 == number % 3, np.float32))
+                await asyncio.sleep(0.02)
+
+    async with (
+        Server("tcp://127.0.0.1:0", dispatcher=LocalDispatcher({"pi0": now_and_then_slow})) as server,
+        Recorder(server, RecordingConfig(path=str(tmp_path))),
+    ):
+        await asyncio.gather(*(robot(server, number) for number in range(4)))
+    recording = str(*files(tmp_path))
+    await asyncio.to_thread(run, ["advise", recording, "--strategies", "round_robin", "--json"])
+    found = json.loads(capsys.readouterr().out)
+    assert (found["robots"], found["robots_waiting"]) == (4, 4)
+    assert found["was"] == found["shares"]["round_robin"][0] == 1.0
+    await asyncio.to_thread(run, ["simulate", "--trace-in", recording, "--strategy", "round_robin"])
+    text = capsys.readouterr().out
+    assert "4 of 4 robots wait for each answer before they ask again, and are simulated so" in text
+    assert "bound:" not in text  # what is asked depends on the answers
+
+
 async def test_a_running_server_is_watched_and_advised(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     async with asked(tmp_path) as page:
         arguments = ["advise", page.address, "--seconds", "1", "--strategies", "slo_aware", "--json"]
@@ -97,7 +128,7 @@ async def test_a_recording_is_simulated_beside_what_happened(
     await asyncio.to_thread(run, ["simulate", "--trace-in", str(recorded), "--compare", "slo_aware", "--json"])
     was, simulated = json.loads(capsys.readouterr().out)
     assert (was["strategy"], simulated["strategy"]) == ("as it was", "slo_aware")
-    assert was["overall"]["offered"] == simulated["overall"]["offered"] > 3
+    assert was["overall"]["offered"] > 3
     assert simulated["overall"]["in_time"] > 0.8 * simulated["overall"]["offered"]
 
 

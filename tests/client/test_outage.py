@@ -51,6 +51,20 @@ def stalled(robot: Robot, server: Server) -> socket.socket:
     return end
 
 
+def accepted(server: Server) -> socket.socket:
+    """The connection that the robot goes on with; others that it has asked for are closed, and may come first."""
+    while True:
+        end = server.accept()
+        end.setblocking(False)
+        try:
+            if end.recv(1, socket.MSG_PEEK):
+                break
+        except BlockingIOError:
+            break
+    end.settimeout(10)
+    return end
+
+
 def until(robot: Robot, condition: Callable[[], bool]) -> bool:
     """Wakes until the condition holds; returns whether the connection was lost."""
     lost = False
@@ -71,18 +85,11 @@ def test_a_fresh_connection_takes_the_place_of_a_stuck_one(
     assert until(robot, lambda: robot.link.writable)  # and so its requests are lost
     with pytest.raises(ConnectionResetError):
         old.recv(1)
-    fresh = server.accept()
-    fresh.setblocking(False)
-    with pytest.raises(BlockingIOError):
-        fresh.recv(1)  # the greeting is to share a packet with what follows: each one may be lost
     assert robot.link.try_send((b"", b"e", b"awaited"), WITH_NEXT)  # before the server has said anything
-    with pytest.raises(BlockingIOError):
-        fresh.recv(1)
-    fresh.settimeout(10)
     assert robot.link.try_send((b"", b"e", b"new"))
-    assert read_exactly(fresh, len(OURS)) == OURS
-    assert read_exactly(fresh, len(message(b"awaited"))) == message(b"awaited")
-    assert read_exactly(fresh, len(message(b"new"))) == message(b"new")
+    fresh = accepted(server)
+    # All of it in one packet, as each one may be lost.
+    assert fresh.recv(1000) == OURS + message(b"awaited") + message(b"new")
     fresh.sendall(HELLO + message(b"answer"))
     received = robot.next()
     assert bytes(received[2]) == b"answer"
@@ -126,7 +133,7 @@ def test_fresh_connections_outlast_the_old_one(
         assert robot.poll(6.0)
         assert robot.link.last_error == "no answer to heartbeats"
     assert not until(robot, lambda: robot.link.writable)
-    fresh = server.accept()
+    fresh = accepted(server)
     assert read_exactly(fresh, len(OURS)) == OURS
 
 
@@ -141,7 +148,7 @@ def test_another_server_in_its_place_is_found_out(
     cut()
     stalled(robot, server)
     until(robot, lambda: robot.link.writable)
-    server.accept().sendall(said)
+    accepted(server).sendall(said)
     while robot.link.next() is None and not robot.link.ended:
         assert robot.selector.select(10)
     assert robot.poll()
@@ -156,7 +163,7 @@ def test_another_server_in_its_place_is_found_out(
 # Attempts
 
 
-@pytest.mark.parametrize(("round_trip_s", "looks_at"), [(0.05, 1.5), (0.3, 1.9), (2.0, 2.0)])
+@pytest.mark.parametrize(("round_trip_s", "looks_at"), [(0.05, 1.5), (0.3, 1.9), (2.0, 4.0)])
 def test_a_heartbeat_has_as_long_for_its_answer_as_the_network_needs(
     round_trip_s: float, looks_at: float, robot: Robot, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -146,11 +146,11 @@ async def test_a_token_is_required_where_the_file_has_one(act: Open) -> None:
 @pytest.mark.parametrize(
     ("body", "status", "text"),
     [
-        (b"", 400, "not a request of this protocol: "),
-        (b"{", 400, "not a request of this protocol: "),
-        (b"\xff\xfe", 400, "not a request of this protocol: "),
-        (b"[" * 100_000, 400, "not a request of this protocol: JSON nested too deeply"),
-        ([1], 400, "expected a map of observations, got list"),
+        (b"", 400, "expected JSON, as "),
+        (b"{", 400, "expected JSON, as "),
+        (b"\xff\xfe", 400, "expected JSON, as "),
+        (b"[" * 100_000, 400, "JSON nested too deeply"),
+        ([1], 400, 'expected a map of observations, as {"state": [1, 2, 3]}, got a list'),
         ({"encoded": 3}, 400, "encoded: expected JSON as text, got int"),
         ({"image": {"__numpy__": "AA==", "dtype": "O", "shape": [1]}}, 400, "dtype 'O': objects"),
         ({"image": {"__numpy__": "AA==", "dtype": [["a", "f4"]], "shape": [1]}}, 400, "expected base64 and a dtype"),

@@ -275,7 +275,10 @@ async def test_what_does_not_fit_is_400_with_the_reason(
         ("FP32", [None], "data: expected FP32, got other values"),
         ("FP32", [True], "data: expected FP32, got true or false"),
         ("FP32", [["1"]], "data: expected FP32, got texts"),
-        ("FP32", [1e39], "data: overflow encountered in cast"),
+        ("FP32", [1e39], "data: a value out of the range of FP32"),
+        ("INT64", [2**63, -1], "data: a value out of the range of INT64"),
+        ("FP32", [float("nan")], "data: NaN and infinite numbers have no form in JSON: send them as binary data"),
+        ("FP32", [[1, 2], [3]], "data: expected FP32, got lists of unequal lengths, or too deep ones"),
         ("BYTES", [1], "data: expected BYTES, got other values"),
         ("FP16", [1], "FP16 travels as binary data only"),
     ],
@@ -283,7 +286,7 @@ async def test_what_does_not_fit_is_400_with_the_reason(
 async def test_numbers_in_json_never_change(served: Served, datatype: str, data: list[Any], text: str) -> None:
     asked = {"inputs": [{"name": "x", "datatype": datatype, "shape": [1], "data": data}]}
     status, answer = await served.post("/v2/models/free/infer", json.dumps(asked).encode())
-    assert (status, answer["error"]) == (400, f"ValueError: 'x': {text}")
+    assert (status, answer["error"]) == (400, f"'x': {text}")
 
 
 async def test_what_json_has_no_form_for_is_an_error_and_travels_as_bytes(served: Served) -> None:
@@ -319,12 +322,35 @@ async def test_extensions_that_are_not_served_say_so(served: Served, path: str, 
         ({"parameters": {"shared_memory_region": "frames"}}, {}, "'x': shared memory is not served"),
         ({}, {"outputs": [{"name": "x", "parameters": {"classification": 2}}]}, "'x': classification is not served"),
         ({}, {"parameters": {"sequence_id": 7}}, "sequences are not served"),
+        ({}, {"parameters": {"sequence_start": True}}, "sequence_start: sequences are not served"),
     ],
 )
 async def test_a_request_for_them_is_refused_with_the_reason(
     served: Served, tensor: dict[str, Any], fields: dict[str, Any], text: str
 ) -> None:
     asked = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1], "data": [1], **tensor}], **fields}
+    status, answer = await served.post("/v2/models/free/infer", json.dumps(asked).encode())
+    assert status == 400
+    assert text in answer["error"]
+
+
+X = {"name": "x"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"parameters": {"timeout": 10**400}}, "timeout: expected a whole number from 0 to 2**64 - 1, got 1000"),
+        ({"parameters": {"binary_data_output": "yes"}}, "binary_data_output: expected true or false, got 'yes'"),
+        ({"outputs": [{**X, "parameters": {"binary_data": 1}}]}, "binary_data: expected true or false, got 1"),
+        ({"outputs": [X, X]}, "outputs: there are two named 'x'"),
+        ({"id": 7}, "id: expected a string, got int"),
+    ],
+)
+async def test_what_a_request_says_in_another_form_is_400_with_the_reason(
+    served: Served, fields: dict[str, Any], text: str
+) -> None:
+    asked = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [1], "data": [1]}], **fields}
     status, answer = await served.post("/v2/models/free/infer", json.dumps(asked).encode())
     assert status == 400
     assert text in answer["error"]
@@ -343,12 +369,13 @@ async def test_a_models_failure_is_500_and_counted(served: Served) -> None:
     [
         ({HEADER_LENGTH: "-1"}, b"{}", 400),
         ({HEADER_LENGTH: "9999"}, b"{}", 400),
+        ({HEADER_LENGTH: "9" * 5000}, b"{}", 400),
         ({}, b"\xff", 400),
         ({"Content-Encoding": "gzip"}, b"not gzip", 400),
         ({"Content-Encoding": "br"}, b"{}", 415),
         ({"Content-Encoding": "gzip"}, gzip.compress(bytes(20_000_000)), 413),
     ],
-    ids=["negative", "beyond", "no json", "no gzip", "brotli", "bomb"],
+    ids=["negative", "beyond", "far beyond", "no json", "no gzip", "brotli", "bomb"],
 )
 async def test_what_cannot_be_read_is_refused(
     served: Served, headers: dict[str, str], body: bytes, status: int
@@ -421,7 +448,7 @@ async def test_an_inference_that_is_not_posted_is_405(served: Served) -> None:
 async def test_a_method_that_the_protocol_has_not_is_405_in_its_form(served: Served) -> None:
     async with served.session.put(f"{served.gateway.address}/v2/models/arm/infer") as response:
         assert response.status == 405
-        assert await response.json() == {"error": "/v2/models/arm/infer is not asked by PUT"}
+        assert await response.json() == {"error": "/v2/models/arm/infer is asked by POST, not by PUT"}
 
 
 async def test_priority_and_timeout_are_the_requests(served: Served) -> None:
@@ -434,7 +461,7 @@ async def test_priority_and_timeout_are_the_requests(served: Served) -> None:
     status, answer = await served.infer("arm", state, parameters={"priority": "high"})
     assert (status, answer["error"]) == (
         400,
-        "InvalidObservation: parameters: priority: expected a whole number from 0, got 'high'",
+        "InvalidObservation: parameters: priority: expected a whole number from 0 to 2**64 - 1, got 'high'",
     )
 
 

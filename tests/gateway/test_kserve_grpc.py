@@ -24,6 +24,7 @@ from inferential.gateway.kserve.rpc_limits import ARRIVING, STREAMS, Room
 from inferential.gateway.receiving import MAX_BYTES
 from inferential.gateway.refusals import RequestRefused
 from inferential.policies.onnx import open_onnx
+from inferential.proto.open_inference import MAX_TEXTS
 
 Request = message_class("ModelInferRequest")
 Parameter = message_class("InferParameter")
@@ -143,6 +144,18 @@ ONES = np.ones((1, 3), "<f4").tobytes()
             "priority: expected a whole number",
         ),
         (state([1, 3], ONES, parameters={"sequence_id": Parameter(int64_param=7)}), "sequences are not served"),
+        (
+            state([1, 3], ONES, outputs=[message_class("InferRequestedOutput")(name="action")] * 2),
+            "outputs: there are two named 'action'",
+        ),
+        (
+            Request(
+                model_name="arm",
+                inputs=[Tensor(name=name, datatype="BYTES", shape=[MAX_TEXTS // 2 + 1]) for name in ("state", "task")],
+                raw_input_contents=[bytes(4 * (MAX_TEXTS // 2 + 1))] * 2,
+            ),
+            f"'task': more than {MAX_TEXTS} texts in a message",
+        ),
     ],
 )
 async def test_what_does_not_fit_is_an_invalid_argument_with_the_reason(
@@ -332,7 +345,7 @@ async def test_a_request_of_very_many_values_or_axes_is_refused(served: tuple[Se
     many = Request(model_name="free", inputs=[Tensor()] * 200_000)
     assert await served[1].call("ModelInfer", many) == (
         "INVALID_ARGUMENT",
-        "ValueError: more than 100000 fields: send numbers as raw bytes, which are one each",
+        "more than 100000 fields: send numbers as raw bytes, which are one each",
     )
     axes = Request(model_name="free", inputs=[Tensor(name="x", datatype="FP32", shape=[1] * 100_000)])
     code, text = await served[1].call("ModelInfer", axes)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as stn
 
-from inferential.proto.open_inference import read_infer, write_infer
+from inferential.proto.open_inference import MAX_TEXTS, array_from_bytes, read_infer, write_infer
 
 NUMBERS = ["?", "f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", ">f4", ">i8"]
 arrays = stn.arrays(st.sampled_from(NUMBERS), stn.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=4))
@@ -57,11 +57,13 @@ def one(**fields: Any) -> bytes:
         (one(), None, "'x': expected data or binary_data_size"),
         (one(data=[1]), None, "'x': data: expected 2 values for shape [2], got 1"),
         (one(data=[-1, 2**63], datatype="UINT64"), None, "'x': data: "),
-        (one(data=[-1, 2**63], datatype="INT64"), None, "'x': data: "),
+        (one(data=[-1, 2**63], datatype="INT64"), None, "'x': data: a value out of the range of INT64"),
+        (one(data=[1e999, 0]), None, "'x': data: NaN and infinite numbers have no form in JSON"),
+        (b" " * (64 * 2**20 + 1), None, "expected JSON of at most 67108864 bytes, got 67108865"),
         (one(data=[0.5, 2**63], datatype="UINT64"), None, "'x': data: expected UINT64, got numbers with fractions"),
         (one(data=[1, "2"]), None, "'x': data: expected FP32, got texts"),
         (one(data=[1, None], datatype="INT32"), None, "'x': "),
-        (one(data=[[1], [2, 3]]), None, "'x': "),
+        (one(data=[[1], [2, 3]]), None, "'x': data: expected FP32, got lists of unequal lengths"),
         (one(data=[1, 2], datatype="FP99"), None, "'x': expected a datatype as FP32, got 'FP99'"),
         (one(data=[1, 2], datatype=["FP32"]), None, "'x': expected a datatype as FP32"),
         (one(data=[1, 2], datatype="FP16"), None, "'x': FP16 travels as binary data only"),
@@ -85,12 +87,26 @@ def test_what_is_no_message_says_why(body: bytes, length: int | None, text: str)
         ({"parameters": {"binary_data_size": 8}}, bytes(9), "1 bytes behind the last tensor"),
         ({"parameters": {"binary_data_size": 8}, "datatype": "BYTES"}, b"\x09\0\0\0abcd", "'x': a text of 9 bytes"),
         ({"parameters": {"binary_data_size": 4}, "datatype": "BYTES"}, bytes(4), "'x': expected 2 texts"),
+        ({"parameters": {"binary_data_size": 8}, "data": [1, 2]}, bytes(8), "data or binary_data_size, got both"),
     ],
 )
 def test_bytes_that_do_not_fit_are_refused(fields: dict[str, Any], behind: bytes, text: str) -> None:
     head = one(**fields)
     with pytest.raises(ValueError, match=re.escape(text)):
         read_infer(head + behind, len(head), "inputs")
+
+
+def test_texts_are_no_more_than_their_shape_says_and_than_a_message_may_have() -> None:
+    with pytest.raises(ValueError, match=r"expected 2 texts for shape \[2\], got more than 2"):
+        array_from_bytes(memoryview(bytes(4 * 3)), "string", [2])
+    half = MAX_TEXTS // 2 + 1
+    tensors = [
+        {"name": name, "datatype": "BYTES", "shape": [half], "parameters": {"binary_data_size": 4 * half}}
+        for name in ("x", "y")
+    ]
+    head = json.dumps({"inputs": tensors}).encode()
+    with pytest.raises(ValueError, match=f"'y': more than {MAX_TEXTS} texts in a message"):
+        read_infer(head + bytes(8 * half), len(head), "inputs")
 
 
 def test_a_name_comes_once() -> None:

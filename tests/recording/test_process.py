@@ -189,7 +189,7 @@ async def test_the_process_writes_on_processors_that_are_idle(tmp_path: Path) ->
         await until(lambda: list(tmp_path.iterdir()))
         pid = writer_pid()
         assert os.getpriority(os.PRIO_PROCESS, pid) >= 10
-        assert os.SCHED_IDLE in map(os.sched_getscheduler, threads_of(pid))
+        await until(lambda: os.SCHED_IDLE in map(os.sched_getscheduler, threads_of(pid)))  # from its first turn on
         # Of a session of its own it would be given a share, idle or not; of a process group it gets no Ctrl-C.
         assert (os.getsid(pid), os.getpgid(pid)) == (os.getsid(0), pid)
 

@@ -21,7 +21,6 @@ from inferential.scheduler.time.fair_share import STEP, FairShares
 from inferential.server.accounting import Accounting
 from inferential.server.ingress import IncomingRequest
 from inferential.tracking.fleet import Fleet
-from inferential.tracking.response import ResponseState
 
 GONE = Refusal(RefusalKind.REJECTED, "the client cannot be reached", "client_gone")
 START = 100.0
@@ -81,7 +80,9 @@ def ledger(monkeypatch: pytest.MonkeyPatch) -> Ledger:
     return Ledger(monkeypatch)
 
 
-def result(arrival: IncomingRequest, values: dict[str, Any] | None = None) -> DispatchResult:
+def result(arrival: IncomingRequest, sent_at: float, values: dict[str, Any] | None = None) -> DispatchResult:
+    """What was sent of a request's answer."""
+    arrival.request.sent_at, arrival.request.inference_ms = sent_at, 8.0
     return DispatchResult(arrival.request, 8.0, arrival.request.response_id, b"", b"", values)
 
 
@@ -130,44 +131,40 @@ def test_a_deferred_arrival_is_written_before_its_answer(ledger: Ledger) -> None
     assert ledger.accounting.defer(first)
     ledger.accounting.dispatched(ledger.run(first), 0)
     ledger.now += 0.03  # past its deadline, which is its cadence
-    ledger.accounting.answered([(result(first), ledger.now)])
-    active = ledger.fleet.responses.get_active("arm", "policy")
-    assert active is not None
-    assert active.response_id == first.request.response_id
-    assert active.state is ResponseState.ISSUED
+    ledger.accounting.answered([result(first, ledger.now)])
     assert ledger.count(names.DEADLINE_MISSES) == 1
     assert ledger.count(names.BATCH_SIZE) == 1
     assert ledger.fleet.outcomes.of("arm", "policy").in_time == 0
 
 
-def test_a_deferred_arrival_does_not_consume_an_answer_that_was_sent_after_it(
-    ledger: Ledger,
-) -> None:
-    ledger.known(times=1)
-    first, second = ledger.arrival(), ledger.arrival()
-    ledger.accounting.arrived(first)
-    ledger.run(first)
-    assert ledger.accounting.defer(second)
-    ledger.accounting.answered([(result(first), ledger.now)])
-    ledger.accounting.flush()
-    active = ledger.fleet.responses.get_active("arm", "policy")
-    assert active is not None
-    assert active.state is ResponseState.ISSUED
-
-
-@pytest.mark.parametrize("end", [Accounting.refused, Accounting.invalidated], ids=["refused", "invalidated"])
+@pytest.mark.parametrize(
+    "end",
+    [lambda subject, request: subject.refused(request, GONE), Accounting.invalidated],
+    ids=["refused", "invalidated"],
+)
 def test_a_request_that_ends_before_its_deferred_arrival_is_written_ends_once(
-    ledger: Ledger, end: Callable[[Accounting, InferenceRequest, Refusal], None]
+    ledger: Ledger, end: Callable[[Accounting, InferenceRequest], None]
 ) -> None:
     arrival = ledger.arrival()
     ledger.accounting.arrived(ledger.arrival())
     assert ledger.accounting.defer(arrival)
     ledger.run(arrival)
     arrival.request.refuse(GONE)
-    end(ledger.accounting, arrival.request, GONE)
+    end(ledger.accounting, arrival.request)
     assert ledger.count(names.INVALIDATION_COUNT) == 1
-    ledger.accounting.flush()
-    assert not ledger.fleet.responses.on_invalidated("arm", "again", arrival.request.response_id, "policy")
+    assert ledger.count(names.PAYLOAD_SIZE_BYTES) == 2
+
+
+def test_only_a_client_that_waits_for_a_response_has_it_invalidated(ledger: Ledger) -> None:
+    turned_away, of_former_life = ledger.arrival(), ledger.arrival()
+    ledger.accounting.arrived(of_former_life)
+    ledger.now += 3600
+    assert ledger.fleet.sweep(ledger.now).gone == ["arm"]
+    ledger.known(times=1)
+    for arrival in (turned_away, of_former_life):
+        arrival.request.refuse(GONE)
+        ledger.accounting.refused(arrival.request, GONE)
+    assert ledger.count(names.INVALIDATION_COUNT) == 0
 
 
 def test_an_arrival_from_another_connection_of_the_client_is_not_deferred(ledger: Ledger) -> None:
@@ -214,7 +211,7 @@ def test_an_answer_to_a_disconnected_client_leaves_no_record(ledger: Ledger) -> 
     ledger.run(arrival)
     ledger.now += 3600
     assert ledger.fleet.sweep(ledger.now).gone == ["arm"]
-    ledger.accounting.answered([(result(arrival), ledger.now)])
+    ledger.accounting.answered([result(arrival, ledger.now)])
     assert ledger.fleet.client("arm") is None
     ledger.known(times=1)
     assert ledger.fleet.outcomes.of("arm", "policy").answered == 0
@@ -225,7 +222,7 @@ def test_an_answered_chunk_updates_the_action_horizon(ledger: Ledger) -> None:
     ledger.fleet.action_horizon.on_answer = lambda *outcome: heard.append(outcome)  # type: ignore[method-assign]
     arrival = ledger.arrival()
     ledger.accounting.arrived(arrival)
-    ledger.accounting.answered([(result(arrival, {"actions": np.zeros((16, 7), np.float32)}), ledger.now)])
+    ledger.accounting.answered([result(arrival, ledger.now, {"actions": np.zeros((16, 7), np.float32)})])
     assert heard == [("arm", "policy", 16, START, 0, START)]
 
 

@@ -10,9 +10,9 @@ from inferential.scheduler.time.profile import Profiles
 from inferential.server.call_times import CallTimes
 
 
-def request(received_at: float, dispatched_at: float, rows: int = 1) -> InferenceRequest:
+def answered(received_at: float, dispatched_at: float, rows: int = 1) -> InferenceRequest:
     made = InferenceRequest("arm", "m", b"arm", b"", b"", received_at, 0.0, None, 0.0, 50.0, 1)
-    made.dispatched_at, made.rows = dispatched_at, rows
+    made.dispatched_at, made.rows, made.inference_ms, made.sent_at = dispatched_at, rows, 3.0, 10.6
     return made
 
 
@@ -28,22 +28,24 @@ def request(received_at: float, dispatched_at: float, rows: int = 1) -> Inferenc
 def test_the_first_call_after_a_requests_arrival_is_found(received_at: float, first_call_at: float) -> None:
     times = CallTimes(Profiles())
     for at in range(5):
-        times.began(Batch("m", [request(9.0, 10.0)], "", 10.0 + at / 10))
-        times.began(Batch("other", [request(9.0, 10.0)], "", 10.05 + at / 10))
-    assert times.of(request(received_at, 10.5), 3.0, 10.6, {}).first_call_at == pytest.approx(first_call_at)
+        times.began(Batch("m", [answered(9.0, 10.0)], "", 10.0 + at / 10))
+        times.began(Batch("other", [answered(9.0, 10.0)], "", 10.05 + at / 10))
+    (found,) = times.of([answered(received_at, 10.5)])
+    assert found.first_call_at == pytest.approx(first_call_at)
+    assert found[:4] == (received_at, 10.5, 10.6, pytest.approx(received_at + 0.05))
 
 
 def test_of_one_that_did_not_wait_it_is_its_own() -> None:
     times = CallTimes(Profiles())
-    times.began(Batch("m", [request(10.0, 10.0)], "", 10.0004))
-    assert times.of(request(10.0, 10.0005), 3.0, 10.6, {}).first_call_at == 10.0005
+    times.began(Batch("m", [answered(10.0, 10.0)], "", 10.0004))
+    (found,) = times.of([answered(10.0, 10.0005)])
+    assert found.first_call_at == 10.0005
 
 
-def test_what_a_call_takes_alone_is_looked_up_once_for_all_answers_of_a_moment() -> None:
-    profiles, found = Profiles(), dict[str, float]()
-    profiles.of("m").load(1, 0.002, 0.002)
+def test_what_a_call_takes_alone_is_that_of_one_row_where_it_has_more() -> None:
+    profiles = Profiles()
     times = CallTimes(profiles)
-    assert times.of(request(10.0, 10.0, rows=4), 3.0, 10.6, found).alone_ms == pytest.approx(2.0)
-    assert found == {"m": pytest.approx(2.0)}
-    assert times.of(request(10.0, 10.0, rows=4), 3.0, 10.6, {"m": 1.5}).alone_ms == 1.5
-    assert times.of(request(10.0, 10.0), 3.0, 10.6, {}).alone_ms == 3.0
+    assert [one.alone_ms for one in times.of([answered(10.0, 10.0, rows=2)] * 2)] == [3.0, 3.0]  # nothing is known
+    profiles.of("m").load(1, 0.002, 0.002)
+    assert [one.alone_ms for one in times.of([answered(10.0, 10.0, rows=2)] * 2)] == [pytest.approx(2.0)] * 2
+    assert [one.alone_ms for one in times.of([answered(10.0, 10.0)])] == [3.0]

@@ -82,12 +82,11 @@ async def test_a_client_that_waits_for_longer_than_the_time_out_is_answered_and_
     async with serve({"m": gate}, tracking) as server, server.connect("robot") as connection:
         await connection.model("m").observe(state=STATE)
         await gate.wait_entered()
-        await until(lambda: not server.status().sizes["responses_open"])  # its time-out has passed
+        await asyncio.sleep(0.5)  # its time-out has passed
         assert server.connected_robots == ["robot"]
         gate.let()
         await until(lambda: server.status().in_flight == 0)
         await until(lambda: not server.connected_robots and not server.status().sizes["timers"])
-        await until(lambda: not server.status().sizes["responses_open"])
 
 
 @pytest.mark.parametrize("strategy", ["deadline_aware", "round_robin"])

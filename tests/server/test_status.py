@@ -41,7 +41,6 @@ async def test_sizes_count_waiting_requests_and_connected_clients(serve: Serve, 
         sizes = server.status().sizes
         expected = {"queue_requests": 2, "queue_clients": 1, "clients": 1, "inprocess_clients": 1, "call_tasks": 1}
         assert {name: sizes[name] for name in expected} == expected
-        assert sizes["responses_pending"] == 3
         assert sizes["connections"] == 0
         gate.let(3)
         for _ in range(3):
@@ -79,6 +78,18 @@ def test_of_many_new_calls_the_history_gives_some_at_even_distances_and_the_last
         history.ended(batch, number + 0.5, ok=True)
     assert [call.number for call in history.batches(0, 4)] == [25, 50, 75, 100]
     assert [call.number for call in history.batches(97, 4)] == [98, 99, 100]
+
+
+def test_the_history_gives_a_long_call_that_ends_after_newer_ones() -> None:
+    history = History(0.0)
+    request = InferenceRequest("arm", "m", b"arm", b"", b"", 0.0, 0.0, None, 0.0, 50.0, 1)
+    long, short = (Batch("m", [request], "", started_at) for started_at in (0.0, 1.0))
+    for batch in (long, short):
+        history.began(batch)
+    history.ended(short, 2.0, ok=True)
+    seen = history.ended_count
+    history.ended(long, 3.0, ok=True)
+    assert [call.number for call in history.batches(seen)] == [1]
 
 
 def test_a_server_that_does_not_run_has_no_connected_robots() -> None:

@@ -144,27 +144,27 @@ def test_in_time_is_said_in_a_sentence_too() -> None:
 
 def test_a_robot_that_says_nothing_is_judged_by_when_its_answers_were_sent() -> None:
     counts = OutcomeCounts()
-    assert counts.on_answer(7, times(model_ms=180.0), reports=False) == "model"
+    assert counts.on_answer(0, times(model_ms=180.0)) == "model"
     assert (counts.answered, counts.in_time) == (1, 0)
 
 
 def test_a_robot_that_may_say_is_judged_once_it_does_or_has_let_many_pass() -> None:
     counts = OutcomeCounts()
-    assert counts.on_answer(1, times(model_ms=180.0), reports=True) is None
+    assert counts.on_answer(1, times(model_ms=180.0)) is None
     found = counts.on_applied(1, 300.0, 0.0, 101.0)
     assert (found.cause, found.is_late) == ("model", False)  # it was sent too late already
     silent = OutcomeCounts()
-    causes = [silent.on_answer(number, times(model_ms=180.0), reports=True) for number in range(1, 12)]
+    causes = [silent.on_answer(number, times(model_ms=180.0)) for number in range(1, 12)]
     assert [cause for cause in causes if cause] == ["model"] * 3
 
 
 def test_answers_that_a_robot_did_not_use_are_no_actions() -> None:
     counts = OutcomeCounts()
     for number in (1, 2, 3):
-        counts.on_answer(number, times(), reports=True)
+        counts.on_answer(number, times())
     counts.on_applied(3, 20.0, 0.0, 101.0)
     for number in range(4, 20):
-        counts.on_answer(number, times(model_ms=180.0), reports=True)
+        counts.on_answer(number, times(model_ms=180.0))
     summary = counts.ages.summary(101.0)
     assert summary is not None
     assert (summary.actions, summary.late) == (1, 0)
@@ -172,9 +172,9 @@ def test_answers_that_a_robot_did_not_use_are_no_actions() -> None:
 
 def test_actions_of_a_slow_handle_count_beside_those_of_a_fast_one() -> None:
     counts = OutcomeCounts()
-    counts.on_answer(1, times(), reports=True)
+    counts.on_answer(1, times())
     for number in range(2, 30):
-        counts.on_answer(number, times(), reports=True)
+        counts.on_answer(number, times())
         counts.on_applied(number, 20.0, 0.0, 101.0)
     assert counts.on_applied(1, 300.0, 0.0, 101.0).is_late
     summary = counts.ages.summary(101.0)
@@ -223,7 +223,7 @@ def test_who_gets_nothing_for_a_second_and_its_budget_misses_and_an_answer_ends_
     assert not counts.on_no_answer(100.9, 0.05, 101.0)
     assert counts.on_no_answer(101.0, 0.05, 101.05)
     assert counts.nothing_since() == 100.0
-    counts.on_answer(1, times(), reports=False)
+    counts.on_answer(0, times())
     assert counts.nothing_since() is None
     assert not counts.on_no_answer(101.1, 0.05, 101.2)
     assert not counts.on_no_answer(101.1, 5.0, 103.0)  # it may take five

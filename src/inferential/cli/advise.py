@@ -14,6 +14,7 @@ from inferential.cli.recordings import read_happened
 from inferential.cli.strategies import read_strategies
 from inferential.sim.virtual.advice import LOADS, Advice, simulations
 from inferential.sim.virtual.advice import advise as find_advice
+from inferential.sim.virtual.asked import waiting_text
 from inferential.sim.virtual.happened import Happened
 
 EXAMPLES = (
@@ -84,4 +85,6 @@ def _show(found: Advice) -> None:
     ]
     print_rows(columns, [("as it was", f"{found.was:.1%}", "", ""), *rows])
     print_line(f"observations answered in time, of {found.requests} in {found.seconds:.0f} s")
+    if found.robots_waiting:
+        print_line(waiting_text(found.robots_waiting, found.robots))
     print_line(found.sentence())

@@ -22,6 +22,7 @@ from inferential.cli.errors import CliError, no_answer
 from inferential.cli.observation import observation
 from inferential.cli.output import printable, printable_lines
 from inferential.cli.robot_keys import SecretKey, ServerKey
+from inferential.proto.decimal import decimal_list
 from inferential.proto.messages import ResponseTiming
 from inferential.replica.structured import RESULT_FIELDS
 
@@ -143,8 +144,7 @@ def _summary(report: dict[str, Any], taken: list[float]) -> str:
 def _plain(value: Any) -> Any:
     if isinstance(value, str):
         return value
-    listed = value.astype(np.float64).tolist() if value.dtype.kind not in "biuf" else value.tolist()
-    return _finite(listed)
+    return _finite(decimal_list(value if value.dtype.kind in "biuf" else value.astype(np.float64)))
 
 
 def _finite(value: Any) -> Any:

@@ -190,3 +190,5 @@ def progress_bar(what: str, total: float, *, shown: bool) -> Iterator[Callable[[
     with Progress(console=console, transient=True) as bar:
         task = bar.add_task(what, total=total)
         yield lambda: bar.advance(task)
+        bar.update(task, completed=total)  # a search may need fewer steps than it was given room for
+        bar.refresh()

@@ -21,9 +21,10 @@ from inferential.cli.recordings import read_happened
 from inferential.cli.strategies import compared_strategies
 from inferential.config.problems import ConfigError
 from inferential.sim.virtual import generate
+from inferential.sim.virtual.asked import Asked, asked_in, waiting_text
 from inferential.sim.virtual.bound import upper_bound
 from inferential.sim.virtual.fleet_file import Fleet, example, example_names, load_fleet
-from inferential.sim.virtual.happened import busy_before, models_of, multiplied, run_of
+from inferential.sim.virtual.happened import busy_before, models_of, run_of
 from inferential.sim.virtual.measures import Group, Measures, measure
 from inferential.sim.virtual.simulation import simulate as run_strategy
 from inferential.sim.virtual.starvation import Play, play_by_class, play_of
@@ -83,15 +84,16 @@ def simulate(
         demand = _recorded(trace_in, None if fleet is None and shipped is None else _fleet(fleet, shipped), load)
     else:
         demand = _described(_fleet(fleet, shipped), trace_in, seconds, seed, load)
-    if trace_out is not None and not demand.robots:
-        _keep(demand.arrivals, trace_out)
+    if trace_out is not None and not demand.is_closed:
+        _keep(demand.asked.arrivals, trace_out)
     if out is not None:
         make_folder(out)
     simulated = _run(demand, names, seed)
-    if trace_out is not None and demand.robots:
+    if trace_out is not None and demand.is_closed:
         _keep([outcome.arrival for outcome in simulated[0].outcomes], trace_out)
     compared = _Compared(demand, simulated, with_happened=load == 1)
-    summary = [{"bound": compared.bound, "load": load, "seed": seed, **one} for one in compared.figures()]
+    shared = {"bound": compared.bound, "load": load, "seed": seed, "robots_waiting": demand.asked.robots_waiting()}
+    summary = [{**shared, **one} for one in compared.figures()]
     saved = [] if out is None else _save(summary, compared.runs, out)
     if as_json:
         print_json(summary if len(summary) > 1 else summary[0])
@@ -105,26 +107,29 @@ class _Demand:
 
     Attributes:
         models: with the times of their calls.
-        arrivals: requests of an open stream.
-        robots: robots in closed loop, whose requests depend on their answers.
-        seconds: of virtual time.
+        asked: of them, for so many seconds of virtual time.
+        robots: robots that play chunks in closed loop, whose requests depend on their answers.
         happened: what a recording says that became of the arrivals; None where there is none.
         busy: from when to when models were busy with what had come before, by model id.
     """
 
     models: Sequence[ModelSpec]
-    arrivals: Sequence[Arrival]
-    robots: Sequence[ChunkedRobot]
-    seconds: float
+    asked: Asked
+    robots: Sequence[ChunkedRobot] = ()
     happened: Run | None = None
     busy: Mapping[str, tuple[float, float]] | None = None
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether runs differ in what is asked, as that depends on the answers."""
+        return bool(self.robots or self.asked.waiting)
+
     def bound(self) -> int | None:
-        """Returns how many requests can be answered in time at best; None in closed loop, where runs differ in what
-        is asked."""
-        if self.robots:
+        """Returns how many requests can be answered in time at best; None where `is_closed`."""
+        if self.is_closed:
             return None
-        return upper_bound(self.models, [one for one in self.arrivals if one.at < self.seconds], self.seconds)
+        seconds = self.asked.seconds
+        return upper_bound(self.models, [one for one in self.asked.arrivals if one.at < seconds], seconds)
 
 
 class _Compared:
@@ -144,6 +149,7 @@ class _Compared:
         self.simulated = self.measured[len(first) :]
         self.bound = demand.bound()
         self.robots = len(demand.robots)
+        self.waiting = waiting_text(demand.asked.robots_waiting(), demand.asked.robots())
 
     def figures(self) -> list[dict[str, Any]]:
         """Returns the figures of each run."""
@@ -158,6 +164,8 @@ def _print(compared: _Compared, saved: Sequence[Path]) -> None:
         console.print(f"\nbound: {compared.bound} of {offered} can be answered in time at best")
     for one in compared.simulated:  # what happened took no decision here
         console.print(_calls(one), soft_wrap=True)
+    if compared.waiting:
+        console.print(f"\n{compared.waiting}")
     if compared.robots:
         console.print(f"\n{compared.robots} robots in closed loop:")
         console.print(_play_table(compared.runs))
@@ -172,21 +180,19 @@ def _recorded(path: Path, fleet: Fleet | None, load: float) -> _Demand:
     if fleet is None:
         if not models:
             raise CliError(f"--trace-in: nothing was answered in {path}, so no model's times are known")
-        served = {
-            model.model_id for model in models
-        }  # of what was asked by mistake, as by a misspelt id, nothing is known
+        # Of what was asked by mistake, as by a misspelt id, nothing is known.
+        served = {model.model_id for model in models}
         happened = [one for one in happened if one.model_id in served]
     run = run_of(happened)
-    arrivals = multiplied([outcome.arrival for outcome in run.outcomes], load, run.seconds)
-    _check_models(arrivals, models)
-    return _Demand(models, arrivals, (), run.seconds, run, busy_before(run))
+    _check_models([outcome.arrival for outcome in run.outcomes], models)
+    return _Demand(models, asked_in(run).times(load), happened=run, busy=busy_before(run))
 
 
 def _described(fleet: Fleet, trace: Path | None, seconds: float, seed: int, load: float) -> _Demand:
     """Returns what a fleet's robots ask, or a trace's arrivals in place of them."""
     models = generate.models(fleet)
     robots = [] if trace is not None else generate.chunked_robots(fleet, seed=seed, load=load)
-    return _Demand(models, _arrivals(fleet, models, trace, seconds, seed, load), robots, seconds)
+    return _Demand(models, Asked(_arrivals(fleet, models, trace, seconds, seed, load), (), seconds), robots)
 
 
 def _fleet(path: Path | None, shipped: str | None) -> Fleet:
@@ -241,22 +247,23 @@ def _run(demand: _Demand, names: Sequence[str], seed: int) -> list[Run]:
         for name in names:
             advance = None
             if progress is not None:
-                task = progress.add_task(name, total=demand.seconds)
+                task = progress.add_task(name, total=demand.asked.seconds)
                 advance = lambda at, task=task: progress.update(task, completed=at)  # noqa: E731
             run = run_strategy(
                 demand.models,
-                demand.arrivals,
+                demand.asked.arrivals,
                 name,
-                seconds=demand.seconds,
+                seconds=demand.asked.seconds,
                 seed=seed,
                 robots=demand.robots,
+                waiting=demand.asked.waiting,
                 profiled=demand.happened is not None,
                 busy=demand.busy,
                 progress=advance,
             )
             runs.append(run)
             if advance is not None:
-                advance(demand.seconds)  # it is called now and then, not at the end
+                advance(demand.asked.seconds)  # it is called now and then, not at the end
     return runs
 
 

@@ -177,6 +177,10 @@ class ServerFailover:
         server = self._first()
         return math.inf if server is None else server.link.received_s_ago()
 
+    def heard_s_ago(self) -> float:
+        server = self._first()
+        return math.inf if server is None else server.link.heard_s_ago()
+
     def pump(self, session: Session) -> int:
         now = time.monotonic()
         ended = sum(server.poll(session, now) for server in self._servers)

@@ -18,9 +18,9 @@ from inferential.dispatch.inline import completes_inline
 from inferential.dispatch.outcomes import CallTimeout
 from inferential.dispatch.raised import carriable, failure_of
 from inferential.dispatch.threads import CallThreads
+from inferential.errors import words_of
 from inferential.replica.busy_polling import Usefulness
 from inferential.replica.condition import Condition, ModelState
-from inferential.replica.failures import words_of
 from inferential.replica.model import Method, is_async, methods_of
 from inferential.replica.pace import SHARED_ROWS, Pace
 from inferential.replica.pending import Pending

@@ -12,9 +12,10 @@ from typing import Any
 
 from inferential.dispatch.inprocess import InProcessReplica
 from inferential.dispatch.raised import carriable
+from inferential.errors import words_of
 from inferential.proto import inferential_pb2 as pb
 from inferential.replica.condition import Condition, ModelState
-from inferential.replica.failures import FailurePlaces, words_of
+from inferential.replica.failures import FailurePlaces
 from inferential.replica.model import ModelMethods, methods_of
 from inferential.replica.outcomes import ModelLoadError
 from inferential.replica.process import Row

@@ -23,12 +23,12 @@ from inferential.dispatch.outcomes import (
     WorkerDied,
 )
 from inferential.dispatch.raised import failure_of
-from inferential.errors import InvalidObservation
+from inferential.errors import InvalidObservation, words_of
 from inferential.observation.slots import ObservationError
 from inferential.proto import PROTOCOL_VERSION
 from inferential.proto.messages import ResponseTiming, write_response
 from inferential.proto.structure import STRUCTURE_KEY
-from inferential.replica.failures import FailurePlaces, is_first, words_of
+from inferential.replica.failures import FailurePlaces, is_first
 from inferential.replica.outcomes import ModelLoadError
 from inferential.replica.values import as_values
 from inferential.scheduler.request import (
@@ -42,6 +42,7 @@ from inferential.scheduler.request import (
 )
 from inferential.scheduler.time.execution_horizon import execution_horizon
 from inferential.tracking.action_horizon import horizon_of
+from inferential.wall_clock import wall_ns
 
 logger: logging.Logger = logging.getLogger("inferential.dispatch")
 
@@ -124,7 +125,7 @@ class ResultWriter:
             client_id=request.client_id,
             model_id=request.model_id,
             response_id=response_id,
-            timestamp_ns=time.time_ns(),
+            timestamp_ns=wall_ns(),
             request_id=request.request_id,
             values=values,
             timing=ResponseTiming(

@@ -212,9 +212,14 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def describe_error(error: BaseException) -> str:
-    """Returns what a robot is sent of an error: its type, and its text, 2,048 characters of it."""
+def reason_of(error: BaseException) -> str:
+    """Returns the text of an error for a robot, 2,048 characters of it."""
     reason = error.reason if isinstance(error, InferenceError) else str(error)
     if isinstance(error, MemoryError):
         reason = reason or "the server has no memory left for this"
-    return f"{type(error).__name__}: {reason if len(reason) <= _MAX_REASON else f'{reason[:_MAX_REASON]}...'}"
+    return reason if len(reason) <= _MAX_REASON else f"{reason[:_MAX_REASON]}..."
+
+
+def describe_error(error: BaseException) -> str:
+    """Returns what a robot is sent of an error: its type, and its text, 2,048 characters of it."""
+    return f"{type(error).__name__}: {reason_of(error)}"

@@ -12,9 +12,10 @@ from http import HTTPStatus
 from typing import ClassVar, TypeVar
 
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute
+from starlette.routing import BaseRoute, Route
 
 from inferential.config.gateways import HttpGatewayConfig
 from inferential.gateway.base import Gateway
@@ -77,7 +78,7 @@ class HttpGateway(Gateway):
 
     async def start(self) -> None:
         """Begins to listen; OSError if the address cannot be bound, or a file of TLS cannot be read."""
-        refused = {HTTPStatus.METHOD_NOT_ALLOWED: self._refuse_method}
+        refused = {HTTPStatus.METHOD_NOT_ALLOWED: self._refuse_method, HTTPStatus.NOT_FOUND: self._refuse_path}
         await self._listener.start(Starlette(routes=self.routes(), exception_handlers=refused))
 
     async def stop(self) -> None:
@@ -103,8 +104,15 @@ class HttpGateway(Gateway):
 
         return endpoint
 
-    async def _refuse_method(self, request: Request, _: Exception) -> Response:
-        return self.refusal(HTTPStatus.METHOD_NOT_ALLOWED, f"{request.url.path} is not asked by {request.method}")
+    async def _refuse_method(self, request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        asked = (error.headers or {}).get("Allow", "another method")
+        text = f"{request.url.path} is asked by {asked}, not by {request.method}"
+        return self.refusal(HTTPStatus.METHOD_NOT_ALLOWED, text)
+
+    async def _refuse_path(self, request: Request, _: Exception) -> Response:
+        paths = ", ".join(route.path for route in self.routes() if isinstance(route, Route))
+        return self.refusal(HTTPStatus.NOT_FOUND, f"nothing is served at {request.url.path}; there is: {paths}")
 
     async def body(self, request: Request) -> bytearray:
         """Returns the body of a request, of twice `observations.max_payload_bytes` at most, also once it is unpacked.

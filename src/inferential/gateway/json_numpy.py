@@ -20,6 +20,8 @@ from inferential.dtype_names import sent_dtype
 from inferential.proto.structure import narrow_float_as_float32
 from inferential.proto.value_limits import check_json
 
+ARRAY_KEY = "__numpy__"
+"""Of a map that is an array."""
 _KINDS = "biufMmUS"  # dtypes that bytes alone describe: no objects, structs or complex numbers
 
 
@@ -46,9 +48,9 @@ def dumps(value: Any) -> str:
 
 
 def _decoded(value: dict[str, Any]) -> Any:
-    if "__numpy__" not in value:
+    if ARRAY_KEY not in value:
         return value
-    data, name, sizes = value["__numpy__"], value.get("dtype"), value.get("shape")
+    data, name, sizes = value[ARRAY_KEY], value.get("dtype"), value.get("shape")
     if not isinstance(data, str) or not isinstance(name, str):
         raise ValueError("__numpy__: expected base64 and a dtype as text")
     if not isinstance(sizes, list) or any(type(size) is not int or size < 0 for size in sizes) or len(sizes) > 16:
@@ -78,4 +80,4 @@ def _encoded(value: Any) -> dict[str, Any]:
     if array.dtype.kind not in _KINDS:
         raise TypeError(f"an answer cannot hold an array of {array.dtype} in JSON")
     content = base64.b64encode(array.tobytes()).decode()
-    return {"__numpy__": content, "dtype": array.dtype.str, "shape": list(array.shape)}
+    return {ARRAY_KEY: content, "dtype": array.dtype.str, "shape": list(array.shape)}

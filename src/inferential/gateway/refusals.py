@@ -7,7 +7,7 @@ from http import HTTPStatus
 
 from inferential import errors
 from inferential.errors import InferenceError, InferentialError
-from inferential.gateway.base import describe_error
+from inferential.gateway.base import describe_error, reason_of
 from inferential.scheduler.request import MODEL_NOT_ALLOWED, NOT_ACCEPTED, PAYLOAD_NOT_ALLOWED, TOO_FAST
 
 logger: logging.Logger = logging.getLogger("inferential.gateway")
@@ -55,6 +55,7 @@ def refusal_of(error: Exception, client: object) -> tuple[HTTPStatus, str]:
         return _BY_CAUSE[error.cause], describe_error(error)
     for kind, status in _STATUS.items():
         if isinstance(error, kind):
-            return status, describe_error(error)
+            # A name of Python's says nothing to a client in another language.
+            return status, reason_of(error) if kind in (TypeError, ValueError) else describe_error(error)
     logger.error("a request of the client at %s failed", client, exc_info=error)
     return HTTPStatus.INTERNAL_SERVER_ERROR, "internal error of the server; its log has more"

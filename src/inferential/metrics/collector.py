@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from itertools import repeat
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from inferential.metrics.callbacks import CallbackRegistry, MetricCallback
 from inferential.metrics.store import Labels, LabelSet, MetricSeries, MetricStats, Rows, repeated, stats_of
@@ -31,22 +32,36 @@ Row = tuple[float, LabelSet, tuple[float, ...]]
 """Seconds of `time.monotonic()`, labels, and a value for each metric of a group."""
 
 
+class Columns(NamedTuple):
+    """Events of a group: the time and the labels of each, and of each metric their values."""
+
+    times: Sequence[float]
+    keys: Sequence[LabelSet]
+    values: Sequence[Sequence[float]]
+
+
 Sink = Callable[[str, Sequence[float], Sequence[LabelSet]], None]
 """Called with a metric's name, values, and the labels of each."""
+
+
+def _columns_of(rows: Sequence[Row]) -> Columns:
+    times, keys, values = zip(*rows, strict=True)
+    return Columns(times, keys, list(zip(*values, strict=True)))
 
 
 class MetricGroup:
     """Metrics of one event, recorded together with one set of labels. Made by `MetricsCollector.group`."""
 
-    __slots__ = ("flush_at", "names", "overlapping", "rows", "runs")
+    __slots__ = ("columns_of", "flush_at", "names", "overlapping", "rows", "runs")
 
-    def __init__(self, names: tuple[str, ...], flush_at: int) -> None:
+    def __init__(self, names: tuple[str, ...], flush_at: int, columns_of: Callable[[Sequence[Any]], Columns]) -> None:
         self.names: tuple[str, ...] = names
         self.flush_at: int = flush_at
+        self.columns_of = columns_of  # of what `rows` has
         self.overlapping: list[MetricGroup] = [
             self
         ]  # groups that share a metric with this one, oldest first: flushed together
-        self.rows: deque[Row] = deque()  # whose append and popleft need no lock
+        self.rows: deque[Any] = deque()  # whose append and popleft need no lock
         self.runs: deque[tuple[Row, int]] = deque()  # of groups that `add_run` records; these have no `rows`
 
 
@@ -104,9 +119,16 @@ class MetricsCollector:
         if self._callbacks:
             self._callbacks.fire(name, value, labels or {})
 
-    def group(self, *names: str) -> MetricGroup:
-        """Returns a group of metrics that `add` records together."""
-        group = MetricGroup(names, _FLUSH_AFTER_ROWS + _FLUSH_SPREAD_ROWS * len(self._groups))
+    def group(self, *names: str, columns_of: Callable[[Sequence[Any]], Columns] | None = None) -> MetricGroup:
+        """Returns a group of metrics that are recorded together.
+
+        Args:
+            names: of the metrics.
+            columns_of: returns what rows mean that `add_rows` records, all at once; it may be called in any thread.
+                None: rows are recorded by `add`.
+        """
+        flush_at = _FLUSH_AFTER_ROWS + _FLUSH_SPREAD_ROWS * len(self._groups)
+        group = MetricGroup(names, flush_at, columns_of or _columns_of)
         for other in self._groups:
             if not set(names).isdisjoint(other.names):
                 other.overlapping.append(group)
@@ -124,29 +146,27 @@ class MetricsCollector:
             labels: pairs of name and value.
             values: one float for each metric of the group.
         """
+        self.add_rows(group, ((at, labels, values),))
+
+    def add_rows(self, group: MetricGroup, rows: Iterable[Any]) -> None:
+        """Records events as they came; what they mean is found when they are flushed, for all of them together."""
         if self._buffers:
-            rows = group.rows
-            rows.append((at, labels, values))
-            if len(rows) >= group.flush_at:
+            buffered = group.rows
+            buffered.extend(rows)
+            if len(buffered) >= group.flush_at:
                 with self._lock:
                     self._flush(group.overlapping)
         elif self._enabled:
-            group.rows.append((at, labels, values))
-            with self._lock:
-                self._flush()
-            for name, value in zip(group.names, values, strict=True):
-                self._callbacks.fire(name, value, dict(labels))
-
-    def add_rows(self, group: MetricGroup, rows: Sequence[Row]) -> None:
-        """Records several events, as `add` does each of them."""
-        if not self._buffers:
             for row in rows:
-                self.add(group, *row)
-            return
-        group.rows.extend(rows)
-        if len(group.rows) >= group.flush_at:
-            with self._lock:
-                self._flush(group.overlapping)
+                self._add_now(group, row)
+
+    def _add_now(self, group: MetricGroup, row: Any) -> None:
+        group.rows.append(row)
+        with self._lock:
+            self._flush()
+        _, (key,), columns = group.columns_of((row,))
+        for name, (value,) in zip(group.names, columns, strict=True):
+            self._callbacks.fire(name, value, dict(key))
 
     def add_run(self, group: MetricGroup, row: Row, count: int) -> None:
         """Records the same event so many times; a group gets either all its events by this, or none."""
@@ -167,9 +187,9 @@ class MetricsCollector:
                 if group.runs:
                     self._flush_runs(group)
                 continue
-            times, keys, values = zip(*[buffered.popleft() for _ in range(len(buffered))], strict=True)
+            times, keys, columns = group.columns_of([*map(deque.popleft, repeat(buffered, len(buffered)))])
             rows = Rows.of(times, keys)
-            for name, column in zip(group.names, zip(*values, strict=True), strict=True):
+            for name, column in zip(group.names, columns, strict=True):
                 self._series_of(name).extend(rows, column)
                 for sink in self._sinks:
                     sink(name, column, keys)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from itertools import groupby
+from collections.abc import Iterable, Sequence
+from itertools import groupby, repeat
+from operator import attrgetter, mul, sub
 
 from inferential.metrics import names
-from inferential.metrics.collector import MetricsCollector, Row
+from inferential.metrics.collector import Columns, MetricsCollector
 from inferential.metrics.store import LabelSet
 from inferential.scheduler.request import CANCELLED, CLIENT_GONE, QUEUE_FULL, InferenceRequest, RefusalKind
 
@@ -25,7 +26,10 @@ _REFUSED = {
 _OF_ROBOT = frozenset({CLIENT_GONE, CANCELLED.cause})
 _WITHOUT_CAUSE = frozenset({RefusalKind.EXPIRED})
 _ONCE = (1.0,)
-_MAX_CLIENTS, _MAX_MODELS = 8192, 64  # whose labels are kept
+_MAX_KEYS = 8192  # of clients and models, whose labels are kept
+# What is taken of each request on its way; what follows from it is computed for dozens of them at once.
+_DEPARTED = attrgetter("client_id", "model_id", "received_at")
+_ANSWERED = attrgetter("sent_at", "client_id", "model_id", "inference_ms", "received_at")
 
 
 def _labels_of(request: InferenceRequest) -> dict[str, str]:
@@ -41,18 +45,23 @@ class Recorder:
         self._add_rows = metrics.add_rows
         self._add_run = metrics.add_run
         self._metrics = metrics
-        self._keys: dict[str, dict[str, LabelSet]] = {}
-        self._arrival = metrics.group(names.OBSERVATION_STALENESS_MS, names.PAYLOAD_SIZE_BYTES)
+        self._keys: dict[tuple[str, str], LabelSet] = {}
+        self._arrival = metrics.group(
+            names.OBSERVATION_STALENESS_MS, names.PAYLOAD_SIZE_BYTES, columns_of=self._arrivals
+        )
         self._arrival_with_cadence = metrics.group(
             names.OBSERVATION_STALENESS_MS,
             names.PAYLOAD_SIZE_BYTES,
             names.LEARNED_CADENCE_MS,
             names.TIME_UNTIL_NEXT_MS,
             names.CADENCE_DEVIATION,
+            columns_of=self._arrivals_with_cadence,
         )
-        self._batch = metrics.group(names.QUEUE_DEPTH, names.BATCH_SIZE)
-        self._departure = metrics.group(names.SCHEDULING_WAIT_MS)
-        self._answer = metrics.group(names.INFERENCE_LATENCY_MS, names.E2E_LATENCY_MS, names.RESPONSES_SERVED)
+        self._batch = metrics.group(names.QUEUE_DEPTH, names.BATCH_SIZE, columns_of=_batches)
+        self._departure = metrics.group(names.SCHEDULING_WAIT_MS, columns_of=self._departures)
+        self._answer = metrics.group(
+            names.INFERENCE_LATENCY_MS, names.E2E_LATENCY_MS, names.RESPONSES_SERVED, columns_of=self._answers
+        )
         self._superseded = metrics.group(names.REQUESTS_SUPERSEDED)
         self._overtaken = metrics.group(names.PAYLOAD_SIZE_BYTES, names.REQUESTS_SUPERSEDED)
         self._miss = metrics.group(names.DEADLINE_MISSES)
@@ -63,17 +72,42 @@ class Recorder:
 
     def _key(self, client_id: str, model_id: str) -> LabelSet:
         """Returns the labels of a client and a model: the same object each time, which is found in half the time."""
-        models = self._keys.get(client_id)
-        if models is None:
-            if len(self._keys) >= _MAX_CLIENTS:
-                self._keys.clear()
-            models = self._keys[client_id] = {}
-        key = models.get(model_id)
+        key = self._keys.get((client_id, model_id))
         if key is None:
-            if len(models) >= _MAX_MODELS:
-                models.clear()
-            key = models[model_id] = (names.CLIENT, client_id), (names.MODEL, model_id)
+            if len(self._keys) >= _MAX_KEYS:
+                self._keys.clear()
+            key = self._keys[client_id, model_id] = (names.CLIENT, client_id), (names.MODEL, model_id)
         return key
+
+    def _keys_of(self, client_ids: Sequence[str], model_ids: Sequence[str]) -> Sequence[LabelSet]:
+        known = list(map(self._keys.get, zip(client_ids, model_ids, strict=True)))
+        found = [key for key in known if key is not None]
+        return found if len(found) == len(known) else list(map(self._key, client_ids, model_ids))
+
+    # From rows, as they are recorded, to columns
+
+    def _arrivals(self, rows: Sequence[tuple[float, str, str, float, int]]) -> Columns:
+        times, clients, models, staleness_ms, sizes = zip(*rows, strict=True)
+        return Columns(times, self._keys_of(clients, models), (staleness_ms, list(map(float, sizes))))
+
+    def _arrivals_with_cadence(
+        self, rows: Sequence[tuple[float, str, str, float, int, float, float, float]]
+    ) -> Columns:
+        times, clients, models, staleness_ms, sizes, *seconds = zip(*rows, strict=True)
+        columns = staleness_ms, list(map(float, sizes)), *map(_ms, seconds)
+        return Columns(times, self._keys_of(clients, models), columns)
+
+    def _departures(self, rows: Sequence[tuple[float, tuple[str, str, float]]]) -> Columns:
+        times, departed = zip(*rows, strict=True)
+        clients, models, received = zip(*departed, strict=True)
+        return Columns(times, self._keys_of(clients, models), (_ms(map(sub, times, received)),))
+
+    def _answers(self, rows: Sequence[tuple[float, str, str, float, float]]) -> Columns:
+        times, clients, models, inference_ms, received = zip(*rows, strict=True)
+        columns = inference_ms, _ms(map(sub, times, received)), _ONCE * len(rows)
+        return Columns(times, self._keys_of(clients, models), columns)
+
+    # Events
 
     def model_state(self, model_id: str, state: str) -> None:
         """Records that a model has come to another state."""
@@ -100,13 +134,12 @@ class Recorder:
         cadence_deviation_s: float | None,
     ) -> None:
         """Records a valid observation."""
-        at, key, size = request.received_at, self._key(request.client_id, request.model_id), float(len(request.payload))
+        row = request.received_at, request.client_id, request.model_id, staleness_ms, len(request.payload)
         if learned_cadence_s is not None and cadence_deviation_s is not None:
-            cadence_ms, deviation_ms = learned_cadence_s * 1e3, cadence_deviation_s * 1e3
-            values = (staleness_ms, size, cadence_ms, request.time_until_next * 1e3, deviation_ms)
-            self._add(self._arrival_with_cadence, at, key, values)
+            cadence = learned_cadence_s, request.time_until_next, cadence_deviation_s
+            self._add_rows(self._arrival_with_cadence, (row + cadence,))
             return
-        self._add(self._arrival, at, key, (staleness_ms, size))
+        self._add_rows(self._arrival, (row,))
         if learned_cadence_s is not None:
             labels = _labels_of(request)
             self._record(names.LEARNED_CADENCE_MS, learned_cadence_s * 1e3, labels)
@@ -141,25 +174,15 @@ class Recorder:
 
     def dispatched(self, model_id: str, requests: list[InferenceRequest], queue_depth: int, now: float) -> None:
         """Records a batch that was handed to its model at `now`."""
-        self._add(self._batch, now, ((names.MODEL, model_id),), (float(queue_depth), float(len(requests))))
-        key_of, waits = self._key, []
-        for request in requests:
-            key = key_of(request.client_id, request.model_id)
-            waits.append((now, key, ((now - request.received_at) * 1e3,)))
-        self._add_rows(self._departure, waits)
+        self._add_rows(self._batch, ((now, model_id, queue_depth, len(requests)),))
+        self._add_rows(self._departure, zip(repeat(now), map(_DEPARTED, requests)))
 
-    def answered(self, sent: Sequence[tuple[InferenceRequest, float, float]]) -> None:
-        """Records results: of each its request, its model's latency in milliseconds, and when it was sent."""
-        answers: list[Row] = []
-        misses: list[Row] = []
-        for request, inference_ms, now in sent:
-            key = self._key(request.client_id, request.model_id)
-            answers.append((now, key, (inference_ms, (now - request.received_at) * 1e3, 1.0)))
-            if now > request.deadline:
-                misses.append((now, key, _ONCE))
-        self._add_rows(self._answer, answers)
-        if misses:
-            self._add_rows(self._miss, misses)
+    def answered(self, requests: Sequence[InferenceRequest]) -> None:
+        """Records results that were sent."""
+        self._add_rows(self._answer, map(_ANSWERED, requests))
+        for request in requests:
+            if request.sent_at > request.deadline:
+                self._add(self._miss, request.sent_at, self._key(request.client_id, request.model_id), _ONCE)
 
     def late(self, request: InferenceRequest, cause: str, now: float) -> None:
         """Records an action that was late, by its cause."""
@@ -236,5 +259,14 @@ class Recorder:
         """Records clients that have disconnected; what was measured of them stays, without their labels."""
         self._metrics.forget(*({names.CLIENT: client_id} for client_id in client_ids))
         for client_id in client_ids:
-            self._keys.pop(client_id, None)
             self._record(names.CLIENT_DISCONNECTED, 1.0, {names.CLIENT: client_id})
+
+
+def _batches(rows: Sequence[tuple[float, str, int, int]]) -> Columns:
+    times, models, depths, sizes = zip(*rows, strict=True)
+    keys = [((names.MODEL, model_id),) for model_id in models]
+    return Columns(times, keys, (list(map(float, depths)), list(map(float, sizes))))
+
+
+def _ms(seconds: Iterable[float]) -> list[float]:
+    return list(map(mul, seconds, repeat(1e3)))

@@ -297,8 +297,10 @@ def of_dtype(values: Array, dtype: np.dtype[Any]) -> Array:
     return values.astype(dtype)
 
 
-def _is_number(dtype: np.dtype[Any]) -> bool:
-    """Returns whether values are numbers; types beyond numpy's own, as bfloat16, are of kind V as plain bytes are."""
+def holds_numbers(dtype: np.dtype[Any]) -> bool:
+    """Returns whether values are real numbers; types beyond numpy's own, as bfloat16, are of kind V as bytes are."""
+    if dtype.kind != "V":
+        return dtype.kind in "biuf"
     try:
         np.isfinite(np.empty(0, dtype))
     except TypeError:
@@ -312,8 +314,7 @@ def _actions(key: str, array: Array, axes: int | None) -> Array:
         raise BadActions(f"result {key!r}: expected numbers, got a masked array; a robot has no use for a mask")
     array = np.asarray(array)
     wanted = 1 if axes is None else axes
-    kind = array.dtype.kind
-    if kind not in "biufV" or (kind == "V" and not _is_number(array.dtype)):
+    if not holds_numbers(array.dtype):
         raise BadActions(f"result {key!r}: expected numbers, got dtype {array.dtype}")
     expected = "expected a chunk [T, action_dim]"
     if array.ndim == 0 or not array.size:
@@ -325,6 +326,13 @@ def _actions(key: str, array: Array, axes: int | None) -> Array:
     if array.ndim == wanted + 2 and array.shape[0] == 1:
         return array.reshape(array.shape[1:])
     raise BadActions(f"result {key!r}: {expected} or [1, T, action_dim], got shape {array.shape}")
+
+
+def _promoted(one: np.dtype[Any], other: np.dtype[Any]) -> np.dtype[Any]:
+    try:
+        return np.promote_types(one, other)
+    except TypeError:  # types beyond numpy's own do not all know each other
+        return other
 
 
 class Layout:
@@ -361,6 +369,13 @@ class Layout:
                 )
         rows = [chunk[key].reshape(len(chunk[key]), -1) for key in self._parts]  # whatever order they came in
         return rows[0] if len(rows) == 1 else np.concatenate(rows, axis=1)
+
+    def widen(self, chunk: Mapping[str, Array]) -> None:
+        """Has the arrays of a key hold the numbers of another chunk too: an int of today may be a float tomorrow."""
+        for key, actions in chunk.items():
+            shape, dtype = self._parts[key]
+            if dtype != actions.dtype:
+                self._parts[key] = shape, _promoted(dtype, actions.dtype)
 
     def split(self, action: Array) -> Any:
         """Returns an action [N] in the form of those that came: an array, or arrays by key."""

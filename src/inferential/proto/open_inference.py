@@ -14,14 +14,16 @@ import math
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from inferential.dtype_names import named_dtype
+from inferential.proto.decimal import decimal_list
 from inferential.proto.tensors import Buffer
-from inferential.proto.value_limits import check_json
+from inferential.proto.value_limits import MAX_MSGPACK_VALUES, check_json
 
 Array = npt.NDArray[Any]
 
@@ -42,6 +44,9 @@ _DTYPES = {datatype: dtype for dtype, datatype in _DATATYPES.items()}
 NO_SHARED_MEMORY = "shared memory is not served: send the tensors in the request"
 _MAX_AXES, _MAX_SIZE = 64, 2**63 - 1  # as many as numpy has
 _BINARY_ONLY = ("FP16", "BF16")
+_MAX_JSON_BYTES = 64 * 1024 * 1024  # a third of a second of work; raw bytes may be more
+MAX_TEXTS = MAX_MSGPACK_VALUES
+"""Of one message as bytes: an empty one is 4 bytes of it, and a value to make."""
 
 
 def datatype_of(dtype: str) -> str:
@@ -98,6 +103,8 @@ def read_infer(body: Buffer, header_length: int | None, key: str) -> InferMessag
     length = len(view) if header_length is None else header_length
     if not 0 <= length <= len(view):
         raise ValueError(f"{HEADER_LENGTH}: expected at most {len(view)}, the length of the body, got {length}")
+    if length > _MAX_JSON_BYTES:
+        raise ValueError(f"expected JSON of at most {_MAX_JSON_BYTES} bytes, got {length}: send arrays as binary data")
     text = bytes(view[:length])
     check_json(text)
     try:
@@ -107,13 +114,14 @@ def read_infer(body: Buffer, header_length: int | None, key: str) -> InferMessag
     listed = parsed.get(key) if isinstance(parsed, dict) else None
     if not isinstance(listed, list):
         raise ValueError(f"{key}: expected a list of tensors")
-    rest = view[length:]
+    rest, texts = view[length:], MAX_TEXTS
     tensors: dict[str, Array] = {}
     for one in listed:
-        name, array, taken = _read_tensor(one, rest)
+        name, array, taken = _read_tensor(one, rest, texts)
         if name in tensors:
             raise ValueError(f"{key}: there are two named {name!r}")
         tensors[name] = array
+        texts -= array.size if array.dtype.kind == "O" else 0
         rest = rest[taken:]
     if len(rest):
         raise ValueError(f"{len(rest)} bytes behind the last tensor")
@@ -133,7 +141,7 @@ def shape_of(shape: object) -> list[int]:
     return shape
 
 
-def _read_tensor(described: Any, rest: memoryview) -> tuple[str, Array, int]:
+def _read_tensor(described: Any, rest: memoryview, most_texts: int) -> tuple[str, Array, int]:
     """Returns name and array of a tensor, and how many bytes of `rest` it takes."""
     if not isinstance(described, dict) or not isinstance(described.get("name"), str):
         raise ValueError("a tensor without a name")
@@ -149,9 +157,11 @@ def _read_tensor(described: Any, rest: memoryview) -> tuple[str, Array, int]:
         size = parameters.get("binary_data_size")
         if size is None:
             return name, _from_json(described, dtype, shape), 0
+        if described.get("data") is not None:
+            raise ValueError("expected data or binary_data_size, got both")
         if type(size) is not int or not 0 <= size <= len(rest):
             raise ValueError(f"binary_data_size: expected at most {len(rest)}, got {size!r}")
-        return name, array_from_bytes(rest[:size], dtype, shape), size
+        return name, array_from_bytes(rest[:size], dtype, shape, most_texts), size
     except ValueError as error:
         raise ValueError(f"{name!r}: {error}") from None
 
@@ -162,21 +172,28 @@ def _from_json(described: Mapping[str, Any], dtype: str, shape: Sequence[int]) -
         raise ValueError("expected data or binary_data_size")
     if described["datatype"] in _BINARY_ONLY:
         raise ValueError(f"{described['datatype']} travels as binary data only")
+    datatype = described["datatype"]
     try:
         given = np.array(data, dtype=object if dtype == "string" else None)
+    except ValueError:
+        raise ValueError(f"data: expected {datatype}, got lists of unequal lengths, or too deep ones") from None
+    out_of_range = ValueError(f"data: a value out of the range of {datatype}")
+    try:
         if given.dtype.kind == "f" and np.dtype(dtype).kind in "iu":
             given = _whole(given, data)
         if given.size and not _fits(given, dtype):
-            raise ValueError(f"data: expected {described['datatype']}, got {_in_words(given)}")
+            raise ValueError(f"data: expected {datatype}, got {_in_words(given)}")
+        if given.dtype.kind == "f" and not np.isfinite(given).all():
+            raise ValueError("data: NaN and infinite numbers have no form in JSON: send them as binary data")
         with np.errstate(over="raise"):
             array = given.astype(object if dtype == "string" else dtype)
-            if given.size and array.dtype.kind in "iu" and not np.array_equal(array, given):
-                raise ValueError(f"data: a value out of the range of {described['datatype']}")
-        if array.size != math.prod(shape):
-            raise ValueError(f"data: expected {math.prod(shape)} values for shape {list(shape)}, got {array.size}")
-        return array.reshape(shape)
-    except (TypeError, OverflowError, FloatingPointError) as error:
-        raise ValueError(f"data: {error}") from None
+    except (OverflowError, FloatingPointError):
+        raise out_of_range from None
+    if given.size and array.dtype.kind in "iu" and not np.array_equal(array, given):
+        raise out_of_range
+    if array.size != math.prod(shape):
+        raise ValueError(f"data: expected {math.prod(shape)} values for shape {list(shape)}, got {array.size}")
+    return array.reshape(shape)
 
 
 def _whole(given: Array, data: list[Any]) -> Array:
@@ -200,22 +217,26 @@ def _in_words(given: Array) -> str:
     return words.get(given.dtype.kind, "texts" if given.dtype.kind == "U" else "other values")
 
 
-def array_from_bytes(data: memoryview, dtype: str, shape: Sequence[int]) -> Array:
+def array_from_bytes(data: memoryview, dtype: str, shape: Sequence[int], most_texts: int = MAX_TEXTS) -> Array:
     """Returns the array whose bytes a message has, a view of them; texts as str objects.
 
     Args:
         data: the bytes.
         dtype: numpy's name, "string" for texts.
         shape: sizes.
+        most_texts: how many there may be.
 
     Raises:
-        ValueError: it has another number of bytes.
+        ValueError: it has another number of bytes, or too many texts.
     """
     count = math.prod(shape)
     if dtype == "string":
-        texts = list(_texts(data))
+        if count > most_texts:
+            raise ValueError(f"more than {MAX_TEXTS} texts in a message")
+        texts = list(islice(_texts(data), count + 1))
         if len(texts) != count:
-            raise ValueError(f"expected {count} texts for shape {list(shape)}, got {len(texts)}")
+            came = f"more than {count}" if len(texts) > count else str(len(texts))
+            raise ValueError(f"expected {count} texts for shape {list(shape)}, got {came}")
         array = np.empty(count, dtype=object)
         array[:] = texts
         return array.reshape(shape)
@@ -283,7 +304,7 @@ def write_infer(
         else:
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 raise ValueError(f"{name!r}: NaN and infinite numbers have no form in JSON: ask for it as binary data")
-            one["data"] = array.reshape(-1).tolist()
+            one["data"] = decimal_list(array.reshape(-1))
         described.append(one)
     head = json.dumps({**fields, key: described}).encode()
     if not parts and not any("parameters" in one for one in described):

@@ -1,4 +1,4 @@
-"""What a model raised, in words, whatever its exceptions do when they are asked."""
+"""Where a model raised what it did, whatever its exceptions do when they are asked."""
 
 from __future__ import annotations
 
@@ -6,20 +6,9 @@ import os
 import traceback
 from types import TracebackType
 
-_MAX_WORDS = 2000
 _MAX_TRACE = 8000
 _MAX_PLACES = 64
 _NOT_OWN = (os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep, "<frozen importlib")
-
-
-def words_of(error: BaseException) -> str:
-    """Returns type and message of an exception."""
-    try:
-        text = str(error)
-    except BaseException as broken:  # what raises it may raise anything
-        text = f"its message cannot be read: {type(broken).__name__}"
-    text = f"{type(error).__name__}: {text}" if text else type(error).__name__
-    return text if len(text) <= _MAX_WORDS else f"{text[:_MAX_WORDS]}... ({len(text)} characters)"
 
 
 class FailurePlaces:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from inferential.errors import InvalidObservation
-from inferential.replica.failures import FailurePlaces, words_of
+from inferential.errors import InvalidObservation, words_of
+from inferential.replica.failures import FailurePlaces
 from inferential.replica.rows import RowWriter, write_refusal
 from inferential.replica.values import as_values
 

@@ -17,10 +17,10 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from inferential.errors import InvalidObservation
+from inferential.errors import InvalidObservation, words_of
 from inferential.policies.batching import split
 from inferential.replica.end_notice import EndNotice
-from inferential.replica.failures import FailurePlaces, words_of
+from inferential.replica.failures import FailurePlaces
 from inferential.replica.inbox import InboxView
 from inferential.replica.life_line import end_with_server, leave_signals_to_server
 from inferential.replica.metadata import metadata_of

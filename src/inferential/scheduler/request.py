@@ -189,11 +189,13 @@ class InferenceRequest:
             request of the same client and model stood before it.
         dispatched_at: when it was last handed to its model.
         inference_ms: from there to the model's answer, once it is answered.
+        sent_at: when its answer was sent.
         rows: how many requests its call had.
         arrival: a number that grows with every request made; ties are broken by it. A request that supersedes
             another takes over its number and its `waiting_since`.
         state: where it stands.
         refusal: why it was refused.
+        track: what the server tracks of its client and model, once its arrival is recorded.
     """
 
     client_id: str
@@ -234,10 +236,12 @@ class InferenceRequest:
     waiting_since: float = field(default=float("nan"), repr=False)
     dispatched_at: float = field(default=0.0, repr=False)
     inference_ms: float = field(default=0.0, repr=False)
+    sent_at: float = field(default=float("nan"), repr=False)
     rows: int = field(default=1, repr=False)
     arrival: int = field(default_factory=_arrivals.__next__, repr=False)
     state: RequestState = NEW
     refusal: Refusal | None = None
+    track: Any = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if not self.pool:

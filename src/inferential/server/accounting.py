@@ -33,9 +33,11 @@ from inferential.server.chunk_times import chunk_time
 from inferential.server.ingress import IncomingRequest, Overtaken
 from inferential.tracking.action_horizon import horizon_of
 from inferential.tracking.fleet import Fleet, FleetChanges
+from inferential.tracking.outcome_counts import UsedLate
 
 if TYPE_CHECKING:
     from inferential.tracking.outcome_counts import OutcomeCounts
+    from inferential.tracking.track import Track
 
 _SHARES_EACH_S = 0.001
 """For each client, the time until shares are computed again: a thousandth of it is spent on that, however many ask."""
@@ -76,6 +78,8 @@ class Accounting:
         self._shares_due_at = -math.inf
         self.on_dispatch: Callable[[Batch], None] | None = None
         """Called with each batch before its model gets it."""
+        self.on_used_late: Callable[[UsedLate], None] | None = None
+        """Called with each answer that was sent in time and used too late, when its robot says so."""
         self.late_by_cause: dict[str, int] = {}
         """Late actions of all robots so far, by cause."""
         self._call_times = CallTimes(engine.profiles)
@@ -171,6 +175,7 @@ class Accounting:
             request.steps_remaining,
             incoming.control_period_s,
         )
+        request.track = update.track
         if update.is_new:
             self._on_connected(client_id)
             self._recorder.active_clients(self._fleet.active_count)
@@ -193,7 +198,6 @@ class Accounting:
             self._engine.expect(request)
         if incoming.applied is not None and incoming.applied.request_id:
             self._applied(request, incoming.applied)
-        self._fleet.responses.on_request(client_id, request.response_id, model_id, now)
         self._recorder.observed(request, incoming.staleness_ms, update.learned_cadence_s, update.cadence_deviation_s)
         if incoming.is_stale or incoming.misalignment_ms:
             self._recorder.flawed(request, incoming.misalignment_ms, is_stale=incoming.is_stale)
@@ -222,27 +226,33 @@ class Accounting:
         self._recorder.applied(request, age_ms, unread_ms, found.network_ms, is_late=found.is_late)
         if found.cause is not None:
             self._late(request, found.cause, request.received_at)
+            if found.is_late and self.on_used_late is not None:
+                self.on_used_late(UsedLate(request.client_id, request.model_id, applied.request_id, found.cause))
 
-    def answered(self, sent: Sequence[tuple[DispatchResult, float]]) -> None:
-        """Records results, each with when it was sent."""
-        fleet = self.fleet
-        self._recorder.answered([(result.request, result.latency_ms, now) for result, now in sent])
-        alone_ms: dict[str, float] = {}
-        for result, now in sent:
-            request, latency_ms = result.request, result.latency_ms
-            client_id, model_id = request.client_id, request.model_id
-            fleet.responses.on_response_sent(client_id, result.response_id, latency_ms, model_id, now)
+    def answered(self, results: Sequence[DispatchResult]) -> None:
+        """Records results of one call that were sent, whose requests say when."""
+        self.flush()
+        requests = [result.request for result in results]
+        if not requests:
+            return
+        self._recorder.answered(requests)
+        for result, request, times in zip(results, requests, self._call_times.of(requests), strict=True):
             counts = self._counts(request)
             if counts is not None:
                 reports = request.protocol_version >= PROTOCOL_VERSION and request.connection >= 0
-                times = self._call_times.of(request, latency_ms, now, alone_ms)
-                cause = counts.on_answer(request.request_id, times, reports=reports)
+                cause = counts.on_answer(request.request_id if reports else 0, times)
                 if cause is not None:
-                    self._late(request, cause, now)
+                    self._late(request, cause, request.sent_at)
             horizon = horizon_of(result.values)
             if horizon is not None:
-                observed_at, request_id = request.received_at, request.request_id
-                fleet.action_horizon.on_answer(client_id, model_id, horizon, observed_at, request_id, now)
+                self._fleet.action_horizon.on_answer(
+                    request.client_id,
+                    request.model_id,
+                    horizon,
+                    request.received_at,
+                    request.request_id,
+                    request.sent_at,
+                )
 
     def _late(self, request: InferenceRequest, cause: str, now: float) -> None:
         self.late_by_cause[cause] = self.late_by_cause.get(cause, 0) + 1
@@ -266,7 +276,7 @@ class Accounting:
         self._recorder.refused(request, is_miss=is_miss)
         if request.steps_remaining is not None:
             self._fleet.action_horizon.on_no_answer(request.client_id, request.model_id, request.request_id)
-        self.invalidated(request, refusal)
+        self.invalidated(request)
 
     def overtaken(self, overtaken: Overtaken, now: float) -> float:
         """Records observations that were superseded unread; returns the client's serve interval in milliseconds."""
@@ -284,10 +294,11 @@ class Accounting:
         if request.steps_remaining is not None:
             self._fleet.action_horizon.on_no_answer(request.client_id, request.model_id, request.request_id)
 
-    def invalidated(self, request: InferenceRequest, refusal: Refusal) -> None:
-        """Records that the response to a request will never be used."""
-        responses = self.fleet.responses
-        if responses.on_invalidated(request.client_id, refusal.cause, request.response_id, request.model_id):
+    def invalidated(self, request: InferenceRequest) -> None:
+        """Records that a request gets no response, if its client, which has waited for one, is there still."""
+        self.flush()
+        track = request.track
+        if track is not None and self._fleet.client(request.client_id) is track.client:
             self._recorder.invalidated(request.client_id)
 
     def sweep(
@@ -355,6 +366,9 @@ class Accounting:
         self._recorder.active_clients(self._fleet.active_count)
 
     def _counts(self, request: InferenceRequest) -> OutcomeCounts | None:
+        track: Track | None = request.track
+        if track is not None and track.stands:
+            return track.counts
         if self._fleet.client(request.client_id) is None:
             return None  # a disconnected client has no record
         return self._fleet.outcomes.of(request.client_id, request.model_id)

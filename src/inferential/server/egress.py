@@ -75,25 +75,24 @@ class Egress:
 
         A result whose request has ended already, as during shutdown, is dropped.
         """
-        sent: list[tuple[DispatchResult, float | None]] = []
+        tried: list[DispatchResult] = []
         try:
             for result in results:
                 if result.request.state is DISPATCHED:
-                    at = self._send_result(result)
-                    sent.append((result, at))
+                    self._send_result(result)
+                    tried.append(result)
         finally:
-            self._accounting.answered([(result, at) for result, at in sent if at is not None])
-            for result, at in sent:
+            self._accounting.answered([result for result in tried if result.request.state is ANSWERED])
+            for result in tried:
                 request = result.request
-                if at is None:
-                    assert request.refusal is not None
-                    self._accounting.invalidated(request, request.refusal)
+                if request.refusal is not None:
+                    self._accounting.invalidated(request)
                 elif self.on_result is not None:
                     self.on_result(result)
                 self._notify(request)
 
-    def _send_result(self, result: DispatchResult) -> float | None:
-        """Sends a result and ends its request; returns when it was sent, None if the client is unreachable."""
+    def _send_result(self, result: DispatchResult) -> None:
+        """Sends a result and ends its request, which is refused if its client is unreachable."""
         request = result.request
         if self._transport.backlogged and request.takes_latest and request.connection in self._transport.backlogged:
             posted = self._post_newest(request, result.envelope, result.payload)
@@ -101,10 +100,10 @@ class Egress:
             posted = self._post(request, result.envelope, result.payload)
         if not posted:
             request.refuse(Refusal(RefusalKind.REJECTED, "the client cannot be reached", CLIENT_GONE))
-            return None
+            return
         request.move(ANSWERED)
         request.inference_ms = result.latency_ms
-        return time.monotonic()
+        request.sent_at = time.monotonic()
 
     def _post_newest(self, request: InferenceRequest, envelope: bytes, payload: Buffer) -> bool:
         """Sends a result over a connection that has more to send than it takes; a newer one replaces an older."""
@@ -280,10 +279,9 @@ class Egress:
             client_id: the robot's.
             awaited: the requests that it waits for.
         """
-        known = self._transport.answered_late.get(connection, set())
-        place = self._transport.place
-        known |= {one.request_id for one in self._accounting.engine.requests() if place(one.connection) == connection}
-        missing = [request_id for request_id in awaited if request_id not in known]
+        place, late = self._transport.place, self._transport.answered_late.get(connection, ())
+        open_ids = {one.request_id for one in self._accounting.engine.requests() if place(one.connection) == connection}
+        missing = [request_id for request_id in awaited if request_id not in open_ids and request_id not in late]
         if missing:
             refusals = write_refusals(
                 client_id=client_id,

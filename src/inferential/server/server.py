@@ -334,6 +334,7 @@ class Server(ServerView):
             return
         egress = self._run.executor.egress
         self._core.accounting.on_dispatch = each([one.dispatched for one in watchers])
+        self._core.accounting.on_used_late = each([one.used_late for one in watchers])
         egress.on_result = each([one.answered for one in watchers])
         egress.on_end = each([one.ended for one in watchers])
 

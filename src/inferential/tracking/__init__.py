@@ -1,4 +1,4 @@
-"""Tracks clients: which are connected, their cadences, and the life cycle of their responses."""
+"""Tracks clients: which are connected, their cadences, and what becomes of their requests."""
 
 from inferential.tracking.cadence import CadenceTracker
 from inferential.tracking.fleet import ClientUpdate, Fleet, FleetChanges

@@ -9,7 +9,7 @@ The deadline that follows from it is set in `scheduler.deadline`.
 
 Of a robot that states its steps, its queue of actions is mirrored: chunks that are being made or on their way last
 longer than the steps that it stated (`queue_of`). A robot that acknowledges chunks (the newest that it has played an
-action of, and from which action on) says exactly which are on their way still, and how long after its departure an
+action of, and how soon) says exactly which are on their way still, and how long after its departure an
 answer is played: the network and the rest of a control period, which the shortest of them has none of.
 """
 
@@ -32,19 +32,17 @@ _LONGEST_LAG_S = 1.0
 _LAGS = 32  # the newest, of each robot and model
 _MAX_UNDER_WAY = 16  # chunks of one robot and model; beyond it, the oldest is forgotten
 
-_CHUNK_KEYS = ("actions", "action")
-
 
 def horizon_of(values: Mapping[str, Any] | None) -> int | None:
     """Returns the length T of a result's [T, ...] array `actions` or `action`; None if it has no chunk."""
     if values is None:
         return None
-    for key in _CHUNK_KEYS:
-        if key in values:
-            chunk = values[key]
-            if not isinstance(chunk, str) and len(chunk.shape) > 1:
-                return int(chunk.shape[0])
-    return None
+    chunk = values.get("actions")
+    if chunk is None or isinstance(chunk, str) or len(chunk.shape) < 2:
+        chunk = values.get("action")
+        if chunk is None or isinstance(chunk, str) or len(chunk.shape) < 2:
+            return None
+    return int(chunk.shape[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +74,9 @@ class _UnderWay:
 
 
 @dataclass(slots=True)
-class _ActionHorizon:
+class ActionHorizon:
+    """What is known of the actions that one robot has left of one model."""
+
     stated_period_s: float | None = None
     steps: int | None = None
     at: float = 0.0
@@ -87,16 +87,40 @@ class _ActionHorizon:
     lags_s: deque[float] = field(default_factory=lambda: deque(maxlen=_LAGS))
 
     def period_s(self) -> float | None:
+        """Returns the control period in seconds, stated or learned; None while unknown."""
         if self.stated_period_s is not None:
             return self.stated_period_s
         return statistics.median(self.periods) if len(self.periods) >= _MIN_SAMPLES else None
+
+    def observed(self, steps_remaining: int | None, control_period_s: float | None, now: float) -> float | None:
+        """Does what `ActionHorizonTracker.on_request` describes."""
+        if control_period_s is not None:
+            self.stated_period_s = min(control_period_s, _LONGEST_PERIOD_S)
+        if steps_remaining is None:
+            self.steps = None
+            if self.chunk_ends is None:
+                return None
+        elif self.steps is not None and not self.answered:
+            played = self.steps - steps_remaining
+            if played > 0 and now > self.at:
+                self.periods.append((now - self.at) / played)
+        self.steps, self.at, self.answered = steps_remaining, now, False
+        period_s = self.period_s()
+        if period_s is None:
+            return None
+        if steps_remaining is not None:
+            return now + max(steps_remaining, 1) * period_s
+        if self.chunk_ends is None:
+            return None
+        observed_at, horizon = self.chunk_ends
+        return max(observed_at + horizon * period_s, now + period_s)
 
 
 class ActionHorizonTracker:
     """The actions that each client has left, by model."""
 
     def __init__(self) -> None:
-        self._clients: dict[str, dict[str, _ActionHorizon]] = {}
+        self._clients: dict[str, dict[str, ActionHorizon]] = {}
         self._horizons: OrderedDict[str, int] = OrderedDict()  # by model, of its newest chunk
 
     def __len__(self) -> int:
@@ -113,23 +137,7 @@ class ActionHorizonTracker:
             control_period_s: how long one action is played, in seconds, if stated.
             now: arrival of the observation, in seconds of `time.monotonic()`.
         """
-        state = self._state_of(client_id, model_id)
-        if control_period_s is not None:
-            state.stated_period_s = min(control_period_s, _LONGEST_PERIOD_S)
-        if steps_remaining is not None and state.steps is not None and not state.answered:
-            played = state.steps - steps_remaining
-            if played > 0 and now > state.at:
-                state.periods.append((now - state.at) / played)
-        state.steps, state.at, state.answered = steps_remaining, now, False
-        period_s = state.period_s()
-        if period_s is None:
-            return None
-        if steps_remaining is not None:
-            return now + max(steps_remaining, 1) * period_s
-        if state.chunk_ends is None:
-            return None
-        observed_at, horizon = state.chunk_ends
-        return max(observed_at + horizon * period_s, now + period_s)
+        return self.of(client_id, model_id).observed(steps_remaining, control_period_s, now)
 
     def queue_of(
         self,
@@ -146,13 +154,13 @@ class ActionHorizonTracker:
             client_id, model_id: the client and the model that it asks.
             steps_remaining: actions left, as stated.
             now: arrival of the observation, in seconds of `time.monotonic()`.
-            played_id, played_from: the newest chunk of which it has played an action, and from which one on; None: it
-                does not acknowledge chunks.
+            played_id, played_from: the newest chunk of which it has played an action, and after how many control steps
+                since its observation; None: it does not acknowledge chunks.
 
         Returns:
             None while its control period, or how long a chunk of this model is, is not known.
         """
-        state = self._state_of(client_id, model_id)
+        state = self.of(client_id, model_id)
         period_s, horizon = state.period_s(), self._horizons.get(model_id)
         if period_s is None or horizon is None:
             return None
@@ -172,7 +180,7 @@ class ActionHorizonTracker:
         return ActionQueue(runs_out_at, lasts_s, period_s, lags_s[0], longest_s)
 
     @staticmethod
-    def _acknowledge(state: _ActionHorizon, played_id: int, played_from: int | None, period_s: float) -> None:
+    def _acknowledge(state: ActionHorizon, played_id: int, played_from: int | None, period_s: float) -> None:
         played = state.under_way.get(played_id)
         if played is not None and played.sent_at is not None and played_from is not None:
             lag_s = played_from * period_s - (played.sent_at - played.observed_at)
@@ -233,11 +241,12 @@ class ActionHorizonTracker:
         """Drops a client."""
         self._clients.pop(client_id, None)
 
-    def _state_of(self, client_id: str, model_id: str) -> _ActionHorizon:
+    def of(self, client_id: str, model_id: str) -> ActionHorizon:
+        """Returns what is known of a client and model; a new one where nothing is."""
         models = self._clients.setdefault(client_id, {})
         state = models.get(model_id)
         if state is None:
             if len(models) >= MAX_MODELS:
                 del models[next(iter(models))]
-            state = models[model_id] = _ActionHorizon()
+            state = models[model_id] = ActionHorizon()
         return state

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from inferential.tracking.action_horizon import ActionHorizonTracker
 from inferential.tracking.cadence import STEADY_AFTER, CadenceTracker, Rhythm
+from inferential.tracking.limits import MAX_MODELS
 from inferential.tracking.outcome_counts import OutcomeTable
-from inferential.tracking.response import ResponseTracker
 from inferential.tracking.robots import ClientRegistry, ClientState
+from inferential.tracking.track import Track
 
 if TYPE_CHECKING:
     from inferential.config.schema import ResponseTrackingConfig
@@ -29,6 +30,7 @@ class ClientUpdate(NamedTuple):
     """What is known of a client after an observation.
 
     Attributes:
+        track: its entries in the tables.
         is_new: it was not connected before.
         returned: it was overdue for this model, as `FleetChanges.overdue` reported, and no longer is.
         interval_s: seconds since its last observation for this model; None for the first.
@@ -39,6 +41,7 @@ class ClientUpdate(NamedTuple):
         runs_out_at: when its actions run out, in seconds of `time.monotonic()`; None while unknown.
     """
 
+    track: Track
     is_new: bool
     returned: bool
     interval_s: float | None
@@ -67,12 +70,12 @@ class Fleet:
     def __init__(self, config: ResponseTrackingConfig) -> None:
         self.registry: ClientRegistry = ClientRegistry()
         self.cadence: CadenceTracker = CadenceTracker(config.cadence_alpha, config.overdue_multiplier)
-        self.responses: ResponseTracker = ResponseTracker(config.disconnect_timeout_s)
         self.action_horizon: ActionHorizonTracker = ActionHorizonTracker()
         self.outcomes: OutcomeTable = OutcomeTable()
         self.departed: OrderedDict[str, ClientState] = OrderedDict()
         """Clients that disconnected lately and have not returned, longest gone first."""
         self._timeout_s = config.disconnect_timeout_s
+        self._tracks: dict[tuple[str, str], Track] = {}
         self._overdue: dict[str, set[str]] = {}
         # Until when a client is neither overdue nor gone, whatever it sends: it may be so for longer, which a sweep
         # finds out. So most observations and most sweeps are a comparison each.
@@ -83,7 +86,7 @@ class Fleet:
         """Applies changed settings; what was learned stays."""
         self.cadence.alpha = config.cadence_alpha
         self.cadence.overdue_multiplier = config.overdue_multiplier
-        self.responses.disconnect_timeout_s = self._timeout_s = config.disconnect_timeout_s
+        self._timeout_s = config.disconnect_timeout_s
         for client_id, state in self.registry.all_clients.items():
             self._quiet_until[client_id] = self._next_change(client_id, state.last_seen)
 
@@ -103,7 +106,7 @@ class Fleet:
             "cadences": len(self.cadence),
             "action_horizons": len(self.action_horizon),
             "outcome_counts": len(self.outcomes),
-            **self.responses.sizes(),
+            "tracks": len(self._tracks),
         }
 
     def client(self, client_id: str) -> ClientState | None:
@@ -126,10 +129,20 @@ class Fleet:
         control_period_s: float | None = None,
     ) -> ClientUpdate:
         """Records an observation."""
-        is_new = self.registry.on_observation(client_id, model_id, client_type, identity, now)
-        if is_new:
-            self.departed.pop(client_id, None)
-        rhythm, interval, before = self.cadence.note(client_id, model_id, now)
+        track = self._tracks.get((client_id, model_id))
+        if track is None:
+            track, is_new, interval, before = self._begin(client_id, model_id, client_type, identity, now)
+            rhythm = track.rhythm
+        else:  # what the tables do, without a look at each of them
+            is_new, client, rhythm = False, track.client, track.rhythm
+            client.last_seen = now
+            client.total_requests += 1
+            client.client_type = client_type or client.client_type
+            client.identity = identity or client.identity
+            before = rhythm.period if rhythm.intervals else None
+            interval = now - rhythm.last
+            rhythm.last = now
+            rhythm.learn(interval, self.cadence.alpha)
         overdue = self._overdue.get(client_id)
         returned = overdue is not None and model_id in overdue
         if overdue is not None:
@@ -142,6 +155,7 @@ class Fleet:
             self._quiet_until[client_id] = self._next_change(client_id, now)
         learned = rhythm.period if rhythm.intervals else None
         return ClientUpdate(
+            track,
             is_new,
             returned,
             interval,
@@ -149,8 +163,30 @@ class Fleet:
             learned,
             None if before is None or interval is None else interval - before,
             learned if rhythm.intervals >= STEADY_AFTER and not rhythm.is_irregular else None,
-            self.action_horizon.on_request(client_id, model_id, steps_remaining, control_period_s, now),
+            track.horizon.observed(steps_remaining, control_period_s, now),
         )
+
+    def _begin(
+        self, client_id: str, model_id: str, client_type: str, identity: bytes, now: float
+    ) -> tuple[Track, bool, float | None, float | None]:
+        """Records an observation in each table; returns its track, whether its client is new, and what `note` does."""
+        is_new = self.registry.on_observation(client_id, model_id, client_type, identity, now)
+        if is_new:
+            self.departed.pop(client_id, None)
+        if len(self.cadence.rhythms(client_id)) >= MAX_MODELS:  # an entry has to go, of which there is a track
+            self._drop_tracks(client_id)
+        rhythm, interval, before = self.cadence.note(client_id, model_id, now)
+        client = self.registry.get(client_id)
+        assert client is not None
+        horizon, counts = self.action_horizon.of(client_id, model_id), self.outcomes.of(client_id, model_id)
+        track = self._tracks[client_id, model_id] = Track(client, rhythm, horizon, counts)
+        return track, is_new, interval, before
+
+    def _drop_tracks(self, client_id: str) -> None:
+        for model_id in self.cadence.rhythms(client_id):
+            track = self._tracks.pop((client_id, model_id), None)
+            if track is not None:
+                track.stands = False
 
     def on_overtaken(self, client_id: str, model_id: str, count: int, now: float) -> None:
         """Records observations of a connected client that are received with a newer one, which was recorded before or
@@ -184,8 +220,8 @@ class Fleet:
         return False
 
     def next_sweep_at(self) -> float | None:
-        """Returns when to call `sweep` next; None while no client is connected and no response is open."""
-        return self.responses.expires_at() if self._next_sweep_at is None else self._next_sweep_at
+        """Returns when to call `sweep` next; None while no client is connected."""
+        return self._next_sweep_at
 
     def sweep(
         self,
@@ -220,14 +256,13 @@ class Fleet:
                 self._quiet_until[client_id] = max(self._next_change(client_id, state.last_seen), now)
         for client_id in changes.gone:
             self._depart(client_id)
+            self._drop_tracks(client_id)
             self.registry.forget(client_id)
             self.cadence.forget(client_id)
             self.action_horizon.forget(client_id)
             self.outcomes.forget(client_id)
-            self.responses.forget(client_id)
             self._overdue.pop(client_id, None)
             del self._quiet_until[client_id]
-        self.responses.expire(now)
         self._next_sweep_at = now + self._sweep_s() if self.active_count else None
         return changes
 

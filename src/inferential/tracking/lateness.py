@@ -178,11 +178,9 @@ class ActionAges:
         rows.extend((now, age_ms, unread_ms, *times))  # the parts are found when they are asked for
         if len(rows) > _WIDTH * _MOST_ACTIONS:
             del rows[: _WIDTH * (_MOST_ACTIONS // 4)]
-        took_ms = (times.sent_at - times.received_at) * 1e3
-        if age_ms > took_ms:  # not for NaN
-            took_ms = age_ms
-        budget_ms = (times.deadline - times.received_at) * 1e3
-        if took_ms <= budget_ms:
+        received_at, _, sent_at, deadline, _, _, _ = times
+        budget_ms = (deadline - received_at) * 1e3
+        if sent_at <= deadline and not age_ms > budget_ms:  # it may be NaN
             return None
         cause = cause_of(split(times, age_ms, unread_ms), budget_ms)
         if cause is None:  # by a rounding error

@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from inferential.tracking.lateness import WINDOW_S, ActionAges, ServerTimes
-from inferential.tracking.limits import MAX_MODELS
+from inferential.tracking.limits import MAX_MODELS, MAX_OPEN
 
 NOTHING_S = 1.0
 """A robot that asks for longer than this, and than its answers may take, without an answer gets nothing."""
 _KEPT_REFUSALS = 8
-_MAX_OPEN = 8  # answers of which the robot may still say when it used them
 
 
 @dataclass(slots=True)
@@ -106,26 +105,26 @@ class OutcomeCounts:
         else:
             self.refusals.append(Refused(kind, cause, reason, 1, now, now))
 
-    def on_answer(self, request_id: int, times: ServerTimes, *, reports: bool) -> str | None:
+    def on_answer(self, request_id: int, times: ServerTimes) -> str | None:
         """Counts a result that was sent.
 
         Args:
-            request_id: of its request; 0: the client does not match by ids.
+            request_id: of its request; 0: the client cannot say with its next one when it used the result.
             times: of the answer.
-            reports: whether the client may say with its next request when it used the result.
 
         Returns:
             What made an action late of which the client has not said, and will not say, when it was used; None: none
             is known to be late.
         """
+        received_at, _, sent_at, deadline, _, _, _ = times
         self.answered += 1
-        self.sent_age_ms = (times.sent_at - times.received_at) * 1e3
-        self.in_time += times.sent_at <= times.deadline
-        if not (reports and request_id):
-            return self.ages.note(times.sent_at, times, math.nan, 0.0)
+        self.sent_age_ms = (sent_at - received_at) * 1e3
+        self.in_time += sent_at <= deadline
+        if not request_id:
+            return self.ages.note(sent_at, times, math.nan, 0.0)
         waiting = self._open
         waiting[request_id] = times
-        if len(waiting) <= _MAX_OPEN:
+        if len(waiting) <= MAX_OPEN:
             return None
         oldest = waiting.pop(next(iter(waiting)))
         if self.applied_age_ms is not None:
@@ -160,6 +159,21 @@ class Applied(NamedTuple):
 
 
 _UNKNOWN = Applied(None, None, False)
+
+
+class UsedLate(NamedTuple):
+    """An answer that was sent in time, and of which its robot says that it used it too late.
+
+    Attributes:
+        client_id, model_id: of the robot, and of the model that it asked.
+        request_id: of the answer's request.
+        cause: what made it late, one of `CAUSES`.
+    """
+
+    client_id: str
+    model_id: str
+    request_id: int
+    cause: str
 
 
 class OutcomeTable:

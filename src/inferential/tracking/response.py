@@ -9,6 +9,9 @@ No clock and no timer. The states of a response:
        +--> EXPIRED                     it was not answered within the time-out
 
 CONSUMED, INVALIDATED and EXPIRED are final.
+
+It is for programs that track responses of their own: the server has what it shows of them from its requests, and from
+`outcome_counts` what robots have used.
 """
 
 from __future__ import annotations

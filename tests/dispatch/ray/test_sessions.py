@@ -53,6 +53,7 @@ def settings(**model: Any) -> InferentialConfig:
         {
             "models": {"known": {"m": {"every_observation": True, **model}}},
             "response_tracking": {"disconnect_timeout_s": 2.0},
+            "scheduling": {"request_ttl_ms": 30_000},  # a replica that is begun anew takes its time on a busy machine
         }
     )
 

@@ -9,7 +9,8 @@ import pytest
 from tests.sim.virtual.test_happened import fleet, happened_in
 
 from inferential.sim.virtual.advice import GOOD, LOADS, Advice, advise, simulations
-from inferential.sim.virtual.happened import Happened, asking_at_once
+from inferential.sim.virtual.asked import asking_at_once
+from inferential.sim.virtual.happened import Happened, run_of
 from inferential.sim.virtual.simulation import simulate
 from inferential.sim.virtual.world import ModelSpec
 
@@ -57,7 +58,7 @@ def test_a_model_that_takes_longer_than_robots_wait_is_the_reason_however_idle_i
 def test_figures_far_below_what_the_server_gave_are_doubted() -> None:
     found = advice_for(SLOW, 4)
     assert "but the server gave" not in found.sentence()
-    assert "; but the server gave 100.0%: robots that wait" in replace(found, was=1.0).sentence()
+    assert "; but the server gave 100.0%: robots are repeated" in replace(found, was=1.0).sentence()
 
 
 def test_requests_that_failed_are_held_against_no_strategy() -> None:
@@ -139,7 +140,7 @@ def test_beside_robots_such_clients_are_left_out_and_named() -> None:
 
 @pytest.mark.parametrize("period_s", [0.012, 0.02, 0.1])
 def test_robots_that_keep_a_rate_are_none_of_them_however_short_their_pauses_are(period_s: float) -> None:
-    assert asking_at_once(clients(1, period_s, 9.0)) == set()
+    assert asking_at_once(run_of(clients(1, period_s, 9.0))) == set()
 
 
 def test_a_strategy_that_helps_with_more_robots_alone_is_said_to() -> None:

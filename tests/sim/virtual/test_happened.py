@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from inferential.sim.virtual.happened import STRATEGY, Happened, busy_before, models_of, multiplied, run_of
+from inferential.sim.virtual.asked import Asked
+from inferential.sim.virtual.happened import STRATEGY, Happened, busy_before, models_of, run_of
 from inferential.sim.virtual.measures import measure
 from inferential.sim.virtual.simulation import simulate
 from inferential.sim.virtual.world import Arrival, ModelSpec, Run
@@ -94,7 +95,7 @@ def test_robots_that_want_every_answer_differ_from_those_that_want_the_newest() 
 @pytest.mark.parametrize(("load", "robots"), [(0.5, 3), (1.0, 6), (1.5, 9), (2.0, 12)])
 def test_more_robots_ask_as_often_as_those_that_there_were(load: float, robots: int) -> None:
     arrivals = fleet(6, 0.1, 0.08)
-    found = multiplied(arrivals, load, 10.0)
+    found = Asked(arrivals, (), 10.0).times(load).arrivals
     assert len({arrival.client_id for arrival in found}) == robots
     assert len(found) == len(arrivals) * robots // 6
     assert all(0 <= arrival.at < 10 and arrival.deadline - arrival.at == pytest.approx(0.08) for arrival in found)

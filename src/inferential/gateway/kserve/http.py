@@ -19,7 +19,7 @@ from inferential.config.gateways import KServeConfig
 from inferential.config.services import GatewayConfig
 from inferential.errors import InvalidObservation
 from inferential.gateway.http import HttpGateway
-from inferential.gateway.kserve.inference import UNSERVED, Asked, Inference, check_tensor_parameters
+from inferential.gateway.kserve.inference import UNSERVED, Asked, Inference, check_tensor_parameters, wanted_outputs
 from inferential.gateway.kserve.models import ServedModel
 from inferential.gateway.refusals import RequestRefused
 from inferential.policies.tensors import Array
@@ -27,6 +27,7 @@ from inferential.proto.open_inference import HEADER_LENGTH, InferMessage, read_i
 from inferential.proto.value_limits import check_json
 from inferential.server import Server
 
+_MAX_DIGITS = 20
 _PREFIX = "/v2/models/{model:path}"
 _UNSERVED = {
     "/v2/systemsharedmemory/{rest:path}": "memory",
@@ -138,11 +139,11 @@ class KServeGateway(HttpGateway):
         with self._inference.counted(model) as timings:
             message = read_infer(await self.body(request), _header_length(request), "inputs")
             asked, binary = _asked(message)
+            default = _flag(asked.parameters, "binary_data_output")
             with self.client(request) as client:
                 answers = await self.until_answered(client, self._inference.infer(client, model, asked), request)
             timings += [one.timing for one in answers]
             outputs = self._inference.outputs(model, asked, answers)
-            default = asked.parameters.get("binary_data_output") is True
             return _response(model, message.fields, outputs, {name: binary.get(name, default) for name in outputs})
 
 
@@ -158,19 +159,29 @@ def _parsed(body: bytearray) -> Any:
 def _asked(message: InferMessage) -> tuple[Asked, dict[str, bool]]:
     """Returns a request, and whether each output that it names travels as bytes, where it says so."""
     parameters, outputs = message.fields.get("parameters") or {}, message.fields.get("outputs")
+    if type(message.fields.get("id", "")) is not str:
+        raise InvalidObservation(f"id: expected a string, got {type(message.fields['id']).__name__}")
     if not isinstance(parameters, Mapping):
         raise InvalidObservation(f"parameters: expected a map, got {type(parameters).__name__}")
+    if outputs is not None and not isinstance(outputs, list):
+        raise InvalidObservation("outputs: expected a list of maps with a name")
     binary: dict[str, bool] = {}
-    for one in outputs if isinstance(outputs, list) else []:
+    for one in outputs or []:
         own = (one.get("parameters") or {}) if isinstance(one, Mapping) else None
         if own is None or not isinstance(own, Mapping) or not isinstance(one.get("name"), str):
             raise InvalidObservation("outputs: expected a list of maps with a name")
         check_tensor_parameters(one["name"], own)
         if "binary_data" in own:
-            binary[one["name"]] = own["binary_data"] is True
-    if outputs is not None and not isinstance(outputs, list):
-        raise InvalidObservation("outputs: expected a list of maps with a name")
-    return Asked(message.tensors, parameters, [one["name"] for one in outputs] if outputs else None), binary
+            binary[one["name"]] = _flag(own, "binary_data")
+    return Asked(message.tensors, parameters, wanted_outputs(one["name"] for one in outputs or [])), binary
+
+
+def _flag(parameters: Mapping[str, Any], name: str) -> bool:
+    """Returns a parameter that is true or false; false where it is not there."""
+    value = parameters.get(name, False)
+    if type(value) is not bool:
+        raise InvalidObservation(f"parameters: {name}: expected true or false, got {value!r:.40}")
+    return value
 
 
 def _response(
@@ -192,8 +203,8 @@ def _header_length(request: Request) -> int | None:
     value = request.headers.get(HEADER_LENGTH)
     if value is None:
         return None
-    if not value.isascii() or not value.isdigit():
-        raise InvalidObservation(f"{HEADER_LENGTH}: expected a whole number, got {value!r}")
+    if not value.isascii() or not value.isdigit() or len(value) > _MAX_DIGITS:
+        raise InvalidObservation(f"{HEADER_LENGTH}: expected a whole number, got {value[:_MAX_DIGITS]!r}")
     return int(value)
 
 

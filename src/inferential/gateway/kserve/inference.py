@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 from importlib.metadata import version
@@ -13,8 +13,9 @@ from typing import Any
 
 from inferential.config.gateways import ANY_MODEL, KServeConfig
 from inferential.errors import InvalidObservation
-from inferential.gateway.base import GatewayAnswer, GatewayClient, describe_error
+from inferential.gateway.base import GatewayAnswer, GatewayClient
 from inferential.gateway.clients import ServedClient
+from inferential.gateway.described import described
 from inferential.gateway.kserve.models import ServedModel
 from inferential.gateway.kserve.statistics import Statistics
 from inferential.gateway.refusals import RequestRefused
@@ -22,8 +23,10 @@ from inferential.policies.tensors import Array
 from inferential.proto.messages import ResponseTiming
 from inferential.proto.open_inference import NO_SHARED_MEMORY
 from inferential.server import Server
+from inferential.wall_clock import wall_ns
 
 _EXTENSIONS = ["binary_tensor_data", "model_configuration", "model_repository", "statistics"]
+_UINT64_MAX = 2**64 - 1
 UNSERVED = {
     "memory": NO_SHARED_MEMORY,
     "repository": "models are not loaded or unloaded by clients: change the server's configuration",
@@ -133,7 +136,7 @@ class Inference:
         except BaseException:
             statistics.note_failure(time.perf_counter_ns() - began)
             raise
-        now_ms = int(time.time() * 1e3)  # for people; nothing is decided by it
+        now_ms = wall_ns() // 10**6
         statistics.note(timings, time.perf_counter_ns() - began, now_ms)
 
     async def infer(self, client: ServedClient, model: ServedModel, asked: Asked) -> list[GatewayAnswer]:
@@ -202,36 +205,46 @@ class Inference:
 
     async def _described(self, name: str) -> ServedModel:
         """Returns a model by what it says of itself; RequestRefused where it does not, as while its server is away."""
-        try:
-            async with asyncio.timeout(self._timeout_ms / 1e3):
-                said = await self._server.model_metadata(name)
-        except Exception as error:  # of a model's own code, or of the server behind it
-            why = describe_error(error) if str(error) else f"it gave no answer within {self._timeout_ms / 1e3:g} s"
-            text = f"model {name!r} does not say what it takes: {why}"
-            raise RequestRefused(HTTPStatus.SERVICE_UNAVAILABLE, text) from error
+        said = await described(self._server, name, self._timeout_ms)
         return ServedModel.of(name, said)
 
     async def _all_described(self, names: Sequence[str]) -> list[ServedModel]:
         """Returns models of which one that says nothing keeps no other one back."""
 
-        async def described(name: str) -> ServedModel:
+        async def as_described(name: str) -> ServedModel:
             try:
                 return await self._described(name)
             except RequestRefused:
                 return ServedModel.of(name, {})
 
-        return list(await asyncio.gather(*map(described, names)))
+        return list(await asyncio.gather(*map(as_described, names)))
 
 
 def _settings(parameters: Mapping[str, Any]) -> tuple[int | None, float | None]:
     """Returns the priority, 0 the best, and the timeout in milliseconds; None where a request does not say."""
     priority, timeout = parameters.get("priority", 0), parameters.get("timeout", 0)
     for name, value in (("priority", priority), ("timeout", timeout)):
-        if type(value) is not int or value < 0:
-            raise InvalidObservation(f"parameters: {name}: expected a whole number from 0, got {value!r}")
-    if parameters.get("sequence_id"):
-        raise InvalidObservation("parameters: sequence_id: sequences are not served, their state would be lost")
+        if type(value) is not int or not 0 <= value <= _UINT64_MAX:
+            expected = "expected a whole number from 0 to 2**64 - 1"
+            raise InvalidObservation(f"parameters: {name}: {expected}, got {value!r:.40}")
+    for name in ("sequence_id", "sequence_start", "sequence_end"):
+        if parameters.get(name):
+            raise InvalidObservation(f"parameters: {name}: sequences are not served, their state would be lost")
     return (priority - 1 if priority else None), (timeout / 1e3 if timeout else None)
+
+
+def wanted_outputs(names: Iterable[str]) -> list[str] | None:
+    """Returns the outputs that a request asks for; None, which are all, where it names none.
+
+    Raises:
+        InvalidObservation: it names one twice.
+    """
+    wanted: dict[str, None] = {}
+    for name in names:
+        if name in wanted:
+            raise InvalidObservation(f"outputs: there are two named {name!r}")
+        wanted[name] = None
+    return list(wanted) or None
 
 
 def check_tensor_parameters(name: str, parameters: Mapping[str, Any]) -> None:

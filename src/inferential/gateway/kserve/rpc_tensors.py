@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from inferential.errors import InvalidObservation
-from inferential.gateway.kserve.inference import Asked, check_tensor_parameters
+from inferential.gateway.kserve.inference import Asked, check_tensor_parameters, wanted_outputs
 from inferential.gateway.kserve.messages import message_class
 from inferential.gateway.kserve.models import ServedModel
 from inferential.policies.tensors import TEXT, Array
-from inferential.proto.open_inference import array_from_bytes, bytes_of, dtype_of, shape_of
+from inferential.proto.open_inference import MAX_TEXTS, array_from_bytes, bytes_of, dtype_of, shape_of
 
 _LISTS = {
     "bool": "bool_contents",
@@ -40,17 +40,20 @@ def asked_of(request: Any) -> Asked:
             f"raw_input_contents: expected {len(request.inputs)}, one for each input, got {len(raw)}"
         )
     tensors: dict[str, Array] = {}
+    texts = MAX_TEXTS
     for number, one in enumerate(request.inputs):
         check_tensor_parameters(one.name, one.parameters)
         if one.name in tensors:
             raise InvalidObservation(f"inputs: there are two named {one.name!r}")
         try:
-            tensors[one.name] = _array(one, raw[number] if raw else None)
+            array = _array(one, raw[number] if raw else None, texts)
         except ValueError as error:
             raise InvalidObservation(f"{one.name!r}: {error}") from None
+        tensors[one.name] = array
+        texts -= array.size if array.dtype.kind == "O" else 0
     for output in request.outputs:
         check_tensor_parameters(output.name, _parameters(output.parameters))
-    return Asked(tensors, _parameters(request.parameters), [one.name for one in request.outputs] or None)
+    return Asked(tensors, _parameters(request.parameters), wanted_outputs(one.name for one in request.outputs))
 
 
 def response_of(request_id: str, model: ServedModel, outputs: Mapping[str, Array]) -> Any:
@@ -70,14 +73,14 @@ def response_of(request_id: str, model: ServedModel, outputs: Mapping[str, Array
     return response
 
 
-def _array(described: Any, raw: bytes | None) -> Array:
+def _array(described: Any, raw: bytes | None, most_texts: int) -> Array:
     dtype = dtype_of(described.datatype)
     shape = shape_of(list(described.shape))
     given = [field.name for field, _ in described.contents.ListFields()]
     if raw is not None:
         if given:
             raise ValueError(f"{given[0]}: expected none beside raw_input_contents")
-        return array_from_bytes(memoryview(raw), dtype, shape)
+        return array_from_bytes(memoryview(raw), dtype, shape, most_texts)
     if dtype not in _LISTS:
         raise ValueError(f"{described.datatype} travels in raw_input_contents only")
     if wrong := [name for name in given if name != _LISTS[dtype]]:

@@ -7,15 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
-from inferential.sim.virtual.happened import (
-    Happened,
-    asking_at_once,
-    busy_before,
-    models_of,
-    multiplied,
-    robots_at,
-    run_of,
-)
+from inferential.sim.virtual.asked import asked_in, asking_at_once
+from inferential.sim.virtual.happened import Happened, busy_before, models_of, run_of
 from inferential.sim.virtual.measures import Measures, measure
 from inferential.sim.virtual.simulation import simulate
 from inferential.sim.virtual.world import Arrival, ModelSpec, Run
@@ -47,6 +40,7 @@ class Advice:
         busiest: the model whose replicas are busy most, and which share of the time.
         with_more: the share in time of `best` at load 1 if that model ran one more call at once; None: not needed.
         left_out: clients that ask again as soon as they are answered, which are no load of a size.
+        robots_waiting: how many robots wait for each answer before they ask again, and are simulated so.
         too_slow: where more observations than GOOD allows are due before a call of their model alone has ended: the
             model with most of them, the median milliseconds of its calls, and which share of all observations that is.
         failed: requests that ended for a reason that no strategy changes, as their model failed.
@@ -64,6 +58,7 @@ class Advice:
     busiest: tuple[str, float]
     with_more: float | None
     left_out: tuple[str, ...] = ()
+    robots_waiting: int = 0
     too_slow: tuple[str, float, float] | None = None
     failed: int = 0
 
@@ -86,9 +81,8 @@ class Advice:
         """Returns what speaks against the figures: that they are far from what the server gave."""
         if self.was - max(shares[0] for shares in self.shares.values()) > _FAR:
             return (
-                f"; but the server gave {self.was:.1%}: robots that wait for an answer before they ask again keep out "
-                "of each other's way, and are repeated here at the times at which they asked, so believe the "
-                "differences alone"
+                f"; but the server gave {self.was:.1%}: robots are repeated here at the times at which they asked, and "
+                "would have asked at others where they were answered at others, so believe the differences alone"
             )
         in_force = self.shares.get(self.in_force or "")
         if in_force is not None and in_force[0] - self.was > _FAR:
@@ -152,14 +146,14 @@ def advise(
     Raises:
         ValueError: nothing was answered, or none but clients asked that ask again as soon as they are answered.
     """
-    left_out = asking_at_once(happened)
-    models, run = models_of(happened), run_of([one for one in happened if one.client_id not in left_out])
+    models, left_out = models_of(happened), asking_at_once(run_of(happened))
+    run = run_of([one for one in happened if one.client_id not in left_out])
     if not models:
         raise ValueError("nothing was answered")
     if not run.outcomes:
         raise ValueError("nothing to advise on: every client asks again as soon as it is answered, as a benchmark does")
     trial = _Trial(models, run, seed, advance)
-    measured = {strategy: [trial.run(strategy, load) for load in LOADS] for strategy in strategies}
+    measured = {strategy: [trial.measured(strategy, load) for load in LOADS] for strategy in strategies}
     shares = {name: tuple(in_time(one) for one in found) for name, found in measured.items()}
     best = _best(strategies, shares, in_force)
     use = measured[best][0].utilisation
@@ -167,19 +161,20 @@ def advise(
     carried = _carried(best, shares[best], trial)
     ended_well = [one for one in run.outcomes if one.end not in _FAILED]
     return Advice(
-        trial.robots,
-        len(trial.arrivals),
+        trial.asked.robots(),
+        len(trial.run.outcomes),
         run.seconds,
         in_time(measure(replace(run, outcomes=ended_well))),
-        tuple(robots_at(trial.arrivals, load) for load in LOADS),
+        tuple(trial.asked.robots(load) for load in LOADS),
         shares,
         in_force,
         best,
         carried,
         busiest,
-        None if carried else in_time(trial.run(best, 1.0, more_of=busiest[0])),
+        None if carried else in_time(trial.measured(best, 1.0, more_of=busiest[0])),
         tuple(sorted(left_out)),
-        _too_slow(models, trial.arrivals),
+        trial.asked.robots_waiting(),
+        _too_slow(models, [outcome.arrival for outcome in trial.run.outcomes]),
         len(run.outcomes) - len(ended_well),
     )
 
@@ -196,19 +191,27 @@ class _Trial:
 
     def __init__(self, models: Sequence[ModelSpec], run: Run, seed: int, advance: Callable[[], None]) -> None:
         served = {model.model_id for model in models}
-        self.arrivals = [outcome.arrival for outcome in run.outcomes if outcome.arrival.model_id in served]
-        self.robots = len({arrival.client_id for arrival in self.arrivals})
+        self.run = replace(run, outcomes=[one for one in run.outcomes if one.arrival.model_id in served])
+        self.asked = asked_in(self.run)
         self._models, self._seed, self._advance = models, seed, advance
-        self._seconds, self._busy = run.seconds, busy_before(run)
+        self._busy = busy_before(run)
 
-    def run(self, strategy: str, load: float, more_of: str = "") -> Measures:
+    def measured(self, strategy: str, load: float, more_of: str = "") -> Measures:
         """Returns what comes of a strategy with `load` times as many robots, and one more replica of a model."""
         specs = [
             replace(one, max_inflight=one.max_inflight + 1) if one.model_id == more_of else one for one in self._models
         ]
-        asked = self.arrivals if load == 1 else multiplied(self.arrivals, load, self._seconds)
-        options: Any = {"seconds": self._seconds, "seed": self._seed, "profiled": True, "busy": self._busy}
-        found = simulate(specs, asked, strategy, **options)
+        asked = self.asked.times(load)
+        found = simulate(
+            specs,
+            asked.arrivals,
+            strategy,
+            seconds=asked.seconds,
+            seed=self._seed,
+            waiting=asked.waiting,
+            profiled=True,
+            busy=self._busy,
+        )
         self._advance()
         return measure(found, {model.model_id: model.max_inflight for model in specs})
 
@@ -261,14 +264,14 @@ def _carried(best: str, shares: tuple[float, ...], trial: _Trial) -> int:
         holds = load
     if not fails:
         for load in _FURTHER:
-            if in_time(trial.run(best, load)) < GOOD:
+            if in_time(trial.measured(best, load)) < GOOD:
                 fails = load
                 break
             holds = load
     for _ in range(_HALVINGS if fails else 0):
         middle = (holds + fails) / 2
-        if in_time(trial.run(best, middle)) >= GOOD:
+        if in_time(trial.measured(best, middle)) >= GOOD:
             holds = middle
         else:
             fails = middle
-    return int(trial.robots * holds + 1e-9)
+    return int(trial.asked.robots() * holds + 1e-9)

@@ -12,7 +12,7 @@ from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations, pairwise
+from itertools import combinations
 
 from inferential.sim.virtual.fleet_file import FleetModel, SizeFigures
 from inferential.sim.virtual.generate import latencies_s
@@ -21,9 +21,8 @@ from inferential.sim.virtual.world import Arrival, Call, ModelSpec, Outcome, Run
 STRATEGY = "as it was"
 """Stands for the strategy in the run of what happened."""
 _ENOUGH = 20
-"""Calls that would run beside another model's by chance, or requests of a robot, from which on they mean something."""
+"""Calls that would run beside another model's by chance, from which on they mean something."""
 _SELDOM = 0.05  # of those by chance, so few at most did
-_QUICK_MS = 3.0  # no robot has a policy asked as often as that
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,83 +115,6 @@ def busy_before(run: Run) -> dict[str, tuple[float, float]]:
             begins[model_id] = min(one.arrival.at, begins.get(model_id, math.inf))
             ends[model_id] = min(one.started_at, ends.get(model_id, math.inf))
     return {model_id: (at, ends[model_id]) for model_id, at in begins.items()}
-
-
-def asking_at_once(happened: Iterable[Happened]) -> set[str]:
-    """Returns the clients that ask again as soon as they are answered, as a benchmark does.
-
-    How much they ask says how fast they were answered, not what load they are: simulated at the times at which they
-    asked, they would miss deadlines that they never had. Those that wait for others most of the time are not meant.
-    """
-    asked: dict[tuple[str, str], list[Happened]] = defaultdict(list)
-    for one in happened:
-        asked[one.client_id, one.model_id].append(one)
-    return {client_id for (client_id, _), own in asked.items() if _asks_at_once(sorted(own, key=lambda one: one.at))}
-
-
-def _asks_at_once(asked: list[Happened]) -> bool:
-    if len(asked) < _ENOUGH:
-        return False
-    pairs = list(pairwise(asked))
-    gaps_ms = [(after.at - before.at) * 1e3 - before.server_ms for before, after in pairs]
-    periods_ms = [(after.at - before.at) * 1e3 for before, after in pairs]
-    took_ms = statistics.median(one.server_ms for one in asked)
-    waited_ms = statistics.median(one.queue_ms for one in asked)
-    overlapping = sum(gap_ms < 0 for gap_ms in gaps_ms)
-    if overlapping > len(gaps_ms) * _SELDOM or waited_ms > took_ms / 2:
-        return False
-    if statistics.median(periods_ms) < _QUICK_MS:
-        return True
-    # One that keeps a rate waits the longer, the faster the answer is.
-    return statistics.median(gaps_ms) <= took_ms / 2 and _spread(gaps_ms) < _spread(periods_ms)
-
-
-def _spread(values: list[float]) -> float:
-    low, _, high = statistics.quantiles(values, n=4)
-    return high - low
-
-
-def multiplied(arrivals: Sequence[Arrival], load: float, seconds: float) -> list[Arrival]:
-    """Returns the arrivals of `load` times as many robots: copies ask what theirs asked, at another time of the run.
-
-    Args:
-        arrivals: of one run.
-        load: 1 leaves them as they are; below, the first robots of each class remain.
-        seconds: of the run; what a copy asks after its end is asked at its beginning.
-    """
-    robots: dict[str, dict[str, list[Arrival]]] = {}
-    for arrival in arrivals:
-        robots.setdefault(arrival.robot_class, {}).setdefault(arrival.client_id, []).append(arrival)
-    found: list[Arrival] = []
-    for own in robots.values():
-        lists = list(own.values())
-        for number in range(_times(len(lists), load)):
-            copy, which = divmod(number, len(lists))
-            shift = seconds * copy * _GOLDEN % seconds if copy else 0.0
-            found.extend(_moved(arrival, copy, shift, seconds) for arrival in lists[which])
-    return sorted(found, key=lambda arrival: (arrival.at, arrival.client_id))
-
-
-def robots_at(arrivals: Iterable[Arrival], load: float) -> int:
-    """Returns how many robots ask `multiplied` arrivals."""
-    robots: dict[str, set[str]] = defaultdict(set)
-    for arrival in arrivals:
-        robots[arrival.robot_class].add(arrival.client_id)
-    return sum(_times(len(own), load) for own in robots.values())
-
-
-def _times(robots: int, load: float) -> int:
-    return max(1, round(robots * load))
-
-
-_GOLDEN = (math.sqrt(5) - 1) / 2  # copies of copies are shifted by unlike times
-
-
-def _moved(arrival: Arrival, copy: int, shift: float, seconds: float) -> Arrival:
-    if not copy:
-        return arrival
-    at = (arrival.at + shift) % seconds
-    return replace(arrival, client_id=f"{arrival.client_id}+{copy}", at=at, deadline=at + arrival.deadline - arrival.at)
 
 
 def _model(model_id: str, answered: list[Happened]) -> ModelSpec:

@@ -1,6 +1,7 @@
 """Runs a strategy on a fleet in virtual time: the server's engine, driven by a heap of events.
 
-Open arrivals come from `virtual.generate`; robots in closed loop (`virtual.closed`) ask as they are answered.
+Open arrivals come from `virtual.generate`; robots in closed loop (`virtual.closed`), and clients that wait for each
+answer (`virtual.asked`), ask as they are answered.
 `virtual.measures` and `virtual.starvation` sum a run up.
 """
 
@@ -12,7 +13,6 @@ import math
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -22,14 +22,18 @@ from inferential.scheduler.engine import Batch, Capacity, Engine
 from inferential.scheduler.options import with_options
 from inferential.scheduler.request import QUEUED, InferenceRequest, RequestState
 from inferential.scheduler.time.robot_time import ChunkTime
+from inferential.sim.virtual.clock import BEGIN_S, Clock, virtual_time
 from inferential.sim.virtual.closed import ANSWERED, OUTDATED, Observation, RobotLoop
 from inferential.sim.virtual.mirror import Mirror, PacesRobots, SeesRobots
-from inferential.sim.virtual.world import Arrival, Call, ChunkedRobot, ModelSpec, Outcome, Run
+from inferential.sim.virtual.world import Arrival, Call, ChunkedRobot, ModelSpec, Outcome, Run, WaitingClient
 from inferential.tracking.cadence import CadenceTracker
 
-_BEGIN_S = 1000.0  # what the clock says at the beginning; strategies may take 0 for "never"
 _PROGRESS_S = 0.5  # of virtual time
-_CALL_ENDS, _TURNED, _IS_FREE, _REACHES_SERVER, _TICKS = range(5)  # the order of events of the same instant
+_CALL_ENDS, _TURNED, _IS_FREE, _REACHES_SERVER, _ASKS, _TICKS = range(6)  # the order of events of the same instant
+
+
+_Turns = Iterator[tuple[Arrival, float]]
+"""What a client asks, and the seconds that it pauses after the answer."""
 
 
 class ConservationError(AssertionError):
@@ -44,6 +48,7 @@ def simulate(
     seconds: float,
     seed: int,
     robots: Sequence[ChunkedRobot] = (),
+    waiting: Sequence[WaitingClient] = (),
     options: Mapping[str, Any] | None = None,
     profiled: bool = False,
     busy: Mapping[str, tuple[float, float]] | None = None,
@@ -58,6 +63,7 @@ def simulate(
         seconds: when it ends; what is still open then stays open.
         seed: of the latencies of calls, which do not depend on the strategy: the nth call takes its nth chance.
         robots: robots in closed loop; each brings the seed of its network.
+        waiting: clients that wait for each answer before they ask again.
         options: fields of the scheduling configuration, or of the strategy's own section.
         profiled: whether the latencies of the models are known from the beginning, as from `inferential profile`.
         busy: from when to when a model begins no call, as it has others' requests, by model id.
@@ -67,32 +73,13 @@ def simulate(
         ValueError: an unknown strategy or option, or a request for a model that is not there.
         ConservationError: an arrival ended twice or not at all.
     """
-    with _virtual_time() as clock:
+    with virtual_time() as clock:
         simulation = _Simulation(models, strategy, seconds, seed, options or {}, clock)
         if profiled:
             simulation.load_profiles()
         simulation.hold_back(busy or {})
-        return simulation.run(arrivals, robots, progress)
-
-
-class _Clock:
-    def __init__(self) -> None:
-        self.now = _BEGIN_S
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@contextmanager
-def _virtual_time() -> Iterator[_Clock]:
-    """Makes `time.monotonic()` return virtual time, which every scheduler and policy reads."""
-    clock, module = _Clock(), vars(time)
-    real = module["monotonic"]
-    module["monotonic"] = clock
-    try:
-        yield clock
-    finally:
-        module["monotonic"] = real
+        simulation.begin(robots, waiting)
+        return simulation.run(arrivals, progress)
 
 
 class _Simulation:
@@ -103,12 +90,12 @@ class _Simulation:
         seconds: float,
         seed: int,
         options: Mapping[str, Any],
-        clock: _Clock,
+        clock: Clock,
     ) -> None:
         config = with_options(SchedulingConfig(max_queue_size=1_000_000), strategy, options)
         self._strategy = strategy
         self._clock = clock
-        self._end = _BEGIN_S + seconds
+        self._end = BEGIN_S + seconds
         self._models = {model.model_id: model for model in models}
         self._capacity = {
             model.model_id: Capacity(
@@ -129,7 +116,8 @@ class _Simulation:
         self._events: list[tuple[float, int, int, Any]] = []  # when, what, serial, of whom
         self._wakes_at = math.inf
         self._open: dict[InferenceRequest, Arrival] = {}
-        self._arrived: list[Arrival] = []  # of robots in closed loop
+        self._arrived: list[Arrival] = []  # in closed loop
+        self._asking: dict[int, tuple[WaitingClient, _Turns, float]] = {}  # by the id of what it waits for
         self._loops: dict[str, RobotLoop] = {}
         self._observations: dict[InferenceRequest, Observation] = {}
         self._outcomes: dict[int, Outcome] = {}  # by the id of the arrival: two may be alike
@@ -145,24 +133,22 @@ class _Simulation:
     def hold_back(self, busy: Mapping[str, tuple[float, float]]) -> None:
         """Has models begin no call for some time."""
         for model_id, (begins_at, ends_at) in busy.items():
-            self._busy[model_id] = _BEGIN_S + begins_at, _BEGIN_S + ends_at
-            self._later(_BEGIN_S + ends_at, _IS_FREE, model_id)
+            self._busy[model_id] = BEGIN_S + begins_at, BEGIN_S + ends_at
+            self._later(BEGIN_S + ends_at, _IS_FREE, model_id)
 
     def _capacity_of(self, model_id: str) -> Capacity:
         capacity = self._capacity[model_id]
         span = self._busy.get(model_id)
         return replace(capacity, max_inflight=0) if span and span[0] <= self._clock.now < span[1] else capacity
 
-    def run(
-        self, arrivals: Sequence[Arrival], robots: Sequence[ChunkedRobot], progress: Callable[[float], None] | None
-    ) -> Run:
+    def run(self, arrivals: Sequence[Arrival], progress: Callable[[float], None] | None) -> Run:
+        """Runs it to its end, with these arrivals in open loop."""
         clock, events = self._clock, self._events
-        self._begin(robots)
-        reported_at = _BEGIN_S
+        reported_at = BEGIN_S
         coming = iter(arrivals)
         following = next(coming, None)
         while True:
-            arrives_at = math.inf if following is None else _BEGIN_S + following.at
+            arrives_at = math.inf if following is None else BEGIN_S + following.at
             event_at = events[0][0] if events else math.inf
             at = min(arrives_at, event_at, max(self._wakes_at, clock.now))
             if at >= self._end:
@@ -170,7 +156,7 @@ class _Simulation:
             clock.now = at
             if progress is not None and at - reported_at >= _PROGRESS_S:
                 reported_at = at
-                progress(at - _BEGIN_S)
+                progress(at - BEGIN_S)
             if at == event_at:
                 if not self._happens():
                     continue
@@ -178,16 +164,20 @@ class _Simulation:
                 assert following is not None
                 self._offer(following, self._deadline(following))
                 following = next(coming, None)
-                if following is not None and _BEGIN_S + following.at == at:
+                if following is not None and BEGIN_S + following.at == at:
                     continue  # what comes at once is decided on at once
             else:
                 self._engine.expire(at)
             self._work()
         return self._result(arrivals)
 
-    def _begin(self, robots: Sequence[ChunkedRobot]) -> None:
+    def begin(self, robots: Sequence[ChunkedRobot], waiting: Sequence[WaitingClient]) -> None:
+        """Has robots and clients in closed loop begin."""
+        for client in waiting:
+            turns = itertools.cycle(zip(client.asks, client.pauses_s, strict=True))
+            self._later(BEGIN_S + client.asks[0].at, _ASKS, (client, turns))
         for robot in robots:
-            loop = self._loops[robot.client_id] = RobotLoop(robot, _BEGIN_S)
+            loop = self._loops[robot.client_id] = RobotLoop(robot, BEGIN_S)
             self._later(loop.next_tick_at, _TICKS, loop)
         if isinstance(self._scheduler, SeesRobots):
             self._scheduler.see(Mirror(self._loops, self._models))
@@ -209,9 +199,23 @@ class _Simulation:
             self._engine.finished(of, at)
         if what in (_TURNED, _IS_FREE):
             return True
-        self._reach(*of)
-        follows = self._events and self._events[0][:2] == (at, _REACHES_SERVER)
-        return not follows
+        (self._ask if what == _ASKS else self._reach)(*of)
+        return not (self._events and self._events[0][:2] == (at, what))  # what comes at once is decided on at once
+
+    # Clients that wait for each answer
+
+    def _ask(self, client: WaitingClient, turns: _Turns) -> None:
+        asked, pause_s = next(turns)
+        at = self._clock.now - BEGIN_S
+        arrival = replace(asked, at=at, deadline=at + asked.deadline - asked.at)
+        self._arrived.append(arrival)
+        self._asking[id(arrival)] = client, turns, pause_s
+        self._offer(arrival, self._deadline(arrival))
+
+    def _pause(self, client: WaitingClient, turns: _Turns, pause_s: float) -> None:
+        asks_at = self._clock.now + pause_s
+        if asks_at <= BEGIN_S + client.stops_at:
+            self._later(asks_at, _ASKS, (client, turns))
 
     # Robots in closed loop
 
@@ -236,11 +240,11 @@ class _Simulation:
             loop.asks_again(observation)
         time_s = robot.budget_s if robot.budget_s is not None else max(observation.steps_remaining, 1) * robot.period_s
         arrival = Arrival(
-            at=now - _BEGIN_S,
+            at=now - BEGIN_S,
             client_id=robot.client_id,
             model_id=robot.model_id,
             robot_class=robot.robot_class,
-            deadline=now - _BEGIN_S + time_s,
+            deadline=now - BEGIN_S + time_s,
             priority=robot.priority,
             urgency=robot.urgency,
             late=robot.late,
@@ -252,7 +256,7 @@ class _Simulation:
     # The server's side
 
     def _deadline(self, arrival: Arrival) -> float:
-        return _BEGIN_S + arrival.deadline
+        return BEGIN_S + arrival.deadline
 
     def _offer(self, arrival: Arrival, deadline: float, observation: Observation | None = None) -> None:
         now = self._clock.now
@@ -332,12 +336,12 @@ class _Simulation:
         in_time = 0
         for request in batch.requests:
             request.move(RequestState.ANSWERED)
-            in_time += self._ended(request, ANSWERED, batch.started_at - _BEGIN_S).in_time
+            in_time += self._ended(request, ANSWERED, batch.started_at - BEGIN_S).in_time
         self._calls[batch] = Call(
             batch.model_id,
             int(batch.replica),
-            batch.started_at - _BEGIN_S,
-            now - _BEGIN_S,
+            batch.started_at - BEGIN_S,
+            now - BEGIN_S,
             len(batch.requests),
             in_time,
         )
@@ -362,14 +366,16 @@ class _Simulation:
         arrival = self._open.pop(request, None)
         if arrival is None:
             raise ConservationError(f"{self._strategy}: a request of {request.client_id!r} ended twice")
-        outcome = self._outcomes[id(arrival)] = Outcome(arrival, now - _BEGIN_S, end, started_at)
+        outcome = self._outcomes[id(arrival)] = Outcome(arrival, now - BEGIN_S, end, started_at)
+        if (asking := self._asking.pop(id(arrival), None)) is not None:
+            self._pause(*asking)
         observation = self._observations.pop(request, None)
         if observation is not None:
             self._loops[request.client_id].deliver(now, end, observation)
         return outcome
 
     def _result(self, arrivals: Sequence[Arrival]) -> Run:
-        seconds = self._end - _BEGIN_S
+        seconds = self._end - BEGIN_S
         held = {*self._engine.running()}.difference(*(batch.requests for batch in self._turned))
         waiting = len(self._open) - len(held)
         if held - self._open.keys() or waiting != self._engine.waiting():

@@ -90,6 +90,21 @@ class Arrival:
 
 
 @dataclass(frozen=True, slots=True)
+class WaitingClient:
+    """One client that waits for each answer: when it asks depends on when it was answered.
+
+    Attributes:
+        asks: what it asks, one after the other, and from the beginning again; of their times only the first counts.
+        pauses_s: of each, the seconds from its end to the next one.
+        stops_at: seconds since the beginning, after which it asks no more.
+    """
+
+    asks: Sequence[Arrival]
+    pauses_s: Sequence[float]
+    stops_at: float = math.inf
+
+
+@dataclass(frozen=True, slots=True)
 class ChunkedRobot:
     """One robot in closed loop: it plays chunks of actions, and when it asks depends on what it was answered.
 

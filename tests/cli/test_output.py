@@ -1,0 +1,24 @@
+"""What commands show while they work."""
+
+from __future__ import annotations
+
+import pytest
+
+from inferential.cli.output import progress_bar
+
+
+def test_a_bar_ends_full_though_less_had_to_be_done_than_there_was_room_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")  # a terminal, to rich
+    monkeypatch.setenv("TERM", "xterm")
+    with progress_bar("simulating", 8, shown=True) as advance:
+        for _ in range(6):
+            advance()
+    assert "100%" in capsys.readouterr().err
+
+
+def test_without_a_terminal_there_is_no_bar(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress_bar("simulating", 2, shown=True) as advance:
+        advance()
+    assert capsys.readouterr().err == ""

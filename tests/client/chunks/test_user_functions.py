@@ -1,0 +1,133 @@
+"""What the functions that a user gives a chunk runtime may do: raise, return nothing, be coroutine functions."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from tests.client.chunks.test_runtime import RATE_HZ, Ramp, serving
+
+from inferential import AsyncConnection, Connection
+from inferential.client import AsyncChunkRuntime, ChunkRuntime
+from inferential.client.chunks.player import Player
+
+
+def broken(*_: Any) -> Any:
+    raise ZeroDivisionError("a user's own fault")
+
+
+class Counting:
+    """Gives the observations of a ramp, and fails at some of them."""
+
+    def __init__(self, fails_at: Callable[[int], bool] = lambda number: False) -> None:
+        self.fails_at = fails_at
+        self.step = 0
+
+    def __call__(self) -> dict[str, Any]:
+        if self.fails_at(self.step):
+            raise OSError("the camera is gone")
+        return {"step": np.asarray(self.step, np.float32)}
+
+
+async def test_a_merge_that_raises_is_logged_and_counted_and_the_robot_goes_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    actions: list[Any] = []
+    async with serving(Ramp()) as server, AsyncConnection(server.address) as connection:
+        runtime = AsyncChunkRuntime(connection.model("policy"), RATE_HZ, merge=broken, execution_horizon=5)
+        await runtime.run(Counting(), actions.append, seconds=1.0)
+    stats = runtime.stats
+    assert stats.raised["merge"] == stats.refused["InvalidChunk"] >= 1
+    assert stats.chunks >= 2  # those that begin where another one has ended
+    lines = [record.getMessage() for record in caplog.records if record.levelno == logging.ERROR]
+    assert len(lines) == 1
+    assert lines[0].startswith("merge raised ZeroDivisionError: a user's own fault (")
+    assert f"{__file__}:" in lines[0]
+
+
+async def test_an_on_error_that_raises_is_logged_and_counted_and_the_robot_goes_on(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async with serving(broken) as server, AsyncConnection(server.address) as connection:
+        runtime = AsyncChunkRuntime(connection.model("policy"), RATE_HZ, on_error=broken)
+        await runtime.run(Counting(), lambda action: None, seconds=0.3)
+    assert runtime.stats.raised["on_error"] == runtime.stats.refused["ModelFailed"] >= 1
+    assert [record.getMessage()[:16] for record in caplog.records if record.name == "inferential.client"] == [
+        "on_error raised "
+    ]
+
+
+@pytest.mark.parametrize("name", ["starved", "on_starved"])
+@pytest.mark.parametrize(("stop_action", "played"), [(None, 5.0), (np.array([7.0]), 7.0)])
+def test_a_function_for_starved_steps_that_raises_leaves_the_robot_where_it_is_or_stops_it(
+    name: str, stop_action: Any, played: float
+) -> None:
+    raised: list[str] = []
+    player = Player(
+        RATE_HZ,
+        stop_action=stop_action,
+        hold_ms=0,
+        on_raised=lambda name, error: raised.append(name),
+        **{name: lambda last, steps: broken()},
+    )
+    player.asked(1, 0.0)
+    player.answered(1, np.full((2, 1), 5.0), 0.0)
+    assert [float(player.play()[0]) for _ in range(5)] == [5.0, 5.0, played, played, played]
+    assert player.stats.raised == {name: 3}
+    assert raised == [name] * 3
+
+
+def test_a_function_of_the_number_of_starved_steps_that_raises_is_as_one_that_says_nothing() -> None:
+    player = Player(RATE_HZ, on_starved=lambda steps: broken(), starved="stop", hold_ms=0)
+    player.asked(1, 0.0)
+    player.answered(1, np.full((2, 1), 5.0), 0.0)
+    assert [float(player.play()[0]) for _ in range(4)] == [5.0, 5.0, 0.0, 0.0]
+    assert player.stats.raised == {"on_starved": 2}
+
+
+@pytest.mark.parametrize("name", ["starved", "on_starved"])
+def test_a_function_for_starved_steps_that_returns_none_holds_the_last_action(name: str) -> None:
+    options: dict[str, Any] = {name: lambda last, steps: None}
+    player = Player(RATE_HZ, hold_ms=0, **options)
+    player.asked(1, 0.0)
+    player.answered(1, np.full((2, 1), 5.0), 0.0)
+    assert [float(player.play()[0]) for _ in range(4)] == [5.0] * 4
+
+
+async def test_what_observe_raises_leaves_and_the_next_step_goes_on_as_if_this_one_had_been_missed() -> None:
+    with Connection("tcp://127.0.0.1:1", client_id="arm") as connection:
+        runtime = ChunkRuntime(connection.model("policy"), RATE_HZ)
+        with pytest.raises(OSError, match="camera"):
+            runtime.step(Counting(lambda step: True))
+        assert (runtime.stats.steps, runtime.stats.skipped_steps, runtime.stats.asked) == (1, 1, 0)
+        with pytest.raises(TypeError, match="image"):
+            runtime.step({"image": object()})
+        assert runtime.step(Counting()) is None
+        assert (runtime.stats.steps, runtime.stats.skipped_steps, runtime.stats.asked) == (3, 2, 1)
+
+
+async def test_with_asyncio_observe_may_be_a_coroutine_function() -> None:
+    async def observe() -> dict[str, Any]:
+        return {"step": np.zeros((), np.float32)}
+
+    actions: list[Any] = []
+    async with serving(Ramp()) as server, AsyncConnection(server.address) as connection:
+        runtime = AsyncChunkRuntime(connection.model("policy"), RATE_HZ)
+        await runtime.run(observe, actions.append, seconds=0.3)
+    assert runtime.stats.chunks
+    assert actions[-1] is not None
+
+
+@pytest.mark.parametrize("name", ["merge", "starved", "on_starved", "on_error"])
+def test_a_coroutine_function_is_refused_where_its_result_would_not_be_awaited(name: str) -> None:
+    async def function(*_: Any) -> None: ...
+
+    options: dict[str, Any] = {name: function}
+    with (
+        Connection("tcp://127.0.0.1:1", client_id="arm") as connection,
+        pytest.raises(TypeError, match=rf"^{name}: expected a function that is no coroutine function, got"),
+    ):
+        ChunkRuntime(connection.model("policy"), RATE_HZ, **options)
