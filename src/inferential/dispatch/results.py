@@ -40,7 +40,7 @@ from inferential.scheduler.request import (
     is_of,
     whole_pool,
 )
-from inferential.scheduler.time.execution_horizon import execution_horizon
+from inferential.scheduler.time.execution_horizon import horizon_of_answer
 from inferential.tracking.action_horizon import horizon_of
 from inferential.wall_clock import wall_ns
 
@@ -198,17 +198,8 @@ def widened(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _horizon(request: InferenceRequest, values: Mapping[str, Any], now: float) -> int:
     """Returns how many actions of a result's chunk its robot had better play; 0 where it is not one, or for any."""
-    actions, period_s = horizon_of(values), request.control_period_s
-    if actions is None:
-        return 0
-    confidence = values.get(CONFIDENCE_KEY)
-    if period_s is None or not request.serve_interval_ms:
-        return execution_horizon(actions, confidence)
-    delay_steps = max(now - request.received_at, 0.0) / period_s
-    played = actions - (request.steps_remaining or 0) + math.ceil(min(delay_steps, actions))
-    # The horizon counts from a chunk's observation, and the next one arrives so much after it was asked for.
-    interval_steps = request.serve_interval_ms / 1e3 / period_s + delay_steps
-    return execution_horizon(actions, confidence, interval_steps=interval_steps, played_steps=played)
+    actions = horizon_of(values)
+    return 0 if actions is None else horizon_of_answer(request, actions, values.get(CONFIDENCE_KEY), now)
 
 
 def _other_model(request: InferenceRequest) -> str:
