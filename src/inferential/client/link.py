@@ -223,7 +223,8 @@ class Link:
         self._log.failed(self.last_error)
         if stood:
             self._begin_outage(now)
-        if self._dialer.has_more:
+        # The network may be back about now, and robots notice their silence one after another.
+        if self._dialer.has_more or self.last_error == _SILENCE:
             self.next_poll_at = now
             return
         if code not in NO_WAY:

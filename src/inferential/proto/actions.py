@@ -328,6 +328,13 @@ def _actions(key: str, array: Array, axes: int | None) -> Array:
     raise BadActions(f"result {key!r}: {expected} or [1, T, action_dim], got shape {array.shape}")
 
 
+def _promoted(one: np.dtype[Any], other: np.dtype[Any]) -> np.dtype[Any]:
+    try:
+        return np.promote_types(one, other)
+    except TypeError:  # types beyond numpy's own do not all know each other
+        return other
+
+
 class Layout:
     """How the arrays of a chunk lie side by side in one, [T, N]; played actions are taken apart again.
 
@@ -362,6 +369,13 @@ class Layout:
                 )
         rows = [chunk[key].reshape(len(chunk[key]), -1) for key in self._parts]  # whatever order they came in
         return rows[0] if len(rows) == 1 else np.concatenate(rows, axis=1)
+
+    def widen(self, chunk: Mapping[str, Array]) -> None:
+        """Has the arrays of a key hold the numbers of another chunk too: an int of today may be a float tomorrow."""
+        for key, actions in chunk.items():
+            shape, dtype = self._parts[key]
+            if dtype != actions.dtype:
+                self._parts[key] = shape, _promoted(dtype, actions.dtype)
 
     def split(self, action: Array) -> Any:
         """Returns an action [N] in the form of those that came: an array, or arrays by key."""

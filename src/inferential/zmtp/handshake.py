@@ -138,7 +138,7 @@ class NullHandshake:
     def cut_short(self) -> str:
         if self.accepting:
             return _OTHER_SOCKET if self._greeted else ""
-        return "" if self._greeted else NEEDS_KEYS
+        return "" if self._greeted else f"a tunnel or proxy does so that does not reach the server. Or {NEEDS_KEYS}"
 
     def _wrong(self, mechanism: str) -> str:
         if mechanism != CURVE:

@@ -87,7 +87,7 @@ class Player:
     ) -> None:
         check_player(control_rate_hz, execution_horizon, quantile, refresh_ms)
         check_ways(merge, index, rtc=rtc)
-        self.period_s: float = 1 / control_rate_hz
+        self.period_s: float = 1 / float(control_rate_hz)
         self.stats: ChunkStats = ChunkStats()
         self.specs: ActionSpecs = ActionSpecs(action_spec)
         self.suggested_horizon: int | None = None
@@ -207,6 +207,7 @@ class Player:
     def _accept(self, layout: Layout, parts: Mapping[str, Array]) -> None:
         if self._motion.layout is None:
             self._motion.layout, self._motion.max_change = layout, self.specs.max_change(parts)
+        layout.widen(parts)
 
     def _note_trip(self, trip_s: float, server_ms: float, now: float, *, is_late: bool) -> bool:
         """Notes a round trip; returns False where the network held the chunk up: a new one is better."""
@@ -272,8 +273,7 @@ class Player:
         """
         paused, self._stepped_at = now - self._stepped_at > max(_PAUSE_S, _PAUSE_STEPS * self.period_s), now
         self.stats.lost += self._open.drop_ended(now, awaits)
-        in_flight = self._open.in_flight
-        silence_s = self._silence_s(now, heard_s_ago)
+        in_flight, silence_s = self._open.in_flight, self._silence_s(now, heard_s_ago)
         least_s = _MIN_TIMEOUT_S if silence_s != silence_s else _ANSWER_TIMEOUT_S
         trips = self._latency.trips
         usual_s = trips.quantile(self._quantile) if len(trips) else 0.0
