@@ -71,7 +71,9 @@ class Link:
         self._identity = identity
         self._timeouts = timeouts
         self._selector = selector
-        self._make_handshake = make_handshake or (lambda life: NullHandshake(b"DEALER", identity, life=life))
+        self._make_handshake = make_handshake or (
+            lambda life, presumed: NullHandshake(b"DEALER", identity, life=life, presumed=presumed)
+        )
         self.life: bytes = b""  # said to the server, which keeps for the same life what it owes to this robot
         self._dialer = Dialer(address, selector)
         self._heard_at = -math.inf  # when the outage began, about
@@ -237,13 +239,13 @@ class Link:
         self._heard_at = now
 
     def _use(self, connected: socket.socket, now: float) -> None:
-        handshake = self._make_handshake(self.life)
         said, self._former = self._former, None
         # libzmq (4.3.5) never hears a connection whose first message comes in one read with the handshake.
-        if said is not None and not (said.extensions and isinstance(handshake, NullHandshake)):
-            said = None
+        presumed = said if said is not None and said.extensions else None
+        handshake = self._make_handshake(self.life, presumed)
+        is_presumed = presumed is not None
         try:
-            stream = Stream(connected, b"DEALER", self._identity, None, _FRAMES, handshake, presumed=said)
+            stream = Stream(connected, b"DEALER", self._identity, None, _FRAMES, handshake, presumed=is_presumed)
         except ConnectionEnded:
             self._dialer.discard(connected)
             raise
