@@ -128,7 +128,6 @@ class EntryMaker(Service):
                 "request_id": request.request_id,
             },
             {
-                "latency_budget_ms": request.latency_budget_ms,
                 "steps_remaining": -1 if steps is None else steps,
                 "priority": request.priority,
                 "urgency": request.urgency,

@@ -112,7 +112,7 @@ _MAGIC = b"\x89MCAP0\r\n"
 _TIMES = ("queue_ms", "inference_ms", "server_ms", "budget_ms", "batch_size")
 _ENDED = (*_TIMES, "late", "late_cause", "reason", "model_version")
 _APPLIED = ("applied_id", "applied_age_ms", "applied_unread_ms")
-_SENT = ("latency_budget_ms", "steps_remaining", "priority", "urgency", *_APPLIED)
+_SENT = ("latency_budget_ms", "control_period_ms", "steps_remaining", "priority", "urgency", *_APPLIED)
 
 
 def read_recording(path: Path, images: Literal["pixels", "encoded"] = "pixels") -> Iterator[Recorded]:
