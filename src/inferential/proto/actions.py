@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ CHUNK_KEYS = ("actions", "action")
 """Where the chunk of a result is, the first that there is."""
 PART_PREFIXES = ("action.", "actions.", "action/", "actions/")
 """What the keys begin with where a chunk is spread over several; with a slash they are those of a map in a map."""
-_TOLERANCE = 1e-6  # relative: bounds are float64, actions mostly float32
+_TOLERANCE = 1e-6  # relative: bounds are float64, actions mostly float32, and less exact ones have their own resolution
 _SPEC_FIELDS = frozenset({"shape", "low", "high", "max_change"})
 
 
@@ -86,12 +87,13 @@ class ActionSpec:
             BadActions: the first that breaks a rule.
         """
         self._check_shape(key, actions)
-        values = actions.astype(np.float64, copy=False)
+        values, resolution = actions.astype(np.float64, copy=False), _resolution(actions.dtype)
+        tolerance = max(resolution, _TOLERANCE)
         for name, bound, sign in (("low", self.low, -1.0), ("high", self.high, 1.0)):
             if bound is None:
                 continue
             limit = np.asarray(bound)
-            beyond = sign * (values - limit) > _TOLERANCE * np.maximum(np.abs(limit), 1.0)
+            beyond = sign * (values - limit) > tolerance * np.maximum(np.abs(limit), 1.0)
             if beyond.any():
                 at = tuple(int(place) for place in np.argwhere(beyond)[0])
                 bound_at = np.broadcast_to(limit, values.shape[1:])[at[1:]]
@@ -100,7 +102,8 @@ class ActionSpec:
         if self.max_change is not None and len(values) > 1:
             most = np.asarray(self.max_change)
             change = np.abs(np.diff(values, axis=0))
-            if (beyond := change > most * (1 + _TOLERANCE)).any():
+            rounded = resolution * np.maximum(np.abs(values[1:]), np.abs(values[:-1]))
+            if (beyond := change > most * (1 + _TOLERANCE) + rounded).any():
                 at = tuple(int(place) for place in np.argwhere(beyond)[0])
                 wanted = f"a change of at most {np.broadcast_to(most, values.shape[1:])[at[1:]]:g} a step"
                 raise BadActions(f"result {key!r}: expected {wanted}, got {change[at]:g} from action {at[0]} on")
@@ -326,6 +329,15 @@ def _actions(key: str, array: Array, axes: int | None) -> Array:
     if array.ndim == wanted + 2 and array.shape[0] == 1:
         return array.reshape(array.shape[1:])
     raise BadActions(f"result {key!r}: {expected} or [1, T, action_dim], got shape {array.shape}")
+
+
+@cache
+def _resolution(dtype: np.dtype[Any]) -> float:
+    """Returns by how much of itself a number may be rounded in a dtype: the difference of 1 and the next number."""
+    step = 1.0
+    while dtype.kind not in "biu" and np.asarray(1.0 + step / 2).astype(dtype) != 1:
+        step /= 2
+    return 0.0 if dtype.kind in "biu" else step
 
 
 def _promoted(one: np.dtype[Any], other: np.dtype[Any]) -> np.dtype[Any]:
