@@ -131,3 +131,30 @@ def test_a_coroutine_function_is_refused_where_its_result_would_not_be_awaited(n
         pytest.raises(TypeError, match=rf"^{name}: expected a function that is no coroutine function, got"),
     ):
         ChunkRuntime(connection.model("policy"), RATE_HZ, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "function", "played"),
+    [
+        ("starved", lambda player, last, steps: player.reset(), 5.0),
+        ("on_starved", lambda player, last, steps: player.reset(), 5.0),
+        ("on_starved", lambda player, steps: player.reset(), 0.0),
+    ],
+)
+def test_a_function_for_starved_steps_may_begin_a_new_episode(
+    name: str, function: Callable[..., Any], played: float
+) -> None:
+    players: list[Player] = []
+    count = function.__code__.co_argcount
+    own = (lambda last, steps: function(players[0], last, steps)) if count == 3 else lambda n: function(players[0], n)
+    options: dict[str, Any] = {"starved": "stop" if count == 2 else "hold", name: own}
+    players.append(Player(RATE_HZ, hold_ms=0, **options))
+    player = players[0]
+    player.asked(1, 0.0)
+    player.answered(1, np.full((1, 1), 5.0), 0.0)
+    assert [player.play() for _ in range(2)] == [5.0, played]
+    assert player.play() is None
+    player.asked(2, 1.0)
+    player.answered(2, np.full((2, 2), 3.0), 1.0)  # nothing of the former episode matters
+    assert player.play().tolist() == [3.0, 3.0]
+    assert not player.stats.raised
