@@ -158,3 +158,28 @@ def test_a_function_for_starved_steps_may_begin_a_new_episode(
     player.answered(2, np.full((2, 2), 3.0), 1.0)  # nothing of the former episode matters
     assert player.play().tolist() == [3.0, 3.0]
     assert not player.stats.raised
+
+
+async def test_a_runtime_refuses_a_handle_of_the_other_kind_and_what_is_none() -> None:
+    with Connection("tcp://127.0.0.1:1", client_id="arm") as threads:
+        async with AsyncConnection("tcp://127.0.0.1:1", client_id="arm") as coroutines:
+            one: Any = threads.model("policy")
+            other: Any = coroutines.model("policy")
+            with pytest.raises(TypeError, match=r"got one of an AsyncConnection, which AsyncChunkRuntime plays$"):
+                ChunkRuntime(other, RATE_HZ)
+            with pytest.raises(TypeError, match=r"got one of a Connection, which ChunkRuntime plays$"):
+                AsyncChunkRuntime(one, RATE_HZ)
+            wrong: Any
+            for wrong in (threads, "policy", None):
+                with pytest.raises(TypeError, match=r"^model: expected a handle, as connection\.model"):
+                    ChunkRuntime(wrong, RATE_HZ)
+
+
+def test_a_loop_of_threads_refuses_to_act_by_a_coroutine_function_as_the_robot_would_not_move() -> None:
+    async def act(action: Any) -> None: ...
+
+    with Connection("tcp://127.0.0.1:1", client_id="arm") as connection:
+        runtime = ChunkRuntime(connection.model("policy"), RATE_HZ)
+        for wrong in (act, None):
+            with pytest.raises(TypeError, match=r"^act: expected a function"):
+                runtime.run({}, wrong, seconds=0.1)  # type: ignore[arg-type]

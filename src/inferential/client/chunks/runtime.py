@@ -11,11 +11,11 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 from weakref import WeakKeyDictionary, ref
 
 from inferential.client.aio import AsyncModel
-from inferential.client.chunks.arguments import check_function, check_key, check_seconds
+from inferential.client.chunks.arguments import check_function, check_key, check_model, check_seconds
 from inferential.client.chunks.motion import Action, OnStarved, Starved
 from inferential.client.chunks.plan import Merge
 from inferential.client.chunks.player import Index, Player
@@ -47,6 +47,9 @@ _PLAYS: WeakKeyDictionary[Any, ref[Any]] = WeakKeyDictionary()
 
 class _Runtime(Generic[ModelT]):
     """What the runtimes for threads and for asyncio share; see `ChunkRuntime`."""
+
+    _awaits: ClassVar[bool]
+    """Whether the methods of the handle are coroutines."""
 
     def __init__(
         self,
@@ -86,6 +89,7 @@ class _Runtime(Generic[ModelT]):
             index,
             self._say_raised,
         )
+        check_model(model, awaits=self._awaits)
         if key is not None:
             check_key(key)
         if on_error is not None:
@@ -249,6 +253,8 @@ class ChunkRuntime(_Runtime[Model]):
         ```
     """
 
+    _awaits = False
+
     def step(self, observe: Observe | Mapping[str, Any]) -> Action | None:
         """Takes one control step: reads the chunks that arrived, requests one if it is time to, and returns the action.
 
@@ -310,6 +316,7 @@ class ChunkRuntime(_Runtime[Model]):
             seconds: how long it runs.
         """
         check_seconds(seconds)
+        check_function("act", act)
         period_s, start, number = self._player.period_s, time.monotonic(), 0
         while number * period_s < seconds:
             time.sleep(max(start + number * period_s - time.monotonic(), 0.0))
@@ -319,6 +326,8 @@ class ChunkRuntime(_Runtime[Model]):
 
 class AsyncChunkRuntime(_Runtime[AsyncModel]):
     """Plays action chunks as `ChunkRuntime` does, for asyncio: of an `AsyncModel`, with coroutines for methods."""
+
+    _awaits = True
 
     async def step(self, observe: AsyncObserve | Mapping[str, Any]) -> Action | None:
         """Takes one control step, as `ChunkRuntime.step`; `observe` may be a coroutine function."""
