@@ -8,7 +8,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from inferential.proto.actions import ActionSpec, ActionSpecs, BadActions, Layout, read_chunk
+from inferential.proto.actions import ActionSpec, ActionSpecs, BadActions, read_chunk
+from inferential.proto.layout import Layout
 
 
 @pytest.mark.parametrize("dtype", ["V4", [("a", "f4"), ("b", "f4")], object, "U1", complex, "M8[s]"])

@@ -19,7 +19,8 @@ import numpy as np
 
 from inferential.client.chunks.arguments import check_choice, check_number, check_stop_action
 from inferential.client.chunks.stats import ChunkStats
-from inferential.proto.actions import Array, BadActions, Layout, is_finite, of_dtype
+from inferential.proto.actions import Array, BadActions, is_finite, of_dtype
+from inferential.proto.layout import Layout
 
 Action = Any
 """An array, or arrays by key where a chunk is spread over several keys."""
