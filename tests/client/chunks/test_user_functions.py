@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -183,3 +184,12 @@ def test_a_loop_of_threads_refuses_to_act_by_a_coroutine_function_as_the_robot_w
         for wrong in (act, None):
             with pytest.raises(TypeError, match=r"^act: expected a function"):
                 runtime.run({}, wrong, seconds=0.1)  # type: ignore[arg-type]
+
+
+def test_a_runtime_that_is_let_go_ends_at_once_and_so_leaves_its_handle_to_others() -> None:
+    with Connection("tcp://127.0.0.1:1", client_id="arm") as connection:
+        runtime = ChunkRuntime(connection.model("policy"), RATE_HZ, on_starved=broken, on_error=broken)
+        runtime.step({"x": np.zeros(1)})
+        seen = weakref.ref(runtime)
+        del runtime
+        assert seen() is None

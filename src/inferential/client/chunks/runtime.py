@@ -73,21 +73,23 @@ class _Runtime(Generic[ModelT]):
         action_spec: SpecArgument = None,
         index: Index = "executed",
     ) -> None:
+        self._notices = notices = Notices(logger)
         self._player = Player(
             control_rate_hz,
-            merge,
-            starved,
-            stop_action,
-            rtc,
-            execution_horizon,
-            quantile,
-            follow_rate,
-            on_starved,
-            refresh_ms,
-            hold_ms,
-            action_spec,
-            index,
-            self._say_raised,
+            merge=merge,
+            starved=starved,
+            stop_action=stop_action,
+            rtc=rtc,
+            execution_horizon=execution_horizon,
+            quantile=quantile,
+            follow_rate=follow_rate,
+            on_starved=on_starved,
+            refresh_ms=refresh_ms,
+            hold_ms=hold_ms,
+            action_spec=action_spec,
+            index=index,
+            # Without this runtime itself, which ends when it is let go.
+            on_raised=lambda name, error: _say_raised(notices, name, error),
         )
         check_model(model, awaits=self._awaits)
         if key is not None:
@@ -99,7 +101,6 @@ class _Runtime(Generic[ModelT]):
         self._model: ModelT = model
         self._key = key
         self._on_error = on_error
-        self._notices = Notices(logger)
         self._itself: ref[Any] = ref(self)
         self._began = False
         model.never_wait()
@@ -160,10 +161,6 @@ class _Runtime(Generic[ModelT]):
                 self._on_error(error)
             except Exception as raised:
                 self._player.note_raised("on_error", raised)
-
-    def _say_raised(self, name: str, error: Exception) -> None:
-        words, place = words_of(error), place_of(error)
-        self._notices.say(name, "%s raised %s%s; the robot goes on", name, words, place, level=logging.ERROR)
 
     def _missed(self, due: float) -> int:
         """Skips the steps whose whole period has passed since the next one was due."""
@@ -371,6 +368,11 @@ class AsyncChunkRuntime(_Runtime[AsyncModel]):
             if isinstance(done, Awaitable):
                 await done
             number += 1 + self._missed(start + (number + 1) * period_s)
+
+
+def _say_raised(notices: Notices, name: str, error: Exception) -> None:
+    words, place = words_of(error), place_of(error)
+    notices.say(name, "%s raised %s%s; the robot goes on", name, words, place, level=logging.ERROR)
 
 
 def chunk_of(result: Mapping[str, Any], key: str | None = None) -> Array:
