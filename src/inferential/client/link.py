@@ -93,6 +93,7 @@ class Link:
         self.keeps_answers: bool = False  # so that a robot that comes back gets what it is owed
         self._log = OutageLog(address)
         self._give_up_at = self._ping_at = 0.0
+        self._was_sending = False  # when the last connection was lost
         self._is_overdue = False  # a heartbeat has no answer, though it had time enough
         self._former: Ready | None = None  # what the server said before the network was away
         self._backoff = Backoff(timeouts, jitter)
@@ -195,6 +196,13 @@ class Link:
         """Whether all that has arrived was read."""
         return self._stream is None or self._stream.drained
 
+    @property
+    def lost_reason(self) -> str:
+        """Why requests end that were sent by the connection that was lost."""
+        limit = "observations.max_payload_bytes"
+        why = f", while an observation was being sent: is it above the server's {limit}?" if self._was_sending else ""
+        return f"the connection to {self.address} was lost before the answer came{why}"
+
     def close(self) -> None:
         """Closes the connection. Closing twice does nothing."""
         self.connected = self.writable = self._writing = self.ended = False
@@ -219,6 +227,7 @@ class Link:
         """Closes the connection and sets the time of the next attempt."""
         stood = self.connected
         code = error.errno if isinstance(error, OSError) else None
+        self._was_sending = self._writing
         self.close()
         self.silent = code in NO_WAY or str(error) == _NO_HANDSHAKE
         self.last_error = (error.strerror if isinstance(error, OSError) else str(error)) or type(error).__name__
