@@ -139,7 +139,7 @@ async def test_robots_of_one_server_and_of_another_have_sessions_of_their_own(
     assert len({one.session for one in found}) == 2
 
 
-async def test_requests_of_servers_whose_files_were_merged_are_told_apart(tmp_path: Path) -> None:
+async def test_requests_of_servers_whose_files_were_merged_are_kept_apart(tmp_path: Path) -> None:
     for number in range(2):
         async with recording(tmp_path / str(number)) as (server, _):
             await ask(server, f"arm-{number}", times=2, state=np.full(7, number, np.float32))
