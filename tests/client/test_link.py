@@ -466,6 +466,15 @@ def test_what_came_before_the_end_is_given_first(server: Server, robot: Robot) -
     assert robot.is_away
 
 
+def test_what_ends_while_an_observation_is_being_sent_may_be_above_a_limit(server: Server, robot: Robot) -> None:
+    end = robot.connect(server)
+    assert "limit" not in robot.link.lost_reason
+    assert robot.link.try_send((b"", b"e", LARGE))
+    abort(end)
+    robot.until(lambda: robot.is_away)
+    assert robot.link.lost_reason.endswith("is it above the server's observations.max_payload_bytes?")
+
+
 def test_an_end_that_sending_finds_is_for_look_to_see_to(server: Server, robot: Robot) -> None:
     end = robot.connect(server)
     end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
@@ -649,7 +658,7 @@ def test_a_robot_that_slept_and_was_not_answered_connects_anew(server: Server, r
     robot.poll(1.0)
     assert pinged(end)
     assert robot.poll(60.0)
-    assert robot.link.next_poll_at == 60.1
+    assert robot.link.next_poll_at == 60.0  # at once: that the network was away says nothing against its server
 
 
 def test_a_server_that_takes_a_large_message_slowly_is_not_lost(server: Server, robot: Robot) -> None:

@@ -111,6 +111,7 @@ def records_of(
         applied = sent.applied
         message.applied_id, message.applied_age_ms = applied.request_id, applied.age_ms
         message.applied_unread_ms = applied.unread_ms
+        message.latency_budget_ms, message.control_period_ms = sent.latency_budget_ms, sent.control_period_ms
         slots, texts = slots_in(sent, len(entry.payload))
         _add_texts(message, texts)
         for slot in slots:
@@ -178,6 +179,11 @@ def _add_texts(message: Any, texts: Mapping[str, str]) -> None:
 
 def _base(client_id: str, model_id: str) -> str:
     return f"/robots/{_segment(client_id)}/{_segment(model_id)}"
+
+
+def base_of(topic: str) -> str:
+    """Returns what all topics of a robot at a model begin with."""
+    return "/".join(topic.split("/", 4)[:4])
 
 
 def _segment(name: str) -> str:

@@ -42,6 +42,7 @@ from inferential.scheduler.slo_lane import SloLane
 from inferential.scheduler.slo_model import (
     ModelState,
     alternating,
+    answer_within_s,
     infeasible_from,
     is_alone,
     is_crowded_out,
@@ -170,7 +171,9 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         limit = min(slot.max_batch_size, slot.profile.explored())
         chunks = lane.chunks
         if chunks and (not lane.has_others or model.is_turn_of_chunks(len(lane))):
-            return chunks.take(slot.profile, limit, now)
+            # Where more robots starve than the next calls take, to have asked earlier would help none of them.
+            starve = chunks.starve(now, limit * len(self._availability.slots(slot.model_id)) + 1)
+            return chunks.take(slot.profile, limit, now, None if starve else model.answer_within_s)
         overloaded = self._is_overloaded(slot.model_id, now)
         largest_within, caution = slot.profile.largest_within, CAUTION if model.needed > 1 else 1.0
         batch: list[InferenceRequest] = []
@@ -279,16 +282,9 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         """Removes the client's waiting requests, and forgets since when it waited."""
         super().on_client_disconnected(client_id)
         for model in self._models.values():
-            model.unserved.pop(client_id, None)
-            model.expected.forget(client_id)
-            if model.chunks is not None:
-                model.chunks.forget(client_id)
+            model.forget(client_id)
 
     def _leave_lane(self, request: InferenceRequest) -> None:
-        chunks = self._lanes[request.pool].chunks
-        if chunks is not None and request in chunks:
-            super()._leave_lane(request)
-            return
         since = self._lanes[request.pool].waits_since(request.client_id)
         super()._leave_lane(request)
         lane = self._lanes.get(request.pool)
@@ -299,8 +295,7 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
 
     def take_infeasible(self) -> list[tuple[InferenceRequest, str]]:
         """Removes and returns requests that cannot be in time and want to be refused then, each with the reason."""
-        now = time.monotonic()
-        infeasible: list[tuple[InferenceRequest, str]] = []
+        now, infeasible = time.monotonic(), list[tuple[InferenceRequest, str]]()
         for model_id, lane in list(self._lanes.items()):
             self._note_late(lane, now)
             for spent in () if lane.chunks is None else lane.chunks.too_late(now):
@@ -369,8 +364,11 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
                 (self._model(other).demand.per_second(now), self._availability.slots(other))
                 for other in self._availability.colocated_models(model_id)
             ]
-            model.needed = smallest_sufficient(self._availability.slots(model_id), colocated_models, UTILISATION)
+            slots = self._availability.slots(model_id)
+            model.needed = smallest_sufficient(slots, colocated_models, UTILISATION)
             model.plans = model.needed > 1 and is_alone(model_id, self._availability)
+            if model.chunks is not None:
+                model.answer_within_s = answer_within_s(slots, model.demand.clients(now))
         return model.needed
 
     def _is_overloaded(self, model_id: str, now: float) -> bool:

@@ -19,7 +19,7 @@ from inferential.metrics.store import LabelSet
 from inferential.notices import Notices
 from inferential.server import Server
 from inferential.server.service import Service
-from inferential.telemetry.conditions import Change, Seen, Totals, Watch
+from inferential.telemetry.conditions import Change, Seen, Totals, Watch, in_words
 from inferential.telemetry.webhook import Post, Webhook
 
 logger: logging.Logger = logging.getLogger("inferential.alerts")
@@ -117,7 +117,7 @@ class Alerts(Service):
         """Returns what is posted; `text` is what chat programs show of a webhook."""
         now_unix = time.time()
         return {
-            "text": "\n".join(f"{one.state}: {one.text}" for one in changes),
+            "text": in_words(changes),
             "server": self._server.address,
             "alerts": [
                 {

@@ -196,7 +196,7 @@ class Inference:
         return self._statistics.setdefault(model.name, Statistics())
 
     def _model_ids(self) -> list[str]:
-        return [one for one in self._server.model_states() if self._only in (None, one)]
+        return [one for one in self._server.model_ids if self._only in (None, one)]
 
     def _check(self, name: str) -> None:
         if name not in self._model_ids():
