@@ -78,8 +78,8 @@ class Alerts(Service):
             try:
                 self.look(time.monotonic())
             except Exception as error:  # of one part of what is looked at: alerts about the others go on
-                text = "alerts: the server could not be looked at: %s: %s"
-                self._notices.say(type(error), text, type(error).__name__, error, level=logging.ERROR)
+                text, kind = "alerts: the server could not be looked at: %s: %s", type(error).__name__
+                self._notices.say(kind, text, kind, error, level=logging.ERROR)
 
     def look(self, now: float) -> list[Change]:
         """Looks at the server, posts what has changed, and returns it.
