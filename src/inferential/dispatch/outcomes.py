@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from inferential.errors import InferentialError
+from inferential.errors import InferentialError, InvalidObservation
+from inferential.observation.slots import ObservationError
 from inferential.proto.tensors import Buffer
+from inferential.replica.outcomes import BY_MODEL, Refused
 from inferential.scheduler.request import InferenceRequest, Refusal
 
 
@@ -49,6 +51,15 @@ class RemoteModelError(InferentialError):
 
 class BatchFailedError(InferentialError):
     """A call of a model that keeps state failed, and its rows are not run again."""
+
+
+def refused_row(refused: Refused) -> Exception:
+    """Returns the error of a row that another process gave no result for."""
+    if refused.status == "BATCH_FAILED":
+        return BatchFailedError(refused.reason)
+    if refused.status != "INVALID_OBSERVATION":
+        return RemoteModelError(refused.reason)
+    return InvalidObservation(refused.reason) if refused.cause == BY_MODEL else ObservationError(refused.reason)
 
 
 class CallTimeout(InferentialError):

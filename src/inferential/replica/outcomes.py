@@ -17,12 +17,17 @@ class CallFailed(InferentialError):
     """A call failed as a whole; the text is what the model raised, its type in front."""
 
 
+BY_MODEL = "model"
+"""The cause of a refusal that is the model's own judgement of an observation."""
+
+
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A row without a result: the name of a status, and why."""
+    """A row without a result: the name of a status, why, and that in one word; "": it does not say."""
 
     status: str
     reason: str
+    cause: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -149,8 +149,8 @@ class RowReader:
         self._message = message
         self._known: dict[bytes, Layout] = {}
 
-    def layout(self, description: bytes | memoryview) -> Layout | tuple[str, str]:
-        """Returns what a description says, or the name of a status and a reason where it is a refusal.
+    def layout(self, description: bytes | memoryview) -> Layout | Refused:
+        """Returns what a description says.
 
         Raises:
             ValueError: it is no description.
@@ -166,7 +166,7 @@ class RowReader:
         except Exception as error:  # DecodeError is a class of either implementation of protobuf
             raise ValueError(f"no description of a row: {error}") from error
         if self._message is pb.ModelResponse and message.status != pb.OK:
-            return pb.Status.Name(message.status), message.reason
+            return Refused(pb.Status.Name(message.status), message.reason, message.cause)
         # What a model returns stays flat on its way to the robot; what it is given does not.
         structured = self._message is pb.Observation and STRUCTURE_KEY in message.metadata
         seen = message.metadata.pop(SEEN_KEY, "") if SEEN_KEY in message.metadata else ""
@@ -180,10 +180,10 @@ class RowReader:
         return layout
 
 
-def write_refusal(status: str, reason: str) -> bytes:
+def write_refusal(status: str, reason: str, cause: str = "") -> bytes:
     """Returns the description of a row without a result."""
     text = reason.encode(errors="replace").decode()  # a reason may hold what is no valid Unicode
-    return pb.ModelResponse(status=status, reason=text).SerializeToString()
+    return pb.ModelResponse(status=status, reason=text, cause=cause).SerializeToString()
 
 
 def _describe(slots: Sequence[Any]) -> bytes:
@@ -214,5 +214,5 @@ def read_outcomes(reader: RowReader, frames: Sequence[bytes | memoryview]) -> li
             values = layout.values(frames[at + 1])
             outcomes.append(Values(values, version, fresh[(at - 3) // 2] == "1") if fresh else Values(values, version))
         else:
-            outcomes.append(Refused(*layout))
+            outcomes.append(layout)
     return outcomes

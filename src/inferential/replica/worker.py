@@ -27,6 +27,7 @@ from inferential.replica.metadata import metadata_of
 from inferential.replica.method_caller import MethodCaller
 from inferential.replica.model import Method, methods_of
 from inferential.replica.observations import ObservationReader
+from inferential.replica.outcomes import BY_MODEL
 from inferential.replica.results import ResultWriter
 from inferential.replica.rows import write_refusal
 from inferential.replica.sessions import NO_ROBOT, SessionRow, SessionStore
@@ -363,7 +364,7 @@ class Worker:
                 assert self._single is not None
                 result = self._call(self._single, row)
             except InvalidObservation as error:
-                parts += (write_refusal("INVALID_OBSERVATION", error.reason), b"")
+                parts += (write_refusal("INVALID_OBSERVATION", error.reason, BY_MODEL), b"")
             except BaseException as error:
                 parts += (write_refusal("MODEL_FAILED", self._failures.note(error)), b"")
             else:
