@@ -9,6 +9,7 @@ import os
 import traceback
 
 _PACKAGE = os.path.dirname(__file__)
+_MAX_WORDS = 2000
 
 
 class InferentialError(Exception):
@@ -118,7 +119,8 @@ def words_of(error: BaseException) -> str:
         text = str(error)
     except BaseException as broken:  # what raises it may raise anything
         text = f"its message cannot be read: {type(broken).__name__}"
-    return f"{type(error).__name__}: {text}"
+    text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return text if len(text) <= _MAX_WORDS else f"{text[:_MAX_WORDS]}... ({len(text)} characters)"
 
 
 def place_of(error: BaseException) -> str:

@@ -18,7 +18,7 @@ from inferential import InferenceError, LocalDispatcher, Server
 from inferential.config import InferentialConfig
 from inferential.config.alerts import AlertsConfig
 from inferential.telemetry.alerts import Alerts
-from inferential.telemetry.conditions import WINDOW_S, Seen, Totals, Watch
+from inferential.telemetry.conditions import WINDOW_S, Seen, Totals, Watch, in_words
 from inferential.telemetry.webhook import FIRST_RETRY_S, Post, Webhook
 
 URL = "http://127.0.0.1:1/hook"
@@ -101,6 +101,17 @@ def test_a_robot_that_is_gone_is_said_until_it_returns_though_many_leave_after_i
     assert changed(watch, 1, replace(gone, departed=[]), settings) == []
     assert changed(watch, 2, QUIET, settings) == [("robot", "resolved", "robot-1")]
     assert changed(watch, 3, gone, config(conditions=["late"])) == []
+
+
+def test_of_many_robots_that_leave_at_once_one_line_is_said() -> None:
+    watch, settings = Watch(), config(hold_s=0.0)
+    names = [f"arm-{number}" for number in range(40)]
+    gone = watch.look(0, replace(QUIET, connected=[], departed=names), settings)
+    assert len(gone) == 40
+    assert in_words(gone) == "firing: 40 robots are gone: arm-0, arm-1, arm-2, arm-3, arm-4 and 35 more"
+    back = watch.look(1, replace(QUIET, connected=names), settings)
+    assert in_words(back).startswith("resolved: 40 robots are back: arm-0, ")
+    assert in_words(gone[:2]) == "firing: robot arm-0 is gone\nfiring: robot arm-1 is gone"
 
 
 class Receiver:

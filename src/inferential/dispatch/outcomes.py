@@ -41,7 +41,12 @@ class RemoteModelError(InferentialError):
 
     Args:
         text: what it raised, its type in front.
+        place: where, as `FailurePlaces` says it.
     """
+
+    def __init__(self, text: str, place: str = "") -> None:
+        super().__init__(text)
+        self.place = place
 
     @property
     def cause(self) -> str:
@@ -50,20 +55,33 @@ class RemoteModelError(InferentialError):
 
 
 class BatchFailedError(InferentialError):
-    """A call of a model that keeps state failed, and its rows are not run again."""
+    """A call of a model that keeps state failed, and its rows are not run again.
+
+    Args:
+        text: why.
+        place: where the model raised that, as `FailurePlaces` says it.
+    """
+
+    def __init__(self, text: str, place: str = "") -> None:
+        super().__init__(text)
+        self.place = place
 
 
 def refused_row(refused: Refused) -> Exception:
     """Returns the error of a row that another process gave no result for."""
     if refused.status == "BATCH_FAILED":
-        return BatchFailedError(refused.reason)
+        return BatchFailedError(refused.reason, refused.place)
     if refused.status != "INVALID_OBSERVATION":
-        return RemoteModelError(refused.reason)
+        return RemoteModelError(refused.reason, refused.place)
     return InvalidObservation(refused.reason) if refused.cause == BY_MODEL else ObservationError(refused.reason)
 
 
 class CallTimeout(InferentialError):
     """A call took longer than `call_timeout_ms`."""
+
+
+class WorkerDied(InferentialError):
+    """The process of a model ended while it ran an observation."""
 
 
 @dataclass(slots=True)  # not frozen, which would double the time that it takes to make one

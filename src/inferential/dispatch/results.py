@@ -13,13 +13,23 @@ import numpy as np
 
 from inferential.dispatch.health import EndpointHealth
 from inferential.dispatch.limits import ActionChecks
-from inferential.dispatch.outcomes import Answer, BatchFailedError, DispatchResult, RemoteModelError, UnknownModelError
+from inferential.dispatch.outcomes import (
+    Answer,
+    BatchFailedError,
+    CallTimeout,
+    DispatchResult,
+    RemoteModelError,
+    UnknownModelError,
+    WorkerDied,
+)
 from inferential.dispatch.raised import failure_of
-from inferential.errors import InvalidObservation, place_of, words_of
+from inferential.errors import InvalidObservation, words_of
 from inferential.observation.slots import ObservationError
 from inferential.proto import PROTOCOL_VERSION
 from inferential.proto.messages import ResponseTiming, write_response
 from inferential.proto.structure import STRUCTURE_KEY
+from inferential.replica.failures import FailurePlaces, is_first
+from inferential.replica.outcomes import ModelLoadError
 from inferential.replica.values import as_values
 from inferential.scheduler.request import (
     InferenceRequest,
@@ -30,7 +40,7 @@ from inferential.scheduler.request import (
     is_of,
     whole_pool,
 )
-from inferential.scheduler.time.execution_horizon import execution_horizon
+from inferential.scheduler.time.execution_horizon import horizon_of_answer
 from inferential.tracking.action_horizon import horizon_of
 from inferential.wall_clock import wall_ns
 
@@ -40,6 +50,7 @@ CONFIDENCE_KEY = "confidence"
 """Where a result says how far its chunk can be trusted: a number from 0 to 1, or one for each action."""
 _LOG_EVERY_S = 1.0
 _MAX_EPISODES = 10_000
+_LOGGED = (ModelLoadError, WorkerDied, CallTimeout)  # by the replica that it happened to
 # The dtypes that this line added, and which dtype of the 1.x line holds their values.
 _WIDER = {"int8": "int32", "int16": "int32", "uint16": "int32", "uint32": "int64", "uint64": "int64"}
 
@@ -59,6 +70,8 @@ class ResultWriter:
         """The names of versions, by pool, and whether they stand back behind what the model says."""
         # By model: when a failure was logged last, and how many were not logged since.
         self._logged: dict[str, tuple[float, int]] = {}
+        self._places = FailurePlaces()
+        self._traced = ""  # the place that was logged with a traceback last: rows of a call may share one
 
     def write(self, request: InferenceRequest, outcome: Any, latency_ms: float, batch_size: int) -> DispatchResult:
         """Returns the result of one request.
@@ -77,6 +90,7 @@ class ResultWriter:
         refusal = _refusal(request.model_id, outcome)
         if refusal.kind is RefusalKind.MODEL_FAILED:
             self._note(request.pool, latency_ms, refusal.reason)
+        if refusal.logged:
             self._log(request, refusal.reason, outcome)
         return DispatchResult(request, latency_ms, refusal=refusal)
 
@@ -146,17 +160,23 @@ class ResultWriter:
         health.update(latency_ms, error is None, error)
 
     def _log(self, request: InferenceRequest, reason: str, error: Exception) -> None:
-        """Logs a model's failure, at most once a second: a broken model may fail with every request."""
+        """Logs a model's failure, at most once a second: a broken model may fail with every request.
+
+        The first at a place of its code is logged with the traceback, and in any case.
+        """
         model_id, now = whole_pool(request), time.monotonic()
+        place = self._places.of(error) if (said := getattr(error, "place", None)) is None else said
+        is_new = is_first(place) and place != self._traced
         logged_at, unlogged = self._logged.get(model_id, (-math.inf, 0))
-        if now - logged_at < _LOG_EVERY_S:
+        if now - logged_at < _LOG_EVERY_S and not is_new:
             self._logged[model_id] = logged_at, unlogged + 1
             return
         self._logged[model_id] = now, 0
         more = f" (and {unlogged} more since the last line)" if unlogged else ""
-        where = place_of(error)
+        where, _, trace = place.partition("\n")
+        if is_new:
+            self._traced, more = place, f"{more}\n{trace}"
         logger.error("model %s failed for client %s: %s%s%s", model_id, request.client_id, reason, where, more)
-        logger.debug("where model %s failed", model_id, exc_info=error)
 
 
 def widened(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -178,17 +198,8 @@ def widened(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _horizon(request: InferenceRequest, values: Mapping[str, Any], now: float) -> int:
     """Returns how many actions of a result's chunk its robot had better play; 0 where it is not one, or for any."""
-    actions, period_s = horizon_of(values), request.control_period_s
-    if actions is None:
-        return 0
-    confidence = values.get(CONFIDENCE_KEY)
-    if period_s is None or not request.serve_interval_ms:
-        return execution_horizon(actions, confidence)
-    delay_steps = max(now - request.received_at, 0.0) / period_s
-    played = actions - (request.steps_remaining or 0) + math.ceil(min(delay_steps, actions))
-    # The horizon counts from a chunk's observation, and the next one arrives so much after it was asked for.
-    interval_steps = request.serve_interval_ms / 1e3 / period_s + delay_steps
-    return execution_horizon(actions, confidence, interval_steps=interval_steps, played_steps=played)
+    actions = horizon_of(values)
+    return 0 if actions is None else horizon_of_answer(request, actions, values.get(CONFIDENCE_KEY), now)
 
 
 def _other_model(request: InferenceRequest) -> str:
@@ -204,9 +215,10 @@ def _refusal(model_id: str, error: Exception) -> Refusal:
         cause = "structure" if error.reason.startswith(STRUCTURE_KEY) else "image"
         return Refusal(RefusalKind.INVALID_OBSERVATION, error.reason, cause)
     if isinstance(error, BatchFailedError):
-        return Refusal(RefusalKind.BATCH_FAILED, str(error), "batch_failed")
+        return Refusal(RefusalKind.BATCH_FAILED, str(error), "batch_failed", logged=True)
     if isinstance(error, InvalidObservation):  # the model's own judgement
         return Refusal(RefusalKind.INVALID_OBSERVATION, error.reason, "model")
     if isinstance(error, RemoteModelError):
-        return Refusal(RefusalKind.MODEL_FAILED, str(error), error.cause)
-    return Refusal(RefusalKind.MODEL_FAILED, words_of(error), type(error).__name__)
+        return Refusal(RefusalKind.MODEL_FAILED, str(error), error.cause, logged=True)
+    logged = not isinstance(error, _LOGGED)
+    return Refusal(RefusalKind.MODEL_FAILED, words_of(error), type(error).__name__, logged=logged)

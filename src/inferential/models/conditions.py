@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from inferential.replica.condition import HUNG_AFTER_S, UNKNOWN, Condition, ModelState, best_of
@@ -17,17 +17,29 @@ class Transition:
     Attributes:
         pool: which.
         former, current: its conditions; `former` is None where the pool is new.
+        logged: whether its replicas have logged all that there is to say of it.
     """
 
     pool: str
     former: Condition | None
     current: Condition
+    logged: bool = False
 
     @property
     def went_down(self) -> bool:
         """Whether it answered before, and neither answers nor starts now."""
         former, current = self.former, self.current
         return former is not None and former.answers and not current.answers and not current.starts
+
+
+def _is_logged(former: Condition | None, current: Condition, replicas: int) -> bool:
+    """Returns whether lines of the replicas say all of a change: not that the last of several is gone, or the first up,
+    and not that calls which were said to hang go on."""
+    if not current.logged or former is None:
+        return current.logged
+    if former.state is ModelState.HUNG and not former.logged:
+        return False
+    return replicas == 1 or former.answers == current.answers
 
 
 class Conditions:
@@ -42,6 +54,7 @@ class Conditions:
     def __init__(self) -> None:
         self._pools: dict[str, Condition] = {}
         self._overrides: dict[str, Condition] = {}
+        self._released: dict[str, float] = {}
         self.starting: frozenset[str] = frozenset()
         self.down: frozenset[str] = frozenset()
         self.up_before: set[str] = set()
@@ -58,12 +71,16 @@ class Conditions:
         """Returns whether `override` says what a pool is at."""
         return pool in self._overrides
 
-    def override(self, pool: str, condition: Condition | None) -> None:
-        """Sets what a pool is at, whatever its replicas say: a breaker is open; None: it goes by its replicas again."""
-        if condition is None:
-            self._overrides.pop(pool, None)
-        else:
-            self._overrides[pool] = condition
+    def override(self, pool: str, condition: Condition) -> None:
+        """Sets what a pool is at, whatever its replicas say, until `release`: a breaker is open."""
+        self._overrides[pool] = condition
+        self._sort()
+
+    def release(self, pool: str, now: float) -> None:
+        """Has a pool go by its replicas again; it is ready since then."""
+        if self._overrides.pop(pool, None) is not None and pool in self._pools:
+            self._released[pool] = now
+            self._pools[pool] = self._since_release(pool, self._pools[pool])
         self._sort()
 
     def update(
@@ -87,18 +104,30 @@ class Conditions:
             current = self._folded(pool, replicas.get(pool), takes_calls, now)
             if current.answers and pool in hung:
                 current = Condition(ModelState.HUNG, hung[pool], f"a call has run for more than {HUNG_AFTER_S:.0f} s")
-            self._pools[pool] = current
+            current = self._pools[pool] = self._since_release(pool, current)
             if current.answers:
                 self.up_before.add(pool)
             if former is None or former.state is not current.state or former.why != current.why:
-                changes.append(Transition(pool, former, current))
+                changes.append(
+                    Transition(pool, former, current, _is_logged(former, current, len(replicas.get(pool, ()))))
+                )
         for pool in self._pools.keys() - answering.keys():
             former = self._pools.pop(pool)
             self.up_before.discard(pool)
             self._overrides.pop(pool, None)
+            self._released.pop(pool, None)
             changes.append(Transition(pool, former, Condition(ModelState.STOPPED, now, "it is out of use")))
         self._sort()
         return changes
+
+    def _since_release(self, pool: str, condition: Condition) -> Condition:
+        released = self._released.get(pool)
+        if released is None or condition.since >= released:
+            return condition
+        if not condition.answers:
+            del self._released[pool]
+            return condition
+        return replace(condition, since=released)
 
     def _folded(self, pool: str, replicas: Sequence[Condition] | None, takes_calls: bool, now: float) -> Condition:
         former = self._pools.get(pool)
@@ -106,10 +135,10 @@ class Conditions:
             found = best_of(replicas)
             if found.answers and not takes_calls:
                 down = ModelState.FAILING if pool in self.up_before else ModelState.LOADING
-                found = Condition(ModelState.HUNG if found.why else down, found.since, found.why)
+                found = replace(found, state=ModelState.HUNG if found.why else down)
             # "Ready since" is since the first of its replicas was, whichever is up now.
             if former is not None and former.state is found.state and math.isfinite(former.since):
-                found = Condition(found.state, min(former.since, found.since), found.why)
+                found = replace(found, since=min(former.since, found.since))
             return found
         if takes_calls:
             state, why = ModelState.READY, ""

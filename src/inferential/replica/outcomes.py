@@ -14,7 +14,16 @@ class ModelLoadError(InferentialError):
 
 
 class CallFailed(InferentialError):
-    """A call failed as a whole; the text is what the model raised, its type in front."""
+    """A call failed as a whole.
+
+    Args:
+        text: what the model raised, its type in front.
+        place: where it was raised, as `FailurePlaces` says it.
+    """
+
+    def __init__(self, text: str, place: str = "") -> None:
+        super().__init__(text)
+        self.place = place
 
 
 BY_MODEL = "model"
@@ -23,10 +32,18 @@ BY_MODEL = "model"
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A row without a result: the name of a status, why, and that in one word; "": it does not say."""
+    """A row without a result.
+
+    Attributes:
+        status: its name.
+        reason: why.
+        place: where the model raised that, as `FailurePlaces` says it.
+        cause: the reason in one word; "": it does not say.
+    """
 
     status: str
     reason: str
+    place: str = ""
     cause: str = ""
 
 

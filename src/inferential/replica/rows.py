@@ -22,6 +22,7 @@ from inferential.replica.outcomes import Refused, Values
 
 _REMEMBERED = 1024
 _LONGEST_BYTES = 2048  # of what is remembered
+_PLACE_KEY = "place"
 
 RawTensor = tuple[str, np.dtype[Any], tuple[int, ...], int]
 """Key, dtype, shape and offset of a tensor in a payload."""
@@ -166,7 +167,8 @@ class RowReader:
         except Exception as error:  # DecodeError is a class of either implementation of protobuf
             raise ValueError(f"no description of a row: {error}") from error
         if self._message is pb.ModelResponse and message.status != pb.OK:
-            return Refused(pb.Status.Name(message.status), message.reason, message.cause)
+            place = message.metadata.get(_PLACE_KEY, "")
+            return Refused(pb.Status.Name(message.status), message.reason, place, message.cause)
         # What a model returns stays flat on its way to the robot; what it is given does not.
         structured = self._message is pb.Observation and STRUCTURE_KEY in message.metadata
         seen = message.metadata.pop(SEEN_KEY, "") if SEEN_KEY in message.metadata else ""
@@ -180,10 +182,15 @@ class RowReader:
         return layout
 
 
-def write_refusal(status: str, reason: str, cause: str = "") -> bytes:
-    """Returns the description of a row without a result."""
-    text = reason.encode(errors="replace").decode()  # a reason may hold what is no valid Unicode
-    return pb.ModelResponse(status=status, reason=text, cause=cause).SerializeToString()
+def write_refusal(status: str, reason: str, place: str = "", cause: str = "") -> bytes:
+    """Returns the description of a row without a result: what `Refused` has."""
+    metadata = {_PLACE_KEY: _valid(place)} if place else {}
+    return pb.ModelResponse(status=status, reason=_valid(reason), metadata=metadata, cause=cause).SerializeToString()
+
+
+def _valid(text: str) -> str:
+    """Returns a text without what is no valid Unicode, which a reason may hold."""
+    return text.encode(errors="replace").decode()
 
 
 def _describe(slots: Sequence[Any]) -> bytes:

@@ -17,8 +17,9 @@ Frames, beside the identity that ROUTER puts in front; a call number is 8 bytes,
                       last, where there are any, the places in shared memory that are free again
                       0, FREE, such places, or none: it wants to know whether the server is there
                       number, ENDING, nothing: from a worker process: the model ends the call, the next one may be sent
-                      number, FAILED, text: the call failed as a whole; from a worker process also with number 0:
-                      the model cannot be loaded
+                      number, FAILED, text: the call failed as a whole; from a worker process also where that was
+                      raised, and with number 0: the model cannot be loaded
+                      0, NOTED, text: from a worker process: what failed beside a call, for the log
                       0, WARMING: from a worker process: the model was made, and runs its warm-up
                       0, GOODBYE: it takes no more calls, and ends those that it has
 
@@ -46,7 +47,7 @@ from inferential.replica.rows import write_refusal
 from inferential.replica.shared import Place
 
 HELLO, CALL, RESULT, FAILED, FREE, GOODBYE = b"H", b"C", b"R", b"X", b"F", b"G"
-WARMING, SESSIONS, GONE, PREPARE, ENDING = b"W", b"S", b"E", b"I", b"D"
+WARMING, SESSIONS, GONE, PREPARE, ENDING, NOTED = b"W", b"S", b"E", b"I", b"D", b"N"
 NO_CALL = bytes(8)
 _WAITING = struct.Struct("<I")
 _NONE_WAIT = bytes(4)
@@ -136,7 +137,7 @@ def write_row(outcome: Any) -> tuple[bytes, Buffer]:
             status, reason, cause = "INVALID_OBSERVATION", outcome.reason, BY_MODEL
         else:
             status, reason = "MODEL_FAILED", f"{type(outcome).__name__}: {outcome}"
-        return write_refusal(status, reason, cause), b""
+        return write_refusal(status, reason, cause=cause), b""
     message = pb.ModelResponse()
     tensors, metadata = split_values(outcome)
     payload = pack(message.tensors, tensors)
@@ -150,4 +151,4 @@ def read_row(envelope: Buffer, payload: Buffer) -> dict[str, Any] | Refused:
     if response.message.status == pb.OK:
         return response.values
     message = response.message
-    return Refused(pb.Status.Name(message.status), message.reason, message.cause)
+    return Refused(pb.Status.Name(message.status), message.reason, cause=message.cause)

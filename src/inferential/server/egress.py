@@ -138,7 +138,7 @@ class Egress:
         refusal = request.refusal
         assert refusal is not None
         self._accounting.refused(request, refusal)
-        if refusal.kind is not RefusalKind.SUPERSEDED and refusal.cause not in _UNREAD:
+        if not refusal.logged and refusal.kind is not RefusalKind.SUPERSEDED and refusal.cause not in _UNREAD:
             made_up = refusal.kind is RefusalKind.UNKNOWN_MODEL  # as many names as a client likes
             key = (request.client_id, "" if made_up else request.model_id, refusal.cause)
             text = "client %s: a request for model %s was refused (%s): %s"

@@ -138,7 +138,6 @@ class Server(ServerView):
         self._run = run = self._connect_parts()
         run.pump.start(run.executor)
         run.keys.start()
-        logger.info("listening on %s, strategy %s", ", ".join(run.transport.addresses), config.scheduling.strategy)
         for warning in exposure(config):
             logger.warning("%s", warning)
         try:
@@ -188,7 +187,8 @@ class Server(ServerView):
         return Run(asyncio.get_running_loop(), transport, pump, executor, history, keys)
 
     async def _on_listening(self) -> None:
-        """Does what a subclass has to do before the models are begun, which may take long."""
+        """Says so, before the models are begun, which may take long; a subclass says it in its own way."""
+        logger.info("listening on %s, strategy %s", ", ".join(self.addresses), self.config.scheduling.strategy)
 
     async def _wait_for_models(self) -> None:
         """Waits for the models that load, for a while: most are there within it, and robots need not ask in vain."""

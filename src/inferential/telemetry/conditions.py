@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,6 +14,7 @@ WINDOW_S = 60.0
 _FEW = 10  # answers due, or requests ended, below which a share says nothing
 _OVER = 0.5  # a share must fall to this part of its limit until it counts as over
 _DOWN = ("failing", "hung")
+_MOST_NAMED = 5  # robots, in a text
 _MOST_ROBOTS = 1024  # that are gone and may return
 
 
@@ -86,6 +87,19 @@ class _Condition:
     since: float
     turned_at: float | None
     said: bool = False
+
+
+def in_words(changes: Sequence[Change]) -> str:
+    """Returns a line for each change; where very many robots are gone or back, one for all of them."""
+    lines = [f"{one.state}: {one.text}" for one in changes if one.alert != "robot"]
+    for state, what in (("firing", "gone"), ("resolved", "back")):
+        robots = [one for one in changes if one.alert == "robot" and one.state == state]
+        if len(robots) > _MOST_NAMED:
+            names = ", ".join(one.subject for one in robots[:_MOST_NAMED])
+            lines.append(f"{state}: {len(robots)} robots are {what}: {names} and {len(robots) - _MOST_NAMED} more")
+        else:
+            lines += [f"{state}: {one.text}" for one in robots]
+    return "\n".join(lines)
 
 
 class Watch:

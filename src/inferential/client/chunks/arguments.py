@@ -105,6 +105,21 @@ def check_seconds(seconds: Any) -> None:
     check_number("seconds", seconds, "a number of seconds (math.inf: until it is stopped)", lambda s: s == s)
 
 
+def check_model(model: Any, *, awaits: bool) -> None:
+    """Checks that a handle is one whose methods are coroutines, or one whose are not.
+
+    Raises:
+        TypeError: it is the other, or none.
+    """
+    observe = getattr(model, "observe", None)
+    if observe is None or not hasattr(model, "never_wait"):
+        raise TypeError(f"model: expected a handle, as connection.model(...) returns it, got {model!r}")
+    if iscoroutinefunction(observe) != awaits:
+        kinds = ("a Connection", "ChunkRuntime"), ("an AsyncConnection", "AsyncChunkRuntime")
+        (mine, _), (other, fitting) = kinds[awaits], kinds[not awaits]
+        raise TypeError(f"model: expected a handle of {mine}, got one of {other}, which {fitting} plays")
+
+
 def check_function(name: str, function: Any) -> None:
     """Checks that a value is a function.
 
