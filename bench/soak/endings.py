@@ -2,7 +2,7 @@
 
 Connections that know of each request how often it ended send good and bad observations, take requests back, vanish
 and return, while workers are killed, the configuration is changed, the server is stopped for moments, and in the end is
-told to end. What they counted is compared with what the server did. What is drawn is decided by the seed.
+made to end. What they counted is compared with what the server did. What is drawn is decided by the seed.
 """
 
 from __future__ import annotations

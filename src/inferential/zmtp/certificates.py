@@ -186,6 +186,6 @@ def _write(path: Path, text: str, mode: int) -> None:
     try:
         with open(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
-    except OSError:  # as of a full disk: half a file would be in the way of the next try
+    except OSError:  # such as a full disk: half a file would be in the way of the next try
         path.unlink()
         raise
