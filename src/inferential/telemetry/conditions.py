@@ -16,6 +16,7 @@ _OVER = 0.5  # a share must fall to this part of its limit until it counts as ov
 _DOWN = ("failing", "hung")
 _MOST_NAMED = 5  # robots, in a text
 _MOST_ROBOTS = 1024  # that are gone and may return
+_LONGEST = 500  # characters of a reason: models raise pages of text, and chat programs refuse or cut long messages
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +158,7 @@ class Watch:
             yield ("refusals", "fleet"), f"{100 * refused / ended:.0f} % of the requests of a minute were refused"
         for model_id, (state, why) in seen.models.items():
             if state in _DOWN:
-                yield ("model", model_id), f"model {model_id} is {state}{f': {why}' if why else ''}"
+                yield ("model", model_id), f"model {model_id} is {state}{f': {_in_short(why)}' if why else ''}"
         for client_id in seen.departed:
             self._gone.setdefault(client_id)
         for client_id in seen.connected if self._gone else ():
@@ -179,3 +180,8 @@ class Watch:
         while len(history) > 1 and history[1][0] <= now - WINDOW_S:
             history.popleft()
         return history[0][1]
+
+
+def _in_short(why: str) -> str:
+    line = " ".join(why.split())
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…"
