@@ -230,6 +230,7 @@ def test_a_deferred_arrival_has_the_serve_interval_of_its_client(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ledger.known(times=1)
+    ledger.shares.limits_any = True
     monkeypatch.setattr(ledger.shares, "interval_ms", lambda client_id, model_id: 40.0)
     arrival = ledger.arrival()
     assert ledger.accounting.defer(arrival)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass
+from operator import attrgetter
 
 from inferential.scheduler.running import Batch
 
@@ -37,6 +38,7 @@ class BatchStatus:
     clients: tuple[str, ...]
 
 
+_CLIENT_ID = attrgetter("client_id")
 _FinishedCall = tuple[int, str, str, float, float, bool, list[str]]
 """The fields of a `BatchStatus`, which is built only when the status is read."""
 
@@ -64,7 +66,7 @@ class History:
 
     def ended(self, batch: Batch, now: float, *, ok: bool) -> None:
         """Moves a call to the finished ones."""
-        clients = [request.client_id for request in batch.requests]  # not the requests, which hold large payloads
+        clients = list(map(_CLIENT_ID, batch.requests))  # not the requests, which hold large payloads
         self._finished.append(
             (self._running.pop(batch), batch.model_id, batch.replica, batch.started_at, now, ok, clients)
         )
@@ -79,7 +81,7 @@ class History:
             calls = calls[:: -math.ceil(len(calls) / most)][::-1]
         found = [self._status(*call) for call in calls]
         for batch, number in self._running.items():
-            clients = [request.client_id for request in batch.requests]
+            clients = list(map(_CLIENT_ID, batch.requests))
             found.append(self._status(number, batch.model_id, batch.replica, batch.started_at, None, True, clients))
         return found
 
