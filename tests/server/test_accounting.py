@@ -56,7 +56,7 @@ class Ledger:
             1,
             response_id=f"response-{next(self._numbers)}",
         )
-        return IncomingRequest(request, "franka", None, 0.0, explicit_budget_ms, None)
+        return IncomingRequest(request, 0.0, explicit_budget_ms, None)
 
     def known(self, client_id: str = "arm", period_s: float = 0.02, times: int = 10) -> None:
         """A client that observes in a rhythm."""

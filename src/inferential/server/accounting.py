@@ -174,22 +174,22 @@ class Accounting:
     def _arrived(self, incoming: IncomingRequest) -> bool:
         request = incoming.request
         client_id, model_id, now = request.client_id, request.model_id, request.received_at
-        steps_remaining, explicit_budget_ms = request.steps_remaining, incoming.explicit_budget_ms
+        steps_remaining, client_type = request.steps_remaining, request.client_type
         update = self._fleet.on_observation(
             client_id,
             model_id,
-            incoming.client_type,
+            client_type,
             request.identity,
             now,
             steps_remaining,
-            incoming.control_period_s,
+            request.control_period_s,
         )
         request.track = update.track
         if update.is_new:
             self._on_connected(client_id)
             self._recorder.active_clients(self._fleet.active_count)
         request.time_until_next = update.time_until_next_s
-        if explicit_budget_ms is None:  # else the request has its deadline
+        if incoming.explicit_budget_ms is None:  # else the request has its deadline
             request.deadline = deadline_of(
                 now,
                 explicit_budget_ms=None,
@@ -199,7 +199,7 @@ class Accounting:
             )
             if steps_remaining is not None:
                 request.chunk = chunk_time(self._fleet.action_horizon, incoming)
-        self._shares.note(client_id, model_id, self._weight_of(request), incoming.client_type, request.pool)
+        self._shares.note(client_id, model_id, self._weight_of(request), client_type, request.pool)
         if self._shares.limits_any:
             self._limit(incoming)
             if self._shares.finds_floods and not request.floods:
