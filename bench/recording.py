@@ -93,6 +93,9 @@ class _Beside:
     def ended(self, request: object) -> None:
         """Does nothing."""
 
+    def used_late(self, used: object) -> None:
+        """Does nothing."""
+
     def close(self) -> None:
         """Ends the process."""
         self._pipe.close()

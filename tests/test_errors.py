@@ -12,7 +12,7 @@ import pytest
 
 import inferential
 from inferential import errors
-from inferential.errors import InferenceError
+from inferential.errors import InferenceError, words_of
 
 KINDS = [
     errors.RequestRejected,
@@ -72,3 +72,13 @@ def test_the_errors_are_offered_at_top_level(name: str) -> None:
 def test_no_error_is_another_kinds() -> None:
     for kind in KINDS:
         assert [other for other in KINDS if issubclass(kind, other)] == [kind]
+
+
+def test_words_of_what_was_raised_are_short_whatever_it_says() -> None:
+    class Broken(Exception):
+        def __str__(self) -> str:
+            raise SystemExit
+
+    assert words_of(KeyboardInterrupt()) == "KeyboardInterrupt"
+    assert words_of(ValueError("x" * 3000)).endswith("x... (3012 characters)")
+    assert words_of(Broken()) == "Broken: its message cannot be read: SystemExit"

@@ -52,7 +52,7 @@ def test_what_a_robot_needs_imports_nothing_of_what_a_server_needs(name: str) ->
     roots = {module.partition(".")[0] for module in imported}
     assert not roots & set(SERVER_SIDE)
     rooms = {module.split(".")[1] for module in imported if module.startswith("inferential.")}
-    assert rooms <= {"client", "dtype_names", "errors", "notices", "proto", "zmtp"}
+    assert rooms <= {"client", "dtype_names", "errors", "notices", "proto", "wall_clock", "zmtp"}
 
 
 def test_a_robot_works_with_nothing_of_what_a_server_needs() -> None:

@@ -6,6 +6,10 @@ The latter carry what a program needs to react: which request, of which model, a
 from __future__ import annotations
 
 import os
+import traceback
+
+_PACKAGE = os.path.dirname(__file__)
+_MAX_WORDS = 2000
 
 
 class InferentialError(Exception):
@@ -107,6 +111,22 @@ def system_reason(error: OSError) -> str:
     if error.errno is not None and error.errno > 0:
         return os.strerror(error.errno)
     return error.strerror or str(error)
+
+
+def words_of(error: BaseException) -> str:
+    """Returns type and message of an exception that code of others raised."""
+    try:
+        text = str(error)
+    except BaseException as broken:  # what raises it may raise anything
+        text = f"its message cannot be read: {type(broken).__name__}"
+    text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return text if len(text) <= _MAX_WORDS else f"{text[:_MAX_WORDS]}... ({len(text)} characters)"
+
+
+def place_of(error: BaseException) -> str:
+    """Returns the line of code that raised, " (FILE:LINE)"; "" where it is in this package itself."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(_PACKAGE)]
+    return f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
 
 
 def _rebuild(kind: type[InferenceError], reason: str, request_id: int, model_id: str, cause: str) -> InferenceError:

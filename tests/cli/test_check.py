@@ -307,13 +307,14 @@ def test_what_a_policy_from_a_file_takes_and_gives_is_shown(run: Any, place: Pat
     ran = run("check", "--import", "fleet.yaml", "--json")
     assert ran.json["models"] == {
         "arm": {
+            "max_batch_size": 8,
             "inputs": [{"name": "state", "dtype": "float32", "shape": [3]}],
             "outputs": [{"name": "actions", "dtype": "float32", "shape": [3]}],
         }
     }
     shown = run("check", "--import", "fleet.yaml").out
-    assert "state: float32 [3]" in shown
-    assert "actions: float32 [3]" in shown
+    assert re.search(r"^model +batch +takes +gives$", shown, re.MULTILINE)
+    assert re.search(r"^arm +8 +state: float32 \[3\] +actions: float32 \[3\]$", shown, re.MULTILINE)
 
 
 @pytest.mark.parametrize(

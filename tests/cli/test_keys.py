@@ -123,6 +123,14 @@ def test_what_keys_cannot_do_is_said_with_the_file(folder: Path, args: list[str]
     assert problem in str(raised.value)
 
 
+@pytest.mark.parametrize("bad", ["arm/03", "arm-01"])
+def test_keys_of_several_robots_are_made_for_all_or_none(folder: Path, bad: str) -> None:
+    run(["keys", "new", "client", "arm-01"])
+    with pytest.raises(CliError, match=bad):
+        run(["keys", "new", "client", "arm-02", bad])
+    assert [one.name for one in Path("keys/clients").iterdir() if "02" in one.name] == []
+
+
 def test_two_names_for_one_key_are_a_problem(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(["keys", "new", "client", "arm-01"])
     (folder / "clients" / "arm-02.key").write_text((folder / "clients" / "arm-01.key").read_text())

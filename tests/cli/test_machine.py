@@ -25,6 +25,8 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="ne
 MODELS = {"single": "bench.overload.models:single"}
 SUSPENDED_S = 5.0
 HOUR_S = 3600
+OF_CLOCKS_S = (100, -100, -(2**36), 2**32 + 100, 2**63 // 10**9 + 100)
+"""Just after and before 1970, long before; after 32 bits of seconds, and 63 of nanoseconds."""
 ON_SIGNAL = """
 import signal
 def _run(*_):
@@ -77,8 +79,8 @@ def responses(robot: socket.socket, frames: Frames) -> Iterator[ModelResponse]:
 def test_robots_are_served_whatever_the_server_s_clock_is_set_to_meanwhile(machine: Machine) -> None:
     state = np.ones(7, np.float32)
     with Connection(machine.serving.address, "robot") as robot:
-        to_1970_s = 100 - int(time.time())
-        for off_s in (0, -HOUR_S, 48 * HOUR_S, to_1970_s, 0):
+        now_s = int(time.time())
+        for off_s in (0, -HOUR_S, 48 * HOUR_S, *(at_s - now_s for at_s in OF_CLOCKS_S), 0):
             machine.tell(f"off_s = {off_s}")
             for _ in range(3):
                 assert robot.model("single").infer(20_000, state=state) is not None

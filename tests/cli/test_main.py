@@ -49,6 +49,11 @@ def test_without_a_command_the_help_lists_them_all(run: Any, args: tuple[str, ..
     assert ran.err == ""
 
 
+@pytest.mark.parametrize("args", [("keys",), ("keys", "new")])
+def test_a_command_with_commands_of_its_own_lists_them_alone(run: Any, args: tuple[str, ...]) -> None:
+    assert run(*args) == run(*args, "--help")
+
+
 @pytest.mark.parametrize("name", OWN)
 def test_each_command_has_help_with_examples_and_its_summary_first(run: Any, name: str) -> None:
     ran = run(name, "--help")
@@ -72,6 +77,7 @@ def test_commands_work_in_typers_own_runner(name: str) -> None:
     ("args", "error"),
     [
         (("serv",), "error: No such command 'serv'."),
+        (("keys", "new", "arm-01"), "error: No such command 'arm-01'. There is: server, client. (try: "),
         (("version", "--jsn"), "--jsn"),
         (("version", "x"), "unexpected extra argument"),
         (("--no-such-option",), "error: No such option: --no-such-option"),

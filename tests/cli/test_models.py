@@ -44,7 +44,7 @@ def test_models_and_their_versions_are_shown(start: Start, place: Path, run: Any
         time.sleep(0.05)
     for words in (("m", "a", "active", "ready"), ("m", "b", "shadow"), ("m", "c", "idle", "stopped"), ("n", "active")):
         assert any(all(word in line.split() for word in words) for line in shown.out.splitlines()), (words, shown.out)
-    assert re.search(r"n +state: float32 \[\*\], task: string of any shape", shown.out)
+    assert re.search(r"^n +1 +state: float32 \[\*\], task: string of any shape$", shown.out, re.MULTILINE)
     seen = run("top", url[0], "--once").out.splitlines()
     for words in (("m@a", "active", "ready"), ("m@b", "shadow", "ready")):
         assert any(all(word in line.split() for word in words) for line in seen), (words, seen)

@@ -53,12 +53,13 @@ def test_no_arguments_are_no_values() -> None:
         ("=1", "expected KEY=VALUE"),
         ("a:floaty=1", "a: no dtype 'floaty'"),
         ("a=[1,[2]]", "a: "),
-        ("a=[1, 2", "a: expected a list in JSON, got '[1, 2' (Expecting ',' delimiter"),
+        ("a=[1, x]", "a: expected a list in JSON, got '[1, x]' (Expecting value"),
+        ("a=[1,", "a: expected a list in JSON, got '[1,'; where it has spaces, quote the whole argument: 'a=[1, ...]'"),
         ("a:(2,3=1", "a: no dtype"),
         ("a=@empty.npy", "a: cannot read empty.npy"),
         ("a=" + "[" * 100_000, "a: nested too deeply"),
         ("a:int8=hello", "a: expected JSON numbers for int8, got 'hello'"),
-        ("a=@nothing.png", "a: cannot read nothing.png"),
+        ("a=@nothing.png", "a: cannot read nothing.png: No such file or directory"),
     ],
 )
 def test_invalid_values_are_reported_by_key(place: Path, given: str, text: str) -> None:

@@ -342,8 +342,7 @@ def test_a_model_behind_another_server_is_not_said_to_fail_while_the_server_star
         (("-m", "a=policies:echo", "-m", "a=policies:make"), "--model: 'a' is given twice"),
         (
             ("-m", "arm=policies"),
-            "models.known.arm.target: expected module:object, onnx:FILE, ray:application, or openpi://HOST:PORT "
-            "or null, got 'policies' (command line)",
+            "target: expected 'policies:NAME', a module and the name of the model in it, got 'policies' (command line)",
         ),
         *(
             (
@@ -374,6 +373,8 @@ def test_a_model_behind_another_server_is_not_said_to_fail_while_the_server_star
         (("-m", "arm=policies.py:echo"), "; of a file it is the name without .py: policies"),
         (("-m", "arm=policies:echo", "--strategy", "x"), "scheduling.strategy: expected one of batch_optimized, "),
         (("-m", "arm=policies:echo", "--bind", "robots"), "transport.bind: expected an address like tcp://*:5555 or "),
+        (("-m", "arm=policies:echo", "--bind", "127.0.0.1:5555"), "; did you mean 'tcp://127.0.0.1:5555'?"),
+        (("-m", "arm=policies:echo", "--bind", "5555"), "; did you mean 'tcp://*:5555'?"),
         (("-m", "arm=policies:echo", "--http", "page"), "--http: expected PORT or HOST:PORT, got 'page'"),
         (("-m", "arm=policies:echo", "--foxglove", "0.0.0.0:99999"), "foxglove.port"),
         (("-m", "arm=policies:echo", "--otlp", "collector"), "otlp.endpoint"),

@@ -18,7 +18,7 @@ import pytest
 
 from inferential import Connection
 
-COMMAND = [sys.executable, "-m", "inferential.cli.main", "serve", "--bind", "tcp://127.0.0.1:0"]
+COMMAND = [sys.executable, "-m", "inferential.cli.main", "serve", "--bind", "tcp://127.0.0.1:0", "--log-level", "debug"]
 Begin = Callable[..., "subprocess.Popen[str]"]
 
 

@@ -172,9 +172,9 @@ def test_the_source_of_every_value_is_known(write: Write) -> None:
         ),
         ("models: {known: [a]}", "models.known: expected a table, got a list", 1),
         (
-            "models: {known: {pi0.5: {target: pi}}}",
+            "models: {known: {pi0.5: {target: a/pi}}}",
             'models.known."pi0.5".target: expected module:object, onnx:FILE, ray:application, or openpi://HOST:PORT or '
-            "null, got 'pi'",
+            "null, got 'a/pi'",
             1,
         ),
         ("clients: {known: {a: {}}}", "clients.known: expected a list of tables, got a table", 1),
@@ -186,7 +186,8 @@ def test_the_source_of_every_value_is_known(write: Write) -> None:
         ),
         (
             "transport: {bind: 'robots:5555'}",
-            "transport.bind: expected an address like tcp://*:5555 or ipc:///run/robots.sock, got 'robots:5555'",
+            "transport.bind: expected an address like tcp://*:5555 or ipc:///run/robots.sock, got 'robots:5555'; did "
+            "you mean 'tcp://robots:5555'?",
             1,
         ),
         ("scheduling: {stratgy: x}", "scheduling.stratgy: unknown key; did you mean scheduling.strategy?", 1),

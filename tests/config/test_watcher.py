@@ -69,7 +69,7 @@ def logged() -> Iterator[asyncio.Queue[str]]:
         def emit(self, record: logging.LogRecord) -> None:
             lines.put_nowait(record.getMessage())
 
-    logger, handler = logging.getLogger("inferential.config"), Handler(logging.WARNING)
+    logger, handler = logging.getLogger("inferential.config"), Handler()
     logger.addHandler(handler)
     yield lines
     logger.removeHandler(handler)
@@ -254,12 +254,34 @@ async def test_an_error_of_another_packages_section_ends_no_watching(
         assert await next_strategy(reloads) == "batch_optimized"
 
 
+async def test_what_is_not_taken_on_is_not_said_to_be_reloaded(
+    path: Path, logged: asyncio.Queue[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "inferential.config")
+    watcher = ConfigWatcher(path, env={})
+    refused = ["b"]
+
+    @watcher.on_reload
+    def take_on(config: InferentialConfig) -> None:
+        if config.scheduling.strategy in refused:
+            raise ValueError("no such strategy")
+
+    async with watched(watcher) as reloads:
+        for strategy, line in (
+            ("b", f"{path} changed: the new configuration is not taken on, the old one stays: no such strategy"),
+            ("c", f"{path} changed: configuration reloaded"),
+        ):
+            path.write_text(text(strategy))
+            assert await next_strategy(reloads) == strategy
+            assert await asyncio.wait_for(logged.get(), WAIT_S) == line
+
+
 async def test_a_callback_that_raises_is_logged_and_stops_no_other(path: Path, logged: asyncio.Queue[str]) -> None:
     watcher = ConfigWatcher(path, env={})
 
     @watcher.on_reload
     def broken(config: InferentialConfig) -> None:
-        raise ValueError("no")
+        raise RuntimeError("no")
 
     assert broken.__name__ == "broken"
     async with watched(watcher) as reloads:

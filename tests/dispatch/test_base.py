@@ -293,6 +293,15 @@ class Batching:
         return [obs["state"] * 2 for obs in observations]
 
 
+class SingleOnly:
+    """Fails on more than one observation."""
+
+    def infer_batch(self, observations: list[Any]) -> list[Any]:
+        if len(observations) > 1:
+            raise ValueError(f"{len(observations)} rows")
+        return [obs["state"] for obs in observations]
+
+
 def states(request_of: MakeRequest, *numbers: float, model_id: str = "m") -> list[InferenceRequest]:
     return [request_of(model_id, {"state": np.array([number])}, client_id=f"c{number}") for number in numbers]
 
@@ -318,8 +327,22 @@ async def test_of_a_batch_that_fails_as_a_whole_only_the_guilty_one_fails(
     assert results[1].error == "ValueError: negative state"
     assert [read_result(results[n]).values["actions"].tolist() for n in (0, 2)] == [[2.0], [6.0]]
     assert model.calls == [3, 1, 1, 1]
-    assert "model m failed on 3 observations, trying each alone: negative state" in caplog.text
-    assert "model m failed for client c-2: ValueError: negative state" in caplog.text
+    (line,) = caplog.messages
+    assert re.match(
+        r"model m failed for client c-2: ValueError: negative state \(\S+test_base.py:\d+\)\nTraceback", line
+    )
+
+
+async def test_a_model_that_fails_on_batches_alone_is_logged_now_and_then(
+    serve: Serve, request_of: MakeRequest, caplog: pytest.LogCaptureFixture
+) -> None:
+    dispatcher = serve(single_only=SingleOnly())
+    for _ in range(3):
+        results = await dispatcher.dispatch(states(request_of, 1, 2, model_id="single_only"))
+        assert all(result.success for result in results)
+    (line,) = caplog.messages
+    text = "fails on 2 observations together, which take longer alone, but succeed: ValueError: 2 rows"
+    assert line.startswith(f"model single_only {text} (")
 
 
 async def test_a_model_that_fails_each_time_is_logged_once_a_second(
@@ -332,7 +355,8 @@ async def test_a_model_that_fails_each_time_is_logged_once_a_second(
         now = at
         await dispatcher.dispatch(states(request_of, -1, model_id=model_id))
     failed = "failed for client c-1: ValueError: negative state"
-    said = [re.sub(r" \(/.*?\)", "", message) for message in caplog.messages]  # without the place in the model
+    # Without the place in the model, and the traceback of the first.
+    said = [re.sub(r" \(/.*?\)", "", message).partition("\n")[0] for message in caplog.messages]
     assert said == [
         f"model m {failed}",
         f"model other {failed}",

@@ -20,7 +20,7 @@ if sys.platform != "linux":
     pytest.skip("worker processes are watched by pidfd", allow_module_level=True)
 
 MODELS = """
-import os, signal, sys, threading, time
+import multiprocessing, os, signal, sys, threading, time
 import numpy as np
 
 class Unprintable(Exception):
@@ -39,6 +39,9 @@ class Lazy(list):
         raise RuntimeError("lazy")
     def __iter__(self):
         raise RuntimeError("lazy")
+
+def square(number):
+    return number * number
 
 class Policy:
     version = "1"
@@ -93,6 +96,9 @@ class Policy:
             if not pid:
                 os._exit(5)
             os.waitpid(pid, 0)
+        if what == "spawn":
+            with multiprocessing.get_context("spawn").Pool(1) as pool:
+                return {"actions": np.array(pool.map(square, [0.0, 0.0]))}
         if what == "signals":
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD, signal.SIGIO, signal.SIGPIPE):
                 signal.signal(number, signal.SIG_IGN)
@@ -127,6 +133,8 @@ class Batch:
     def infer_batch(self, observations):
         if any(observation.get("do") == "lazy" for observation in observations):
             return Lazy([1] * len(observations))
+        if any(observation.get("do") == "text" for observation in observations):
+            return "x" * len(observations)
         return [np.zeros(2)] * len(observations)
 
 class ExitsWhileLoading:
@@ -173,6 +181,7 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Mod
         ("large", None),
         ("fork", None),
         ("fork and wait", None),
+        ("spawn", None),
         ("signals", None),
         ("recursion", "RecursionError"),
         ("input", "EOFError"),
@@ -229,6 +238,8 @@ async def test_results_that_fail_when_they_are_looked_at_fail_their_call(serving
         (before,) = dispatcher.process_ids("m")
         with pytest.raises(ModelFailed, match="RuntimeError: lazy"):
             await ask(model, state=np.zeros(2), do="lazy")
+        with pytest.raises(ModelFailed, match="expected 1 results, one for each observation, got str"):
+            await ask(model, state=np.zeros(2), do="text")
         await ask(model, state=np.zeros(2))
         assert dispatcher.process_ids("m") == [before]
 
@@ -259,7 +270,7 @@ async def test_a_model_that_is_never_loaded_is_tried_again_and_is_an_error_of_th
     caplog.set_level(logging.INFO, "inferential.replica")
 
     def logged() -> list[tuple[int, str]]:
-        return [(one.levelno, one.getMessage()) for one in caplog.records if "model m:" in one.getMessage()]
+        return [(one.levelno, one.getMessage()) for one in caplog.records if "started again" in one.getMessage()]
 
     dispatcher = LocalDispatcher({"m": models("Raises"), "n": models("Policy")})
     async with Server("tcp://127.0.0.1:0", dispatcher=dispatcher):

@@ -21,6 +21,7 @@ from inferential.config.gateways import KServeConfig
 from inferential.dispatch.kserve import KServeModel
 from inferential.dispatch.outcomes import RemoteModelError
 from inferential.gateway.kserve import KServeGateway
+from inferential.gateway.kserve.models import ServedModel
 from inferential.policies.onnx import open_onnx
 from inferential.proto.open_inference import HEADER_LENGTH, read_infer, write_infer
 
@@ -395,6 +396,13 @@ async def test_an_input_that_is_declared_optional_may_be_missing(served: Served)
         400,
         "InvalidObservation: input 'state' is missing: expected float32 [2], got task",
     )
+
+
+def test_a_request_without_any_of_the_optional_inputs_is_refused() -> None:
+    goal = {"name": "goal", "dtype": "float32", "shape": [2], "optional": True}
+    model = ServedModel.of("arm", {"inputs": [goal], "max_batch_size": 8})
+    with pytest.raises(InvalidObservation, match="expected one of the inputs goal, got none"):
+        model.rows({})
 
 
 async def test_texts_keep_the_form_of_their_tensor(served: Served) -> None:

@@ -429,7 +429,7 @@ async def test_an_observation_under_which_its_process_died_is_not_run_again(
         handle = connection.model("m", 5000.0)
         with pytest.raises(ModelFailed, match="not run again"):
             await handle.infer(20_000, state=np.ones(1), do="exit")
-        assert "model m failed for client arm" in caplog.text
+        assert "model m: its process exited with status 3" in caplog.text
         assert await handle.infer(20_000, state=np.ones(1)) is not None
 
 

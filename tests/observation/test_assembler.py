@@ -187,6 +187,18 @@ def test_a_robot_whose_clock_is_wrong_is_served_as_if_it_gave_no_time_and_counte
     assert [message.startswith("client robot: its clock is ") for message in caplog.messages] == [True]
 
 
+@pytest.mark.parametrize("stamp_ns", [1, 2**40, None])
+def test_of_a_robot_whose_clock_began_anew_no_observation_counts_as_years_old(
+    stamp_ns: int | None, observation: MakeObservation, now_ns: int, caplog: Any
+) -> None:
+    assembler = ObservationAssembler(ObservationConfig())
+    envelope = observation(timestamp_ns=stamp_ns or now_ns - 86_401 * 10**9).SerializeToString()
+    for count in range(1, 4):
+        assert assembler.decode(envelope, b"", 0.0).staleness_ms == 0.0
+        assert assembler.clocks_off == count
+    assert [" behind the server's" in message for message in caplog.messages] == [True]
+
+
 def test_a_timestamp_may_lie_in_the_future_by_the_limit(observation: MakeObservation, now_ns: int) -> None:
     assembler = ObservationAssembler(ObservationConfig())
     envelope = observation(timestamp_ns=now_ns + 60_000_000_000).SerializeToString()

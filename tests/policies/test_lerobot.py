@@ -205,9 +205,12 @@ class Said(logging.Handler):
 logging.getLogger("inferential.policies").addHandler(Said())
 policy = open_lerobot(path, device="cpu")
 found = [len(said)]
-for image in (np.full((64, 96, 3), 255.0, np.float32), np.zeros((64, 96, 3), np.uint16)):
+image = np.zeros((64, 96, 3), np.uint8)
+odd = [{"top": image + np.float32(255)}, {"top": image.astype(np.uint16)}, {"top": image - np.float32(1)}]
+odd += [{"top": np.full((64, 96, 3), np.nan)}, {"top": image[:0]}, {"task": ["pick", "place"]}, {"task": 5}]
+for changed in odd:
     try:
-        policy.infer({"state": np.zeros(6), "top": image})
+        policy.infer({"state": np.zeros(6), "top": image, **changed})
     except InvalidObservation as error:
         found.append(error.reason)
 config = PreTrainedConfig.from_pretrained(path)
@@ -265,10 +268,14 @@ def test_what_cannot_be_loaded_is_named(python: str, saved: Path, tmp_path: Path
 
 def test_what_would_mislead_the_policy_is_refused_or_said(python: str, saved: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(saved / "act", tmp_path / "act")
-    before, floats, integers, said = peers.run(python, ODD, str(folder))
+    before, *refused, said = peers.run(python, ODD, str(folder))
     assert before == 0
-    assert floats == "'observation.images.top': expected an image of floats from 0 to 1, got the value 255"
-    assert integers == "'observation.images.top': expected an image, uint8 [64, 96, 3], got uint16 [64, 96, 3]"
+    floats = "'observation.images.top': expected an image of floats from 0 to 1, got the value "
+    images = "'observation.images.top': expected an image, uint8 [64, 96, 3], got "
+    assert refused == [
+        *(f"{floats}255", f"{images}uint16 [64, 96, 3]", f"{floats}-1", f"{floats}nan", f"{images}uint8 [0, 96, 3]"),
+        *("'task': expected one string, got ['pick', 'place']", "'task': expected one string, got 5"),
+    ]
     assert said == [
         f"{folder} has no statistics of observation.state, observation.images.top, action, which are not normalized"
     ]

@@ -121,6 +121,60 @@ def test_batched_says_it_where_an_exporter_left_its_example_in_the_outputs(tmp_p
     ]
 
 
+def test_an_axis_that_a_tensor_has_twice_counts_no_robots(tmp_path: Path) -> None:
+    path = onnx_files.write(
+        tmp_path / "masked.onnx",
+        [("MatMul", ["mask", "seen"], ["action"])],
+        {"seen": (FLOAT, ["steps", 3]), "mask": (FLOAT, ["steps", "steps"])},
+        {"action": (FLOAT, ["steps", 3])},
+    )
+    policy = open_onnx(str(path))
+    assert not hasattr(policy, "infer_batch")
+    assert policy.infer({"seen": np.ones((2, 3)), "mask": np.eye(2)})["actions"].shape == (2, 3)
+
+
+def added(path: Path) -> str:
+    """A file whose two inputs have an axis of one name, and of sizes that are added."""
+    inputs: onnx_files.Shapes = {name: (FLOAT, ["n", "joints"]) for name in ("state", "goal")}
+    return str(
+        onnx_files.write(path, [("Add", ["state", "goal"], ["action"])], inputs, {"action": (FLOAT, ["n", "joints"])})
+    )
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_axes_of_one_name_have_one_size(tmp_path: Path, size: int) -> None:
+    policy = open_onnx(added(tmp_path / "added.onnx"))
+    assert isinstance(policy, BatchedOnnxPolicy)
+    wrong, right = ({"state": np.ones(3, np.float32), "goal": np.ones(other)} for other in (size, 3))
+    text = f"'goal': expected 3 for 'joints', as in 'state', got float32 [{size}]"
+    with pytest.raises(InvalidObservation, match=re.escape(text)):
+        policy.infer(wrong)
+    outcomes = policy.infer_batch([right, wrong, right])
+    assert [one["actions"].tolist() for one in (outcomes[0], outcomes[2])] == [[2.0] * 3] * 2
+    assert isinstance(outcomes[1], InvalidObservation)
+
+
+def test_what_fails_while_it_runs_is_said_once_and_in_short(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    nodes = [("Reshape", ["x", "form"], ["y"])]
+    inputs: onnx_files.Shapes = {"x": (FLOAT, [6]), "form": (TensorProto.INT64, [2])}
+    policy = open_onnx(str(onnx_files.write(tmp_path / "form.onnx", nodes, inputs, {"y": (FLOAT, [2, "k"])})))
+    assert policy.infer({"x": np.ones(6), "form": [2, 3]})["actions"].shape == (2, 3)
+    with pytest.raises(RuntimeError, match=r"^onnxruntime: Reshape node\. Name:'' The input tensor cannot be reshaped"):
+        policy.infer({"x": np.ones(6), "form": [2, 4]})
+    assert capfd.readouterr().err == ""
+
+
+def test_a_file_without_inputs_or_outputs_is_refused(tmp_path: Path) -> None:
+    files = {
+        "inputs": ([("Constant", [], ["y"], {"value_floats": [1.0]})], {}, {"y": (FLOAT, [1])}),
+        "outputs": ([("Neg", ["x"], ["y"])], {"x": (FLOAT, ["n", 2])}, {}),
+    }
+    for what, (nodes, inputs, outputs) in files.items():
+        path = onnx_files.write(tmp_path / f"{what}.onnx", nodes, inputs, outputs)
+        with pytest.raises(PolicyFileError, match=f"has no {what}: expected those of a policy"):
+            open_onnx(str(path))
+
+
 def test_several_outputs_keep_their_names(tmp_path: Path) -> None:
     path = onnx_files.write(
         tmp_path / "two.onnx",

@@ -159,7 +159,10 @@ async def test_a_model_of_ones_own_may_refuse_an_observation(
             "got an unexpected keyword argument 'thread'; onnx:.* takes max_batch_size, threads",
         ),
         ("onnx:{path}", {"threads": 0}, "threads: expected a whole number above 0"),
-        ("lerobot:{path}", {}, "has no config.json: expected a folder of a policy's save_pretrained"),
+        ("lerobot:{path}", {}, "is a file: expected a folder of a policy's save_pretrained"),
+        ("lerobot:/nowhere/act", {}, r"^/nowhere/act does not exist: expected a folder of a .* save_pretrained\(\)$"),
+        ("lerobot:{path}", {"rename": ["top"]}, r"rename: expected a map, got \['top'\]"),
+        ("lerobot:{path}", {"resize_images": "no"}, "resize_images: expected true or false, got 'no'"),
         ("lerobot:someone/act", {}, "as hf download someone/act --local-dir FOLDER makes one of a policy on the Hub"),
     ],
 )

@@ -86,6 +86,60 @@ class Caching(torch.nn.Module):
             self.weights = torch.full((2,), 3.0)
         return x * self.weights
 
+class Appending(torch.nn.Module):
+    seen: List[torch.Tensor]
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def forward(self, x):
+        self.seen.append(x)
+        return torch.stack(self.seen).sum(0)
+
+class Mapping(torch.nn.Module):
+    state: Dict[str, torch.Tensor]
+
+    def __init__(self):
+        super().__init__()
+        self.state = {"hidden": torch.zeros(1, 2)}
+
+    def forward(self, x):
+        self.state["hidden"] = self.state["hidden"] + x
+        return self.state["hidden"]
+
+class Holding(torch.nn.Module):
+    cells: List[torch.Tensor]
+
+    def __init__(self):
+        super().__init__()
+        self.cells = [torch.zeros(1, 2)]
+
+    def forward(self, x):
+        for cell in self.cells:
+            cell += x
+        return self.cells[0] * 1.0
+
+class Writing(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("hidden", torch.zeros(1, 2))
+
+    def forward(self, x):
+        torch.add(self.hidden, x, out=self.hidden)
+        return self.hidden * 1.0
+
+class Splitting(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("hidden", torch.zeros(2, 2))
+        self.head = torch.nn.Sequential(torch.nn.Identity(), torch.nn.ReLU(inplace=True))
+
+    def forward(self, x):
+        first, second = self.hidden.chunk(2)
+        first.add_(x)
+        return self.head(first * 1.0)
+
 class Picky(torch.nn.Module):
     def forward(self, state):
         assert bool((state >= 1).all()), "below 1"
@@ -94,7 +148,9 @@ class Picky(torch.nn.Module):
 torch.jit.save(torch.jit.trace(torch.nn.Dropout(), torch.ones(2, 2), check_trace=False), sys.argv[1] + "/training.pt")
 net = torch.nn.Sequential(torch.nn.BatchNorm1d(2), torch.nn.Dropout())
 torch.jit.save(torch.jit.script(net), sys.argv[1] + "/net.pt")
-for module in (Named(), Summed(), Nested(), Headless(), Recurrent(), Counting(), Caching(), Picky()):
+modules = [Named(), Summed(), Nested(), Headless(), Recurrent(), Counting(), Caching(), Picky()]
+modules += [Appending(), Mapping(), Holding(), Writing(), Splitting()]
+for module in modules:
     torch.jit.save(torch.jit.script(module), f"{sys.argv[1]}/{type(module).__name__.lower()}.pt")
 torch.save(torch.nn.Linear(3, 2).state_dict(), sys.argv[1] + "/weights.pt")
 torch.jit.save(torch.jit.script(Mapped()), sys.argv[1] + "/mapped.pt")
@@ -213,16 +269,17 @@ for file in ("named", "summed", "nested", "reach", "picky"):
     else:
         found.append({key: value.tolist() for key, value in answers[0].items()})
 lenient = open_torchscript(f"{sys.argv[1]}/named.pt", inputs={"state": {}, "goal": {"optional": True}})
-answers = lenient.infer_batch([{"state": state["state"]}, state])
-found.append([one["arm"].tolist() for one in answers])
+for policy in (lenient, open_torchscript(f"{sys.argv[1]}/named.pt")):
+    answers = policy.infer_batch([{"state": state["state"]}, state])
+    found.append([one["arm"].tolist() for one in answers])
 print(json.dumps(found))
 """
 
 
 def test_outputs_are_tensors_with_a_row_for_each_robot(python: str, tmp_path: Path) -> None:
-    named, summed, nested, unfit, picky, lenient = peers.run(python, CALLED, str(tmp_path))
+    named, summed, nested, unfit, picky, lenient, by_type = peers.run(python, CALLED, str(tmp_path))
     assert named == {"arm": [1, 2, 3], "gripper": 1}
-    assert lenient == [[0, 1, 2], [1, 2, 3]]
+    assert lenient == by_type == [[0, 1, 2], [1, 2, 3]]
     assert summed == "output 'actions': expected 1 rows, one for each observation, got ()"
     assert nested == "output 'output_1': expected a tensor of forward(), got tuple"
     assert unfit.startswith("The size of tensor a (2) must match the size of tensor b (3)")
@@ -271,6 +328,29 @@ found = [[value.tolist() for value in answer.values()] for answer in (*answers, 
 net = open_torchscript(f"{sys.argv[1]}/net.pt")
 print(json.dumps([found, hasattr(net, "infer_batch"), counting.metadata["outputs"]]))
 """
+
+
+APART = """
+import json, numpy as np
+from types import SimpleNamespace
+from inferential.policies.torchscript import open_torchscript
+
+found = {}
+for file in sys.argv[2:]:
+    policy = open_torchscript(f"{sys.argv[1]}/{file}.pt")
+    robots = [SimpleNamespace(state=None), SimpleNamespace(state=None)]
+    found[file] = [
+        policy.infer({"x": np.full(2, size, np.float32)}, robots[number])["actions"].tolist()
+        for number, size in ((0, 1), (1, 10), (0, 1), (1, 10))
+    ]
+print(json.dumps(found))
+"""
+
+
+def test_what_a_module_writes_to_in_whatever_way_is_each_robots_own(python: str, tmp_path: Path) -> None:
+    files = ("recurrent", "appending", "mapping", "holding", "writing", "splitting")
+    found = peers.run(python, APART, str(tmp_path), *files)
+    assert found == {file: [[1, 1], [10, 10], [2, 2], [20, 20]] for file in files}
 
 
 def test_attributes_of_any_kind_and_depth_are_kept_unless_they_are_a_cache(python: str, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -102,7 +103,14 @@ def test_arrays_images_and_strings_are_separated() -> None:
 
 
 @pytest.mark.parametrize(
-    ("value", "hint"), [(1.0, "np.asarray"), ([1, 2], "np.asarray"), (None, "got NoneType"), (b"x", "got bytes")]
+    ("value", "hint"),
+    [
+        (1.0, "np.asarray"),
+        ([1, 2], "np.asarray"),
+        (None, "got NoneType"),
+        (b"x", "got bytes"),
+        (SimpleNamespace(__array__=np.zeros), "np.asarray"),  # as tensors of torch and images of PIL
+    ],
 )
 def test_a_value_of_another_kind_is_named_by_its_key(value: Any, hint: str) -> None:
     with pytest.raises(TypeError, match=rf"^joints: expected np\.ndarray .* or str .*{hint}"):

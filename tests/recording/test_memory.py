@@ -90,7 +90,7 @@ async def test_nothing_is_held_of_what_is_written_or_not_wanted(fields: dict[str
     async with recording(tmp_path, **fields) as (server, found):
         await ask(server, times=5, noise=NOISE)
         await ask(server, times=5, noise=NOISE, prompt="fail")
-    assert found.sizes() == {"running": 0, "waiting": 0, "places": 0}
+    assert found.sizes() == {"running": 0, "unsaid": 0, "waiting": 0, "places": 0}
 
 
 async def test_of_what_a_model_gets_a_copy_of_none_is_made_before_its_answer(tmp_path: Path) -> None:

@@ -154,6 +154,57 @@ async def test_only_late_or_failed_requests_may_be_recorded(only: str, ends: lis
         assert "no cup" in found[-1].fields["reason"]
 
 
+async def read_late(server: Server, late: int, times: int) -> None:
+    """Asks so many times, and reads the first so many answers after their deadline."""
+    async with AsyncConnection(server.address, "arm-01", "arm") as connection:
+        model = connection.model("pi0", latency_budget_ms=600.0)
+        for turn in range(times):
+            await model.observe(state=STATE + turn, camera=CAMERA)
+            await asyncio.sleep(0.9 if turn < late else 0.0)
+            assert await model.get_result(5000) is not None
+
+
+async def test_an_answer_that_was_sent_in_time_and_used_late_is_a_late_one(tmp_path: Path) -> None:
+    async with recording(tmp_path, only="late") as (server, recorder):
+        await read_late(server, late=2, times=4)
+        assert server.late_by_cause == {"unread": 2}
+        assert recorder.sizes()["unsaid"] == 2  # of the others it is not known, or known that they were in time
+    found = recorded(tmp_path)
+    assert [(one.end, one.fields["late"], one.fields["late_cause"]) for one in found] == [
+        ("answered", True, "unread")
+    ] * 2
+    for turn, one in enumerate(found):
+        np.testing.assert_array_equal(one.seen()["state"], STATE + turn)
+        np.testing.assert_array_equal(one.seen()["camera"], CAMERA)
+    assert recorder.dropped == 0
+
+
+async def test_late_answers_that_could_not_be_kept_until_they_were_used_are_counted(tmp_path: Path) -> None:
+    async with recording(tmp_path, only="late", queue_mb=0.01) as (server, recorder):
+        await read_late(server, late=2, times=3)
+        assert recorder.sizes()["unsaid"] == 0
+    assert (recorder.recorded, recorder.dropped) == (0, 2)
+
+
+async def test_answers_whose_use_is_not_known_are_let_go_when_late_ones_are_no_longer_asked_for(tmp_path: Path) -> None:
+    async with recording(tmp_path, only="late") as (server, recorder):
+        await read_late(server, late=0, times=3)
+        assert recorder.sizes()["unsaid"] == 3
+        new = server.config.model_copy(deep=True)
+        new.recording = RecordingConfig(path=str(tmp_path), only="failed")
+        server.reconfigure(new)
+        await ask(server, times=1)
+        assert recorder.sizes() == {"running": 0, "unsaid": 0, "waiting": 0, "places": 0}
+
+
+async def test_what_a_robot_says_of_its_last_action_is_recorded(tmp_path: Path) -> None:
+    async with recording(tmp_path) as (server, _):
+        await read_late(server, late=1, times=2)
+    first, second = recorded(tmp_path)
+    assert (first.fields["applied_id"], second.fields["applied_id"]) == (0, first.request_id)
+    assert second.fields["applied_age_ms"] >= second.fields["applied_unread_ms"] > 0
+
+
 async def test_what_is_recorded_changes_with_the_configuration(tmp_path: Path) -> None:
     async with recording(tmp_path) as (server, _):
         await ask(server, "arm-01", times=1)

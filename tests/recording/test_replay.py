@@ -26,6 +26,7 @@ from inferential.config import InferentialConfig
 from inferential.config.recording import RecordingConfig
 from inferential.recording.reading import Recorded, read_recording
 from inferential.recording.recorder import Recorder
+from inferential.scheduler.running import Batch
 
 POLICIES = """
 import numpy as np
@@ -203,6 +204,78 @@ async def test_what_a_robot_asked_at_once_is_asked_at_once_again(tmp_path: Path)
                 assert await asyncio.to_thread(run, arguments) == 0
         at_once += len(asked)
     assert at_once == 6
+
+
+async def test_a_robot_of_two_models_begins_episodes_of_each_where_it_did(tmp_path: Path) -> None:
+    asked: list[tuple[str, int, int]] = []
+
+    class Noting:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def infer(self, observation: dict[str, Any], session: Any) -> dict[str, Any]:
+            session.state = (session.state or 0) + 1
+            asked.append((self.name, int(observation["turn"]), session.state))
+            return {"actions": observation["turn"]}
+
+    seen = []
+    for replays in (False, True):
+        asked.clear()
+        dispatcher = LocalDispatcher({"arm": Noting("arm"), "hand": Noting("hand")})
+        async with Server("tcp://127.0.0.1:0", dispatcher=dispatcher) as server:
+            if replays:
+                (found,) = files(tmp_path)
+                arguments = ["replay", str(found), "--server", server.address, "--speed", "0"]
+                assert await asyncio.to_thread(run, arguments) == 0
+            else:
+                async with (
+                    Recorder(server, RecordingConfig(path=str(tmp_path))),
+                    AsyncConnection(server.address, "robot") as connection,
+                ):
+                    arm, hand = connection.model("arm"), connection.model("hand")
+                    for turn in range(6):
+                        if turn in (2, 4):
+                            await arm.reset()
+                        for model in (arm, hand):
+                            assert await model.infer(5000, turn=np.array(turn)) is not None
+            seen.append(list(asked))
+    assert seen[0] == seen[1]
+    assert [count for name, _, count in seen[0] if name == "arm"] == [1, 2, 1, 2, 1, 2]
+
+
+async def test_a_server_gets_what_the_robots_stated(tmp_path: Path) -> None:
+    stated: list[tuple[float, int, float, int | None]] = []
+
+    class Noting:
+        def dispatched(self, batch: Batch) -> None:
+            stated.extend(
+                (one.latency_budget_ms, one.priority, one.urgency, one.steps_remaining) for one in batch.requests
+            )
+
+        def answered(self, result: object) -> None: ...
+        def ended(self, request: object) -> None: ...
+        def used_late(self, used: object) -> None: ...
+
+    seen = []
+    for replays in (False, True):
+        stated.clear()
+        async with Server("tcp://127.0.0.1:0", dispatcher=LocalDispatcher({"pi0": policy})) as server:
+            server.watch(Noting())
+            if replays:
+                (found,) = files(tmp_path)
+                assert await asyncio.to_thread(run, ["replay", str(found), "--server", server.address]) == 0
+            else:
+                async with (
+                    Recorder(server, RecordingConfig(path=str(tmp_path))),
+                    AsyncConnection(server.address, "robot") as connection,
+                ):
+                    for budget in ({}, {"latency_budget_ms": 300.0}):
+                        model = connection.model("pi0", control_rate_hz=50, **budget)
+                        await model.infer(5000, 0.5, 7, 0, state=np.zeros(7, np.float32))
+                        await model.infer(5000, state=np.zeros(7, np.float32))
+            seen.append(list(stated))
+    assert seen[0] == seen[1]
+    assert seen[0][2:] == [(300.0, 0, 0.5, 7), (300.0, 1, 0.0, None)]
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 
 from inferential.replica.lifecycle import FIRST_DELAY_S, FORGIVEN_AFTER_S, LONGEST_DELAY_S, Lifecycle
@@ -58,22 +57,3 @@ def test_a_process_that_ends_for_the_first_time_is_started_again_at_once_and_the
         life.loaded(at + 1.0)
         delays.append(life.ended(at + 1.5))
     assert delays == [0.0, 2 * FIRST_DELAY_S, 4 * FIRST_DELAY_S]
-
-
-def test_what_stops_each_process_alike_is_an_error_once() -> None:
-    life = Lifecycle(10.0, None)
-    severities = []
-    for why in ("no weights", "no weights", "no memory", "no memory"):
-        life.started(0.0)
-        life.ended(1.0, why)
-        severities.append(life.severity)
-    assert severities == [logging.ERROR, logging.INFO, logging.ERROR, logging.INFO]
-
-
-def test_each_end_of_a_model_that_was_there_is_an_error() -> None:
-    life = Lifecycle(10.0, None)
-    for _ in range(2):
-        life.started(0.0)
-        life.loaded(1.0)
-        life.ended(2.0, "killed")
-        assert life.severity == logging.ERROR

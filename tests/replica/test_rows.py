@@ -70,7 +70,13 @@ def test_a_payload_that_is_too_short_is_refused() -> None:
 
 def test_a_refusal_has_a_status_and_a_reason() -> None:
     description = write_refusal("MODEL_FAILED", "ValueError: caf\udce9")
-    assert RowReader(pb.ModelResponse).layout(description) == ("MODEL_FAILED", "ValueError: caf?")
+    assert RowReader(pb.ModelResponse).layout(description) == ("MODEL_FAILED", "ValueError: caf?", "")
+
+
+def test_a_refusal_says_where_the_model_raised() -> None:
+    description = write_refusal("MODEL_FAILED", "ValueError", " (caf\udce9.py:3)\nTraceback")
+    layout = RowReader(pb.ModelResponse).layout(description)
+    assert layout == ("MODEL_FAILED", "ValueError", " (caf?.py:3)\nTraceback")
 
 
 def test_what_is_no_description_is_refused() -> None:

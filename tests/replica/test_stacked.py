@@ -11,6 +11,7 @@ import pytest
 from inferential.policies.tensors import TensorSpec
 from inferential.proto import inferential_pb2 as pb
 from inferential.proto.tensors import pack
+from inferential.replica.failures import FailurePlaces
 from inferential.replica.outcomes import Values
 from inferential.replica.results import ResultWriter
 from inferential.replica.rows import RowReader, read_outcomes
@@ -80,7 +81,7 @@ def test_results_are_what_rows_alone_would_be(action: Any) -> None:
     frames = StackedRows(SPECS, RowReader(pb.Observation)).write({"actions": action}, 3)
     assert frames is not None
     outcomes = read_outcomes(RowReader(pb.ModelResponse), [b"", b"", b"", *frames])
-    writer = ResultWriter()
+    writer = ResultWriter(FailurePlaces())
     alone = [frame for one in action for frame in writer.write({"actions": one})]
     assert [bytes(frame) for frame in frames] == [bytes(frame) for frame in alone]
     for outcome, one in zip(outcomes, action, strict=True):

@@ -179,3 +179,34 @@ async def test_a_server_begins_with_the_profiles_of_a_file(tmp_path: Path) -> No
     path.write_text(json.dumps({"m": [{"batch_size": 0, "median_ms": 12.0}]}))
     with pytest.raises(ConfigError, match=r"m\[0\]: batch_size: expected a whole number above 0, got 0"):
         Server(config=config, dispatcher=LocalDispatcher({"m": lambda obs: obs}))
+
+
+CHUNK = np.zeros((25, 2), np.float32)
+
+
+class InBatches:
+    """A policy whose calls take more rows than one robot asks for."""
+
+    max_batch_size = 8
+
+    def infer_batch(self, observations: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        return [{"actions": CHUNK} for _ in observations]
+
+
+@pytest.mark.parametrize(("objective", "suggested"), [("robot_time", True), ("answers", False)])
+async def test_a_robot_that_joins_is_to_ask_early_enough_for_a_call_with_others(
+    serve: Any, connect: Connect, tmp_path: Path, objective: str, suggested: bool
+) -> None:
+    latencies = [{"batch_size": rows, "median_ms": 70.0 + 10 * rows, "high_ms": 70.0 + 10 * rows} for rows in (1, 8)]
+    (tmp_path / "profiles.json").write_text(json.dumps({"m": latencies}))
+    config = {
+        "scheduling": {"strategy": "slo_aware", "slo_aware": {"objective": objective}},
+        "models": {"profiles": str(tmp_path / "profiles.json")},
+    }
+    async with serve({"m": InBatches()}, config) as server:
+        await connect(server).model("m").infer(WAIT_MS, state=STATE)  # how long a chunk is
+        model = connect(server).model("m", control_rate_hz=50)
+        first = await model.infer(WAIT_MS, steps_remaining=0, state=STATE)
+        own = await model.infer(WAIT_MS, steps_remaining=24, state=STATE)
+    assert (first.execution_horizon is not None and first.execution_horizon < 20) == suggested
+    assert own.execution_horizon is None  # it asks earlier than it must

@@ -80,6 +80,18 @@ def test_of_many_new_calls_the_history_gives_some_at_even_distances_and_the_last
     assert [call.number for call in history.batches(97, 4)] == [98, 99, 100]
 
 
+def test_the_history_gives_a_long_call_that_ends_after_newer_ones() -> None:
+    history = History(0.0)
+    request = InferenceRequest("arm", "m", b"arm", b"", b"", 0.0, 0.0, None, 0.0, 50.0, 1)
+    long, short = (Batch("m", [request], "", started_at) for started_at in (0.0, 1.0))
+    for batch in (long, short):
+        history.began(batch)
+    history.ended(short, 2.0, ok=True)
+    seen = history.ended_count
+    history.ended(long, 3.0, ok=True)
+    assert [call.number for call in history.batches(seen)] == [1]
+
+
 def test_a_server_that_does_not_run_has_no_connected_robots() -> None:
     assert Server(dispatcher=LocalDispatcher({})).connected_robots == []
 

@@ -66,6 +66,15 @@ async def test_a_half_sent_frame_counts_and_ends_its_connection_when_it_does_not
         await until(transport, connections=0, bytes_held=0)
 
 
+async def test_a_message_of_which_a_whole_frame_came_and_no_more_ends_its_connection(
+    transport: ZmqTransport, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stalls, "STALL_S", 0.05)
+    with call(transport, HELLO + b"\1\0\3" + LIMIT.to_bytes(8, "big") + bytes(LIMIT)):
+        await until(transport, connections=1, bytes_held=LIMIT)
+        await until(transport, connections=0, bytes_held=0)
+
+
 @pytest.fixture
 def small_total(monkeypatch: pytest.MonkeyPatch) -> None:
     """A total that two frames of the largest size fill, for a transport that is opened next."""
@@ -143,6 +152,7 @@ class Half:
     def __init__(self, missing: int) -> None:
         self.stream = self
         self.missing_bytes = missing
+        self.queued = False
 
 
 def test_a_slow_frame_that_comes_on_is_left_alone() -> None:
@@ -157,3 +167,11 @@ def test_a_slow_frame_that_comes_on_is_left_alone() -> None:
     assert list(budget.stalled()) == [slow]
     budget.received(slow)
     assert (budget.used, budget.receiving) == (0, False)
+
+
+def test_a_message_that_is_whole_and_waits_for_its_turn_is_left_alone() -> None:
+    budget = ByteBudget(None)
+    whole: Any = Half(0)
+    whole.queued = True
+    assert budget.reserve(whole)(1_000_000)
+    assert [list(budget.stalled()) for _ in range(3)] == [[], [], []]

@@ -106,8 +106,8 @@ class Fleet:
         self.asked += len(found)
         return found
 
-    def overview(self, after_batch: int = 0, most_batches: int = 0) -> ServerStatus:
-        return ServerStatus("", "", "", 1.0, False, 0, 0, [], [], [], [], [], [], {}, {})
+    def overview(self, after_ended: int = 0, most_batches: int = 0) -> ServerStatus:
+        return ServerStatus("", "", "", 1.0, False, 0, 0, [], [], [], [], [], [], {"calls_ended": 0}, {})
 
 
 async def test_viewers_hear_that_a_status_cannot_be_made_and_see_those_that_follow(
@@ -116,10 +116,10 @@ async def test_viewers_hear_that_a_status_cannot_be_made_and_see_those_that_foll
     class Failing(Fleet):
         fails = False
 
-        def overview(self, after_batch: int = 0, most_batches: int = 0) -> ServerStatus:
+        def overview(self, after_ended: int = 0, most_batches: int = 0) -> ServerStatus:
             if self.fails:
                 raise RuntimeError("no status now")
-            return super().overview(after_batch, most_batches)
+            return super().overview(after_ended, most_batches)
 
     monkeypatch.setattr(feeds, "INTERVAL_S", 0.0)
     fleet = Failing(1)

@@ -209,6 +209,7 @@ async def test_health_and_readiness(opened: Open) -> None:
         code, _, body = await get(page, "/readyz")
         ready = json.loads(body)
         assert (code, ready["ready"], ready["problems"]) == (200, True, [])
+        assert body.endswith("}\n")
         assert {model: one["state"] for model, one in ready["models"].items()} == {"arm": "ready", "leg": "ready"}
         code, _, body = await get(page, "/readyz/arm")
         assert (code, json.loads(body)["state"]) == (200, "ready")

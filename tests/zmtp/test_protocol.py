@@ -152,6 +152,21 @@ def test_payload_can_be_written_to_and_heads_are_bytes(size: int) -> None:
     assert not memoryview(found[2]).readonly
 
 
+def test_a_head_that_no_envelope_is_as_large_as_is_returned_without_a_copy() -> None:
+    reader = Reader(None, 3)
+    reader.feed(frame(b"", more=True) + frame(bytes(p.HEAD_BYTES + 1), more=True)[:4096])
+    assert reader.next() is None
+    space = reader.space
+    assert space is not None
+    memory = space.obj
+    reader.filled(len(space))
+    reader.feed(frame(b""))
+    message = reader.next()
+    assert isinstance(message, list)
+    assert isinstance(message[1], memoryview)
+    assert (len(message[1]), message[1].obj) == (p.HEAD_BYTES + 1, memory)
+
+
 @given(message=messages, join_below=st.sampled_from([0, 1, 256, 9000, 100_000]))
 def test_what_is_written_is_what_another_implementation_would_write(message: list[bytes], join_below: int) -> None:
     assert b"".join(p.message(message, join_below)) == wire(*message)

@@ -65,12 +65,21 @@ def run(args: Sequence[str]) -> int:
     try:
         code = build()(list(args), prog_name="inferential", standalone_mode=False)
     except _UsageError as error:
+        if type(error).__name__ == "NoArgsIsHelpError":  # a command with commands of its own, alone
+            print(error.format_message())
+            return 0
         message = error.format_message().replace("Value error, ", "")
         where = error.ctx.command_path if error.ctx is not None else "inferential"
-        raise CliError(f"{' '.join(message.split())} (try: {where} --help)") from error
+        raise CliError(f"{' '.join(message.split())}{_commands_of(error.ctx)} (try: {where} --help)") from error
     except typer.Abort:
         return 130
     return code if isinstance(code, int) else 0
+
+
+def _commands_of(context: Any) -> str:
+    """Returns what a command has that was asked for another command of its own; "" of any other error."""
+    commands = getattr(getattr(context, "command", None), "commands", {})
+    return "" if context is None or context.parent is None or not commands else f" There is: {', '.join(commands)}."
 
 
 class _LazyGroup(TyperGroup):

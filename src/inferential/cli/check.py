@@ -12,7 +12,7 @@ import typer
 from pydantic_core import PydanticUndefined
 
 from inferential.cli.errors import CliError
-from inferential.cli.output import print_described, print_json, print_line, print_rows, tensors_text
+from inferential.cli.output import TENSOR_COLUMNS, print_described, print_json, print_line, print_rows, tensors_text
 from inferential.cli.preflight import listeners, missing_packages, preflight, strategy_problem
 from inferential.cli.settings import targets
 from inferential.cli.targets import try_model
@@ -77,8 +77,11 @@ def check(
     else:
         _print(subject, problems, explained, listening)
         if models and not problems:
-            rows = [(one, tensors_text(said["inputs"]), tensors_text(said["outputs"])) for one, said in models.items()]
-            print_rows(("model", "takes", "gives"), rows)
+            rows = [
+                (one, str(said["max_batch_size"]), tensors_text(said["inputs"]), tensors_text(said["outputs"]))
+                for one, said in models.items()
+            ]
+            print_rows(TENSOR_COLUMNS, rows)
         for warning in [] if problems else warnings:
             print_line(f"warning: {warning}", "yellow")
     if problems:
@@ -94,7 +97,11 @@ def _import(loaded: Loaded, models: dict[str, dict[str, Any]]) -> list[Problem]:
         try:
             said = try_model(model_id, target, loaded.config.models.known.get(model_id))
             if isinstance(said.get("inputs"), list):
-                models[model_id] = {"inputs": said["inputs"], "outputs": said.get("outputs") or []}
+                models[model_id] = {
+                    "max_batch_size": said["max_batch_size"],
+                    "inputs": said["inputs"],
+                    "outputs": said.get("outputs") or [],
+                }
         except CliError as error:
             source = loaded.source_of(("models", "known", model_id, "target"))
             problems.append(Problem(f"models.known.{model_id}.target", str(error), source))

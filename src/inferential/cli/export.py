@@ -117,16 +117,18 @@ def _make(
     part: Path, requests: Iterable[Any], chosen: dict[str, Any], images: str, task: str | None, progress: _Progress
 ) -> Any:
     """Makes the dataset in a folder, and returns its plan."""
+    from inferential.recording.dataset.episodes import Episodes
     from inferential.recording.dataset.lerobot import DatasetWriter, frame_of
     from inferential.recording.dataset.plan import make_plan
-    from inferential.recording.dataset.spool import Spool
+    from inferential.recording.spool import Spool
 
     with Spool(part.parent) as spool:
-        plan = make_plan(spool.keep(requests), **chosen)
+        episodes = Episodes(spool)
+        plan = make_plan(episodes.keep(requests), **chosen)
         writer = DatasetWriter(part, plan, _codec(plan, images))
         progress.begin("frames", plan.frames)
         for episode in plan.episodes:
-            frames = (frame_of(one, plan.features, task) for one in spool.steps(episode))
+            frames = (frame_of(one, plan.features, task) for one in episodes.steps(episode))
             writer.add(episode, frames, progress.advance)
         writer.finish()
     part.chmod(0o755)

@@ -17,6 +17,7 @@ from inferential.transport.client_keys import check_name, read_folder
 from inferential.zmtp.certificates import (
     PUBLIC_SUFFIX,
     CertificateError,
+    check_new,
     encode_z85,
     read_certificate,
     write_certificates,
@@ -63,6 +64,9 @@ def new_client(
     as_json: AsJson = False,
 ) -> None:
     """Make the keys of robots; a running server accepts them at once."""
+    names = list(dict.fromkeys(names))
+    for name in names:  # all of them are made, or none
+        _check(folder / "clients", name)
     made = [(name, *_make(folder / "clients", name)) for name in names]
     if as_json:
         print_json([{"name": name, "public": str(public), "secret": str(secret)} for name, public, secret in made])
@@ -100,7 +104,7 @@ def revoke(
     name: Annotated[str, typer.Argument(help="The robot's id.")], folder: Folder = _DEFAULT, as_json: AsJson = False
 ) -> None:
     """Stop accepting a robot's key; a running server ends its connection at once."""
-    _check(name)
+    _check_name(name)
     path = folder / "clients" / (name + PUBLIC_SUFFIX)
     kept = Path(f"{path}{REVOKED_SUFFIX}")
     try:
@@ -142,7 +146,7 @@ def show(
 
 def _make(folder: Path, name: str) -> tuple[Path, Path]:
     """Makes a key pair and writes its two files."""
-    _check(name)
+    _check(folder, name)
     try:
         from inferential.zmtp.curve import key_pair
     except ModuleNotFoundError as error:
@@ -151,8 +155,6 @@ def _make(folder: Path, name: str) -> tuple[Path, Path]:
     keys = key_pair(os.urandom)
     try:
         return write_certificates(folder, name, keys.public, keys.secret, {"name": name})
-    except FileExistsError as error:
-        raise CliError(f"{error}; revoke it, or move it away, first") from error
     except OSError as error:
         raise CliError(f"cannot write keys to {folder}: {error.strerror}") from error
 
@@ -164,7 +166,16 @@ def _make_folder(folder: Path) -> None:
         raise CliError(f"cannot make the folder {folder}: {error.strerror}") from error
 
 
-def _check(name: str) -> None:
+def _check(folder: Path, name: str) -> None:
+    """Checks that keys of that name can be made in a folder."""
+    _check_name(name)
+    try:
+        check_new(folder, name)
+    except FileExistsError as error:
+        raise CliError(f"{error}; revoke it, or move it away, first") from error
+
+
+def _check_name(name: str) -> None:
     try:
         check_name(name)
     except CertificateError as error:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from inferential.cli.output import print_rows, printable, tensors_text
+from inferential.cli.output import TENSOR_COLUMNS, print_rows, printable, tensors_text
 from inferential.cli.page_reader import DEFAULT_URL, Certificate, Page, Token, Url, read_status, read_tensors
 
 EXAMPLES = (
@@ -57,10 +57,14 @@ def models(
     print_rows(_STATES, [row for model in found for row in _states(model)])
     if typed := [one for one in found if one["inputs"] or one["outputs"]]:
         rows = [
-            tuple(map(printable, (one["model_id"], tensors_text(one["inputs"]), tensors_text(one["outputs"]))))
+            (
+                printable(one["model_id"]),
+                str(one["max_batch_size"]),
+                *(printable(tensors_text(one[key])) for key in ("inputs", "outputs")),
+            )
             for one in typed
         ]
-        print_rows(("model", "takes", "gives"), rows)
+        print_rows(TENSOR_COLUMNS, rows)
 
 
 _STATES = ("model", "version", "role", "state", "for", "robots", "why")

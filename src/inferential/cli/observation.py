@@ -60,9 +60,7 @@ def parse(argument: str) -> tuple[str, Any]:
         if dtype_name:
             raise CliError(f"{key}: expected JSON numbers for {dtype_name}, got {text!r}") from None
         if text.startswith("["):
-            raise CliError(
-                f"{key}: expected a list in JSON, got {text!r} ({error}); text that begins so stands in double quotes"
-            ) from None
+            raise CliError(f"{key}: expected a list in JSON, got {text!r}{_remedy(argument, error)}") from None
         return key, text
     if isinstance(value, str | dict) or value is None:
         return key, value if isinstance(value, str) else text
@@ -83,4 +81,11 @@ def _read(key: str, path: Path) -> Any:
     except ModuleNotFoundError as error:
         raise missing(f"{key}: an image", error, "images") from error
     except (OSError, ValueError, EOFError) as error:
-        raise CliError(f"{key}: cannot read {path}: {error}") from error
+        raise CliError(f"{key}: cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _remedy(argument: str, error: ValueError) -> str:
+    """Returns what to do about a list that is not JSON: a shell has split it, or it is none."""
+    if isinstance(error, json.JSONDecodeError) and error.pos >= len(error.doc):
+        return f"; where it has spaces, quote the whole argument: '{argument} ...]'"
+    return f" ({error}); a text that begins so stands in double quotes"

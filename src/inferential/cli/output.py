@@ -33,6 +33,10 @@ def printable_lines(text: str) -> str:
     return "\n".join("\t".join(map(printable, line.split("\t"))) for line in text.split("\n"))
 
 
+TENSOR_COLUMNS = ("model", "batch", "takes", "gives")
+"""Of a table of models: the rows of a call at most, and their tensors."""
+
+
 def tensors_text(said: list[Any]) -> str:
     """Returns inputs or outputs of a model's metadata as "state: float32 [3]", whatever form a model gives them."""
     from inferential.policies.tensors import read_specs  # it brings numpy, which most commands do without

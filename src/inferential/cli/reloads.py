@@ -27,13 +27,16 @@ class Reloads:
         self._said: dict[str, Any] = {}
 
     def take_on(self, new: InferentialConfig) -> None:
-        """Applies a configuration."""
+        """Applies a configuration.
+
+        Raises:
+            ValueError: it cannot be taken on; nothing is changed then.
+        """
         changes = diff(self._server.config, new, self._began)
         try:
             self._server.reconfigure(new)
-        except (ValueError, CliError) as error:
-            logger.error("the new configuration is not taken on: %s", error)
-            return
+        except CliError as error:
+            raise ValueError(str(error)) from error
         left = {change.path: change.new for change in changes if not change.live}
         for change in changes:
             if change.live:

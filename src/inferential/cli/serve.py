@@ -166,6 +166,7 @@ class _AnnouncedServer(Server):
             raise _as_cli_error(self._failure) from self._failure
 
     async def _on_listening(self) -> None:
+        logger.debug("%s", self._announcement())  # which is printed once the models are there, or have had their time
         self._lines.clear()
         for place, section in services(self.config):
             if not isinstance(section, GatewayConfig):

@@ -97,7 +97,8 @@ def try_model(model_id: str, target: str, config: ModelConfig | None) -> Mapping
     """Loads a model as the server would, in processes where it runs in such, and ends it again.
 
     Returns:
-        What the model says of itself; {} of one behind another server, which need not be up yet.
+        What the model says of itself, and its `max_batch_size`; no more than that of one behind another server, which
+        need not be up yet.
 
     Raises:
         CliError: it cannot be loaded.
@@ -111,6 +112,7 @@ def try_model(model_id: str, target: str, config: ModelConfig | None) -> Mapping
         await dispatcher.start()
         try:
             said = {} if scheme_of(target) is not None else await dispatcher.model_metadata(model_id)
+            said = {**said, "max_batch_size": dispatcher.max_batch_size(model_id)}
             if config is not None:
                 check_declared(said, config.inputs)
             return said if config is None else with_declared(said, config.inputs, config.outputs)

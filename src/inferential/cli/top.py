@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.cells import cell_len, set_cell_size
-from rich.console import Console, ConsoleOptions, Group, RenderResult
+from rich.console import Console, ConsoleOptions, Group, JustifyMethod, RenderResult
 from rich.live import Live
 from rich.measure import Measurement
 from rich.table import Table
@@ -33,6 +33,12 @@ _VERSION_COLUMNS = ("version", "for", "state", "robots", "requests", "failed", "
 _WORDS = {"robot", "state", "model", "version", "for", "median ms by rows"}
 _SHRINKING = {"robot", "model", "version", "apart", "median ms by rows"}
 """Columns that are cut with an ellipsis where the terminal is narrow; counts are always whole."""
+_LEAST_NAME = 8  # columns of the terminal that a name keeps
+_LEAVING = (
+    "median ms by rows", "apart", "super-\nseded", "cadence\nms", "replicas", "in flight", "refused", "median\nms",
+    "requests", "waiting", "answers", "model", "met\n%"
+)  # fmt: skip
+"""Columns that are left out where the terminal is narrower than that, the first first."""
 _WARNING_LINES = 5  # of a warning, at 80 columns
 _STATES = {"ready": "green", "failing": "red", "hung": "red", "stopped": "red"}
 _STYLES = {"active": "green", "late": "yellow", "no answer": "red", "overdue": "yellow", "gone": "dim"}
@@ -80,15 +86,15 @@ def view(status: dict[str, Any], height: int) -> Group:
     lateness = [Text(f"late actions by cause: {causes} (inferential why ROBOT)", "yellow")] if late else []
     whys = [why for model in status["models"] if (why := _why(model)) is not None]
     versions = [cells for model in status["models"] for cells in _versions(model)]
-    shown_versions: list[Text | Table] = [Text(""), _version_table(versions)] if versions else []
+    shown_versions: list[Text | _Table] = [Text(""), _version_table(versions)] if versions else []
     above = len(status["models"]) + (len(versions) + 3 if versions else 0)
     above += _WARNING_LINES * len(warnings) + len(lateness) + _WHY_LINES * len(whys)
     robots = _robots(status, max(height - 7 - above, 3))
     return Group(head, *warnings, *lateness, Text(""), _models(status), *whys, *shown_versions, Text(""), *robots)
 
 
-def _models(status: dict[str, Any]) -> Table:
-    table = _table(_MODEL_COLUMNS)
+def _models(status: dict[str, Any]) -> _Table:
+    table = _Table(_MODEL_COLUMNS)
     for model in status["models"]:
         state = _state_of_model(model)
         replicas = str(len(model["replicas"])) if model["max_inflight"] else "none up"
@@ -99,9 +105,9 @@ def _models(status: dict[str, Any]) -> Table:
     return table
 
 
-def _robots(status: dict[str, Any], fit: int) -> Sequence[Table | Text]:
+def _robots(status: dict[str, Any], fit: int) -> Sequence[_Table | Text]:
     """Returns the first robots that fit so many lines, and how many are left."""
-    table = _table(_ROBOT_COLUMNS)
+    table = _Table(_ROBOT_COLUMNS)
     rows = _rows(status)
     for state, cells in rows[:fit]:
         table.add_row(_RobotName(cells[0]), Text(state, _STYLES.get(state, "")), _name(cells[1]), *map(Text, cells[2:]))
@@ -144,8 +150,8 @@ def _versions(model: dict[str, Any]) -> list[tuple[str, ...]]:
     ]
 
 
-def _version_table(rows: Sequence[Sequence[str]]) -> Table:
-    table = _table(_VERSION_COLUMNS)
+def _version_table(rows: Sequence[Sequence[str]]) -> _Table:
+    table = _Table(_VERSION_COLUMNS)
     for pool, role, state, *counts, apart in rows:
         table.add_row(
             _name(pool), Text(role), Text(state, _STATES.get(state, "yellow")), *map(Text, counts), _name(apart)
@@ -153,11 +159,40 @@ def _version_table(rows: Sequence[Sequence[str]]) -> Table:
     return table
 
 
-def _table(columns: Sequence[str]) -> Table:
-    table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 1, 0, 0))
-    for heading in columns:
-        table.add_column(heading, justify="left" if heading in _WORDS else "right", no_wrap=heading not in _SHRINKING)
-    return table
+class _Table:
+    """A table that leaves out columns where the terminal is too narrow for all; the first stays.
+
+    Args:
+        columns: the headings.
+    """
+
+    def __init__(self, columns: Sequence[str]) -> None:
+        self._columns = columns
+        self.rows: list[tuple[_Cell, ...]] = []
+
+    def add_row(self, *cells: _Cell) -> None:
+        """Adds a row, a cell for each column."""
+        self.rows.append(cells)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        widths = {at: self._width(at, heading) + 1 for at, heading in enumerate(self._columns)}
+        for heading in _LEAVING:
+            if sum(widths.values()) - 1 <= options.max_width:
+                break
+            if heading in self._columns[1:]:
+                del widths[self._columns.index(heading)]
+        table = Table(box=None, header_style="dim", pad_edge=False, padding=(0, 1, 0, 0))
+        for heading in map(self._columns.__getitem__, widths):
+            side: JustifyMethod = "left" if heading in _WORDS else "right"
+            table.add_column(heading, justify=side, no_wrap=heading not in _SHRINKING)
+        for row in self.rows:
+            table.add_row(*(row[at] for at in widths))
+        yield table
+
+    def _width(self, at: int, heading: str) -> int:
+        """Returns how wide a column is at least."""
+        widest = max(map(cell_len, [*heading.split("\n"), *(str(row[at]) for row in self.rows)]))
+        return min(widest, _LEAST_NAME) if heading in _SHRINKING else widest
 
 
 def _name(text: str) -> Text:
@@ -170,6 +205,9 @@ class _RobotName:
 
     text: str
 
+    def __str__(self) -> str:
+        return self.text
+
     def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
         width = cell_len(self.text)
         return Measurement(min(width, 1), width)
@@ -181,6 +219,9 @@ class _RobotName:
         else:
             end = self.text[-((room - 1) // 2) :] if room > 2 else ""
             yield Text(f"{set_cell_size(self.text, room - 1 - cell_len(end))}…{end}", no_wrap=True, overflow="ellipsis")
+
+
+_Cell = Text | _RobotName
 
 
 def _printable(value: Any) -> Any:

@@ -139,7 +139,7 @@ class AsyncConnection(AsyncHandles):
         self._pump()
 
     def _heard_s_ago(self) -> float:
-        return self._transport.received_s_ago()
+        return self._transport.heard_s_ago()
 
     def _nudge(self) -> None:
         if not self._transport.closed:

@@ -20,6 +20,8 @@ from inferential.zmtp import tcp
 
 _MOST, _PATIENT = 32, 4
 """Attempts at a time, and how many of them stay, for round trips of seconds; of the others the oldest gives way."""
+_PATIENT_RETRIES, _RETRIES = 4, 1
+"""How often the system asks again in one attempt, after 1, 2, 4, ... s: one that stays ends in 31 s, another in 3 s."""
 _LEAST_EVERY_S, _MOST_EVERY_S = 0.02, 1.0
 _EVERY_SHARE = 0.005  # of the outage
 NEXT_ADDRESS_S = 0.25
@@ -51,7 +53,7 @@ class Attempts:
         family, place = address
         attempt = socket.socket(family, socket.SOCK_STREAM)
         attempt.setblocking(False)
-        tcp.prepare_attempt(attempt)
+        tcp.prepare_attempt(attempt, _PATIENT_RETRIES if len(self._sockets) < _PATIENT else _RETRIES)
         code = attempt.connect_ex(place)
         if code not in (0, errno.EINPROGRESS):
             attempt.close()

@@ -16,7 +16,7 @@ NO_WAY: frozenset[int] = frozenset(
 )
 """Errors by which the network is away: no server is asked then, and the robot is to be back as soon as it is."""
 _SHORTEST_WAIT_S = 1e-3
-_ANSWER_ROUND_TRIPS = 3
+_ANSWER_ROUND_TRIPS, _LEAST_ROUND_TRIPS = 3, 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +33,17 @@ class LinkTimeouts:
     """After a heartbeat without an answer nothing more is sent until there is one, and the system is asked whether it
     sends in vain; later where the network is slow."""
     silence_s: float = 5.0
-    """After a heartbeat without an answer the connection counts as lost; while a large message is sent, its progress
-    counts as an answer."""
+    """After a heartbeat without an answer the connection counts as lost, later where the network is slow; while a large
+    message is sent, its progress counts as an answer."""
 
     def answer_within_s(self, round_trip_s: float) -> float:
         """Returns how long the answer to a heartbeat may take, on a network with this round trip."""
-        return min(max(self.answer_s, _ANSWER_ROUND_TRIPS * round_trip_s), self.heartbeat_s)
+        answer_s = min(max(self.answer_s, _ANSWER_ROUND_TRIPS * round_trip_s), self.heartbeat_s)
+        return max(answer_s, _LEAST_ROUND_TRIPS * round_trip_s)
+
+    def silent_s(self, round_trip_s: float) -> float:
+        """Returns after how long without an answer a connection counts as lost, on a network with this round trip."""
+        return max(self.silence_s, _ANSWER_ROUND_TRIPS * round_trip_s)
 
 
 class Backoff:

@@ -94,7 +94,7 @@ class _Server:
         """Reads all messages and polls the connection; returns the number of requests that ended."""
         ended = receive(self.link, session)
         if self.link.poll(now):
-            ended += session.lost(self.sent, f"the connection to {self.link.address} was lost before the answer came")
+            ended += session.lost(self.sent, self.link.lost_reason)
             self.sent.clear()
         return ended
 
@@ -176,6 +176,10 @@ class ServerFailover:
     def received_s_ago(self) -> float:
         server = self._first()
         return math.inf if server is None else server.link.received_s_ago()
+
+    def heard_s_ago(self) -> float:
+        server = self._first()
+        return math.inf if server is None else server.link.heard_s_ago()
 
     def pump(self, session: Session) -> int:
         now = time.monotonic()

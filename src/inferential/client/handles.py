@@ -17,6 +17,7 @@ from inferential.client.handle import Handle, ModelFactory, ObservationHints
 from inferential.client.mailbox import Mailbox, Outcome, result_of
 from inferential.client.result import ClientStats, Result
 from inferential.client.session import Frames, Session, SessionSizes
+from inferential.wall_clock import wall_ns
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -93,7 +94,7 @@ class AsyncHandles(ModelFactory["AsyncModel"]):
 
     def _observe(self, mailbox: Mailbox, values: Mapping[str, Any], hints: ObservationHints, keep: bool) -> int:
         self._start()
-        now, timestamp_ns = time.monotonic(), time.time_ns()
+        now, timestamp_ns = time.monotonic(), wall_ns()
         content = mailbox.handle.content(values, hints)
         request_id, frames = self._session.observe(mailbox, content, hints, now, timestamp_ns, keep)
         self._post(mailbox, request_id, frames)

@@ -15,18 +15,17 @@ import contextlib
 import errno
 import logging
 import math
-import os
 import random
 import selectors
 import socket
 import time
 from collections.abc import Callable, Sequence
 
-from inferential.client.attempts import NEXT_ADDRESS_S, Attempts, every_s
+from inferential.client.attempts import every_s
 from inferential.client.backoff import NO_WAY, Backoff, LinkTimeouts
+from inferential.client.dialer import Dialer
 from inferential.client.keys import HandshakeMaker
 from inferential.client.outage import OutageLog
-from inferential.client.resolver import Address, AddressFinder
 from inferential.zmtp import ConnectionEnded, Stream
 from inferential.zmtp.delivery import Delivery
 from inferential.zmtp.handshake import NullHandshake
@@ -34,8 +33,9 @@ from inferential.zmtp.protocol import Buffer, Discarded, Frame, Ready
 
 logger: logging.Logger = logging.getLogger("inferential.client")
 
-CONNECT_S = 10.0
-"""Longest time that connecting and the handshake may take before the next attempt."""
+HANDSHAKE_S = 10.0
+"""Longest time that the handshake may take before the next attempt; four round trips where these are longer."""
+_HANDSHAKE_ROUND_TRIPS = 4
 _FRAMES = 3  # empty, envelope, payload
 _SILENCE, _NO_HANDSHAKE = "no answer to heartbeats", "no answer to the handshake"
 
@@ -71,12 +71,11 @@ class Link:
         self._identity = identity
         self._timeouts = timeouts
         self._selector = selector
-        self._make_handshake = make_handshake or (lambda life: NullHandshake(b"DEALER", identity, life=life))
+        self._make_handshake = make_handshake or (
+            lambda life, presumed: NullHandshake(b"DEALER", identity, life=life, presumed=presumed)
+        )
         self.life: bytes = b""  # said to the server, which keeps for the same life what it owes to this robot
-        self._addresses: list[Address] = []  # of the server, not tried yet
-        self._finder = AddressFinder(address, selector)
-        self._tried: list[Address] = []  # and those that were, which are tried again while none answers
-        self._attempts = Attempts(selector)
+        self._dialer = Dialer(address, selector)
         self._heard_at = -math.inf  # when the outage began, about
         self._stream: Stream | None = None
         self.delivery: Delivery = Delivery()
@@ -93,7 +92,9 @@ class Link:
         self.silent: bool = False  # nothing was heard of the server, which may live and be busy
         self.keeps_answers: bool = False  # so that a robot that comes back gets what it is owed
         self._log = OutageLog(address)
-        self._give_up_at = self._next_attempt_at = self._ping_at = 0.0
+        self._give_up_at = self._ping_at = 0.0
+        self._was_sending = False  # when the last connection was lost
+        self._is_overdue = False  # a heartbeat has no answer, though it had time enough
         self._former: Ready | None = None  # what the server said before the network was away
         self._backoff = Backoff(timeouts, jitter)
 
@@ -106,10 +107,8 @@ class Link:
         try:
             if self._stream is not None:
                 self._advance(self._stream, now)
-            elif self._attempts:
-                self._continue_connecting(now)
-            elif now >= self.next_poll_at or self._finder.is_busy:
-                self._begin(now)
+            elif self._dialer.is_busy or now >= self.next_poll_at:
+                self._dial(now)
         except (ConnectionEnded, OSError) as error:
             self._failed(now, error)
         return stood is not None and self._stream is not stood
@@ -140,7 +139,7 @@ class Link:
     def _on_pong(self, context: bytes) -> None:
         delivery = self.delivery
         delivery.pong(context, time.monotonic())
-        if not self._attempts:
+        if not self._dialer.is_racing:
             self.next_poll_at = self._ping_at  # it has its answer
         if delivery.is_thin != self._limited and self._stream is not None:
             # What the system held would be out of date when it leaves; on a good link a low limit costs wakeups.
@@ -178,6 +177,14 @@ class Link:
         """
         return math.inf if self._stream is None else self._stream.received_s_ago()
 
+    def heard_s_ago(self) -> float:
+        """Returns how long ago the server was heard of, as `received_s_ago`, in seconds.
+
+        It is no longer than between two heartbeats while the answer to one may still come: a network may be slow.
+        """
+        ago_s = self.received_s_ago()
+        return ago_s if self._is_overdue or self._stream is None else min(ago_s, self._timeouts.heartbeat_s)
+
     @property
     def takes_cancellations(self) -> bool:
         """Whether the server is connected and understands that requests are taken back."""
@@ -189,12 +196,18 @@ class Link:
         """Whether all that has arrived was read."""
         return self._stream is None or self._stream.drained
 
+    @property
+    def lost_reason(self) -> str:
+        """Why requests end that were sent by the connection that was lost."""
+        limit = "observations.max_payload_bytes"
+        why = f", while an observation was being sent: is it above the server's {limit}?" if self._was_sending else ""
+        return f"the connection to {self.address} was lost before the answer came{why}"
+
     def close(self) -> None:
         """Closes the connection. Closing twice does nothing."""
         self.connected = self.writable = self._writing = self.ended = False
         self.delivery = Delivery()
-        self._finder.close()
-        self._attempts.close()
+        self._dialer.close()
         if self._stream is not None:
             self._selector.unregister(self._stream)
             self._stream.close()
@@ -202,47 +215,27 @@ class Link:
 
     # Disconnected
 
-    def _begin(self, now: float) -> None:
-        """Connects to the server's next address; resolves its name first."""
-        if not self._addresses:
-            self._addresses = self._finder.find()
-            if not self._addresses:
-                self.next_poll_at = now + CONNECT_S
-                return  # the resolver wakes the selector
-            self._tried.clear()
-        self._give_up_at = now + CONNECT_S
-        self._try_next(now)
-        self._continue_connecting(now)
-
-    def _try_next(self, now: float) -> None:
-        """Begins a connection to the next address, beside those that are being made."""
-        address = self._addresses.pop(0) if self._addresses else self._tried.pop(0)
-        self._tried.append(address)
-        again_s = self._attempts.again_s(now - self._heard_at)
-        self._next_attempt_at = now + (NEXT_ADDRESS_S if self._addresses else again_s)
-        try:
-            self._attempts.begin(address)
-        except OSError as error:
-            self._fail_attempt(error, now)
-
-    def _fail_attempt(self, error: OSError, now: float) -> None:
-        """Goes on with the next address at once; raises the error where nothing else is being tried."""
-        if not self._attempts:
-            raise error
-        if self._addresses:
-            self._try_next(now)
+    def _dial(self, now: float) -> None:
+        """Goes on with the connections that are being made, and uses the first that stands."""
+        connected = self._dialer.advance(now, now - self._heard_at)
+        if connected is None:
+            self.next_poll_at = self._dialer.next_poll_at
+        else:
+            self._use(connected, now)
 
     def _failed(self, now: float, error: Exception) -> None:
         """Closes the connection and sets the time of the next attempt."""
         stood = self.connected
         code = error.errno if isinstance(error, OSError) else None
+        self._was_sending = self._writing
         self.close()
         self.silent = code in NO_WAY or str(error) == _NO_HANDSHAKE
         self.last_error = (error.strerror if isinstance(error, OSError) else str(error)) or type(error).__name__
         self._log.failed(self.last_error)
         if stood:
             self._begin_outage(now)
-        if self._addresses:
+        # The network may be back about now, and robots notice their silence one after another.
+        if self._dialer.has_more or self.last_error == _SILENCE:
             self.next_poll_at = now
             return
         if code not in NO_WAY:
@@ -251,42 +244,27 @@ class Link:
 
     def _begin_outage(self, now: float) -> None:
         self._backoff.reset()
-        self._addresses.clear()  # its address may have changed
+        self._dialer.forget_addresses()
         self._heard_at = now
 
-    # Connecting and handshake
-
-    def _continue_connecting(self, now: float) -> None:
-        """Uses the first connection that was made; begins another where they take long."""
-        connected, errors = self._attempts.advance()
-        if connected is not None:
-            self._use(connected, now)
-            return
-        for error in errors:
-            self._fail_attempt(error, now)
-        if now >= self._give_up_at:
-            self._addresses.clear()  # all were tried
-            raise OSError(errno.ETIMEDOUT, os.strerror(errno.ETIMEDOUT))
-        if now >= self._next_attempt_at:
-            self._try_next(now)
-        self.next_poll_at = min(self._give_up_at, self._next_attempt_at)
-
     def _use(self, connected: socket.socket, now: float) -> None:
-        handshake = self._make_handshake(self.life)
         said, self._former = self._former, None
         # libzmq (4.3.5) never hears a connection whose first message comes in one read with the handshake.
-        if said is not None and not (said.extensions and isinstance(handshake, NullHandshake)):
-            said = None
+        presumed = said if said is not None and said.extensions else None
+        handshake = self._make_handshake(self.life, presumed)
+        is_presumed = presumed is not None
         try:
-            stream = Stream(connected, b"DEALER", self._identity, None, _FRAMES, handshake, presumed=said)
+            stream = Stream(connected, b"DEALER", self._identity, None, _FRAMES, handshake, presumed=is_presumed)
         except ConnectionEnded:
-            self._attempts.discard(connected)
+            self._dialer.discard(connected)
             raise
         self._selector.modify(connected, selectors.EVENT_READ)
         self._stream = stream
         self.delivery, self._limited = Delivery(), False
         stream.on_pong = self._on_pong
-        self.next_poll_at = self._give_up_at = now + CONNECT_S
+        handshake_s = max(HANDSHAKE_S, _HANDSHAKE_ROUND_TRIPS * stream.round_trip_s())
+        self.next_poll_at = self._give_up_at = now + handshake_s
+        self._is_overdue = False
         self._advance(stream, now)
 
     # Connected
@@ -307,11 +285,12 @@ class Link:
             return
         if self.ended:
             raise ConnectionEnded("connection closed")
-        if self._attempts:
+        if self._dialer.is_racing:
             self._continue_race(stream, now)
             return
         if stream.alive:
             self.delivery.heard()
+            self._is_overdue = False
         if self._writing:
             stream.flush()
             self._watch_writability(stream)
@@ -322,6 +301,7 @@ class Link:
                 self._give_up(stream, now)
                 return
             self.delivery.stall()
+            self._is_overdue = True
             self._race(stream, now)
         elif now < self._ping_at:
             self.next_poll_at = self._ping_at
@@ -331,9 +311,9 @@ class Link:
     def _heartbeat(self, stream: Stream, now: float) -> None:
         """Sends a heartbeat; of several without an answer the first counts."""
         if stream.alive:
-            timeouts = self._timeouts
-            self._give_up_at, self._ping_at = now + timeouts.silence_s, now + timeouts.heartbeat_s
-            self.next_poll_at = now + timeouts.answer_within_s(stream.round_trip_s())
+            timeouts, round_trip_s = self._timeouts, stream.round_trip_s()
+            self._give_up_at, self._ping_at = now + timeouts.silent_s(round_trip_s), now + timeouts.heartbeat_s
+            self.next_poll_at = now + timeouts.answer_within_s(round_trip_s)
         stream.ping(b"" if stream.unsent else self.delivery.heartbeat(now))  # with data unsent it sends nothing
         self._watch_writability(stream)
 
@@ -346,18 +326,17 @@ class Link:
         address = stream.stuck_at(self.delivery.timeouts)
         if address is None:
             return
-        self._tried = [address]
         with contextlib.suppress(OSError):  # the network is away
-            self._attempts.begin(address)
-        self.writable = self.writable and not self._attempts
+            self._dialer.race(address)
+        self.writable = self.writable and not self._dialer.is_racing
 
     def _continue_race(self, stream: Stream, now: float) -> None:
         """Goes on with the connection that comes through first."""
-        fresh, _ = self._attempts.advance()
+        fresh = self._dialer.first()
         if stream.alive:
-            self._attempts.close()
+            self._dialer.close()
             if fresh is not None:
-                self._attempts.discard(fresh)
+                self._dialer.discard(fresh)
             self.writable = not self._writing
             self.next_poll_at = now
         elif fresh is not None:
@@ -372,12 +351,12 @@ class Link:
     def _give_up(self, stream: Stream, now: float) -> None:
         """Ends a connection by which nothing is heard; fresh ones that are being made go on."""
         self._leave(stream, now)
-        if not self._attempts:
+        if not self._dialer.is_racing:
             raise OSError(errno.ETIMEDOUT, _SILENCE)
         self.last_error = _SILENCE
         self._log.failed(_SILENCE)
-        self._give_up_at = now + CONNECT_S
-        self._continue_connecting(now)
+        self._dialer.go_on(now)
+        self._dial(now)
 
     def _leave(self, stream: Stream, now: float) -> None:
         """Ends a connection by which nothing comes through."""
@@ -394,6 +373,6 @@ class Link:
     def _watch_writability(self, stream: Stream) -> None:
         if self._writing != bool(stream.unsent):
             self._writing = bool(stream.unsent)
-            self.writable = self.connected and not (self._writing or self.ended or self._attempts)
+            self.writable = self.connected and not (self._writing or self.ended or self._dialer.is_racing)
             events = selectors.EVENT_READ | (selectors.EVENT_WRITE if self._writing else 0)
             self._selector.modify(stream, events)

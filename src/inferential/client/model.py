@@ -140,7 +140,8 @@ class Model:
     def heard_s_ago(self) -> float:
         """Returns how long ago anything came from the server, in seconds: answers, or its signs of life every second.
 
-        Infinite while there is no connection; nan where the system does not say.
+        At most a second while a sign of life may still come, on a slow network. Infinite while there is no connection;
+        nan where the system does not say.
         """
         return self._connection._heard_s_ago()
 

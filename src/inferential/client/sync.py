@@ -29,6 +29,7 @@ from inferential.client.model import Model
 from inferential.client.result import ClientStats, Result
 from inferential.client.session import Session, SessionSizes
 from inferential.proto.messages import Content
+from inferential.wall_clock import wall_ns
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -183,7 +184,7 @@ class Connection(ModelFactory["Model"]):
         self.close()
 
     def _observe(self, mailbox: Mailbox, values: Mapping[str, Any], hints: ObservationHints) -> int:
-        now, timestamp_ns = time.monotonic(), time.time_ns()
+        now, timestamp_ns = time.monotonic(), wall_ns()
         content = mailbox.handle.content(values, hints)
         with self._lock:
             return self._send(mailbox, content, hints, now, timestamp_ns, keep=False)
@@ -194,7 +195,7 @@ class Connection(ModelFactory["Model"]):
 
     def _heard_s_ago(self) -> float:
         with self._lock:
-            return self._transport.received_s_ago()
+            return self._transport.heard_s_ago()
 
     def _nudge(self) -> None:
         with self._lock:
@@ -235,7 +236,7 @@ class Connection(ModelFactory["Model"]):
         self, mailbox: Mailbox, values: Mapping[str, Any], hints: ObservationHints, timeout_ms: float
     ) -> Result | None:
         timeout_s = timeout_s_of(timeout_ms)
-        now, timestamp_ns = time.monotonic(), time.time_ns()
+        now, timestamp_ns = time.monotonic(), wall_ns()
         content = mailbox.handle.content(values, hints)
         outcome = None
         with self._lock:

@@ -119,6 +119,13 @@ class ClientTransport(Protocol):
         """
         ...
 
+    def heard_s_ago(self) -> float:
+        """Returns how long ago the robot's server was heard of, in seconds, see `Link.heard_s_ago`.
+
+        Infinite while none is connected; nan where the system does not say.
+        """
+        ...
+
     def pump(self, session: Session) -> int:
         """Sends what is held and reads all messages; returns the number of requests that ended."""
         ...
@@ -196,6 +203,9 @@ class SingleServer:
 
     def received_s_ago(self) -> float:
         return self._link.received_s_ago()
+
+    def heard_s_ago(self) -> float:
+        return self._link.heard_s_ago()
 
     def pump(self, session: Session) -> int:
         link = self._link

@@ -17,6 +17,7 @@ MODES: tuple[SecurityMode, ...] = ("off", "optional", "required")
 
 _ADDRESS = re.compile(r"(tcp://.+:(\d+|\*)|ipc://.+)")
 _EXPECTED = "an address like tcp://*:5555 or ipc:///run/robots.sock"
+_BARE = re.compile(r"(?P<host>[^\s/]+):(?P<port>\d+|\*)|:?(?P<alone>\d+)")
 _ENTRY = "an address, or {address: ..., security: off, optional or required}"
 
 
@@ -69,7 +70,15 @@ def _address(value: Any, place: str) -> ListenAddress:
     if isinstance(value, str) and _ADDRESS.fullmatch(value):
         return ListenAddress(value)
     got = "a table" if isinstance(value, Mapping) else "a list" if isinstance(value, list) else repr(value)
-    raise ValueError(f"{place}expected {_EXPECTED}, got {got}")
+    raise ValueError(f"{place}expected {_EXPECTED}, got {got}{_meant(value)}")
+
+
+def _meant(value: Any) -> str:
+    """Returns the address that HOST:PORT or PORT alone was meant as, for an error; "" of other values."""
+    bare = _BARE.fullmatch(str(value)) if isinstance(value, str | int) else None
+    if bare is None:
+        return ""
+    return f"; did you mean 'tcp://{bare['host'] or '*'}:{bare['port'] or bare['alone']}'?"
 
 
 def _checked(value: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,6 +13,7 @@ from inferential.config.section import Section, details
 from inferential.policies import KINDS, meant_target
 
 _RAY = "ray:"
+_MODULE = re.compile(r"\w+(\.\w+)*")
 
 
 def ray_name(target: str) -> str | None:
@@ -32,7 +34,7 @@ def scheme_of(target: str) -> str | None:
 
 def check_spelling(target: Any) -> Any:
     """Raises ValueError if a target is a policy's file that lacks its kind, or a module's without the model's name."""
-    if isinstance(target, str) and target.endswith(".py") and ":" not in target:
+    if isinstance(target, str) and (target.endswith(".py") or _MODULE.fullmatch(target)) and ":" not in target:
         module = target.removesuffix(".py").removeprefix("./").replace("/", ".")
         raise ValueError(f"expected '{module}:NAME', a module and the name of the model in it, got {target!r}")
     if isinstance(target, str) and (meant := meant_target(target)) is not None:

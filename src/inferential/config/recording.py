@@ -37,7 +37,7 @@ class RecordingConfig(ServiceConfig):
     keep_gb: Positive = 50.0
     """The oldest recordings of the folder are deleted before all take more gigabytes."""
     only: Literal["all", "late", "failed"] = "all"
-    """Which requests are recorded: all, those whose answer was too late, or those that got none."""
+    """Which requests are recorded: all, those whose answer was sent or used too late, or those that got none."""
     queue_mb: Positive = 64.0
     """Megabytes that may wait to be written; beyond it requests are not recorded, and counted (recording_drops)."""
 

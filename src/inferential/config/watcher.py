@@ -67,7 +67,7 @@ class ConfigWatcher:
     def on_reload(self, callback: _Callback) -> _Callback:
         """Has `callback(config)` called with every new configuration, on the event loop; a decorator.
 
-        One that raises is logged, and the others are called all the same.
+        One that raises is logged, and the others are called all the same: ValueError says why it is not taken on.
         """
         self._callbacks.append(callback)
         return callback
@@ -115,12 +115,18 @@ class ConfigWatcher:
             except Exception:  # of what another package checks: later changes are read all the same
                 logger.exception("%s: the configuration cannot be read, the old one stays", why)
                 return
-            logger.info("%s: configuration reloaded", why)
+            failed = False
             for callback in self._callbacks:
                 try:
                     callback(config)
+                except ValueError as error:
+                    failed = True
+                    logger.error("%s: the new configuration is not taken on, the old one stays: %s", why, error)
                 except Exception:
-                    logger.exception("%r failed on the new configuration", callback)
+                    failed = True
+                    logger.exception("%s: %r failed on the new configuration", why, callback)
+            if not failed:
+                logger.info("%s: configuration reloaded", why)
 
     def _load(self, content: bytes | None) -> InferentialConfig:
         file = None if self._path is None or content is None else parse_content(self._path, content)

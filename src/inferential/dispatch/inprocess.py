@@ -18,9 +18,9 @@ from inferential.dispatch.inline import completes_inline
 from inferential.dispatch.outcomes import CallTimeout
 from inferential.dispatch.raised import carriable, failure_of
 from inferential.dispatch.threads import CallThreads
+from inferential.errors import words_of
 from inferential.replica.busy_polling import Usefulness
 from inferential.replica.condition import Condition, ModelState
-from inferential.replica.failures import words_of
 from inferential.replica.model import Method, is_async, methods_of
 from inferential.replica.pace import SHARED_ROWS, Pace
 from inferential.replica.pending import Pending
@@ -120,7 +120,7 @@ class InProcessReplica:
         """Returns what it is at."""
         if self._lost_since is not None:
             why = f"{self.lost} calls took longer than call_timeout_ms and still occupy their slots"
-            return Condition(ModelState.READY, self._lost_since, why)  # whether slots are left, the server knows
+            return Condition(ModelState.READY, self._lost_since, why, logged=True)  # are slots left? The server knows
         return self._condition
 
     def run(self, observations: Sequence[Observation]) -> Coroutine[Any, Any, Sequence[Any]]:
@@ -175,7 +175,7 @@ class InProcessReplica:
         self._took_s = run.took_s
         if inspect.isawaitable(results):  # a plain function may return one, as a partial of a coroutine function does
             return await asyncio.create_task(_awaited_rows(results, len(rows)))
-        return results if isinstance(results, (list, Sequence)) else rows_of(results, len(rows))
+        return results if isinstance(results, list) else rows_of(results, len(rows))
 
     async def _run_each_in_thread(self, form: Method, rows: Sequence[Observation]) -> Sequence[Any]:
         run = _Rows(form)
@@ -225,7 +225,8 @@ class InProcessReplica:
         self._threads.give_up(future)
         self._lost_since = self._lost_since or time.monotonic()
         logger.error(
-            "model %s: a call took longer than %s; its thread cannot be ended, %d slots are lost until calls return",
+            "model %s: a call took longer than %s; its thread cannot be ended, as a process can (run: process): "
+            "slots lost until calls return: %d",
             self._model_id,
             limit,
             self.lost,
@@ -237,7 +238,7 @@ class InProcessReplica:
         if not self.lost:
             self._lost_since = None
         logger.warning(
-            "model %s: a call that took longer than call_timeout_ms has returned; %d slots are still lost",
+            "model %s: a call that took longer than call_timeout_ms has returned; slots still lost: %d",
             self._model_id,
             self.lost,
         )
@@ -301,8 +302,7 @@ async def _run_batch(form: Callable[[Any], Awaitable[Any]], rows: list[Observati
         raise
     except BaseException as error:
         raise failure_of(error) from error
-    # The list first: an abstract class is checked by a function of its own.
-    return results if isinstance(results, (list, Sequence)) else rows_of(results, len(rows))
+    return results if isinstance(results, list) else rows_of(results, len(rows))
 
 
 async def _run_each(form: Callable[[Any], Awaitable[Any]], observations: Sequence[Any]) -> Sequence[Any]:
@@ -325,7 +325,7 @@ async def _run_batch_inline(form: Method, rows: list[Observation]) -> Sequence[A
         raise failure_of(error) from error
     if inspect.isawaitable(results):
         return await _awaited_rows(results, len(rows))
-    return results if isinstance(results, (list, Sequence)) else rows_of(results, len(rows))
+    return results if isinstance(results, list) else rows_of(results, len(rows))
 
 
 async def _run_each_inline(form: Method, observations: Sequence[Observation]) -> Sequence[Any]:
@@ -348,7 +348,7 @@ async def _awaited_rows(awaitable: Awaitable[Any], rows: int) -> Sequence[Any]:
     (results,) = await _run_each(_awaited, [awaitable])
     if isinstance(results, Exception):
         raise results
-    return results if isinstance(results, (list, Sequence)) else rows_of(results, rows)
+    return results if isinstance(results, list) else rows_of(results, rows)
 
 
 async def _awaited(awaitable: Awaitable[Any]) -> Any:

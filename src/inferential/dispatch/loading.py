@@ -12,8 +12,10 @@ from typing import Any
 
 from inferential.dispatch.inprocess import InProcessReplica
 from inferential.dispatch.raised import carriable
+from inferential.errors import words_of
 from inferential.proto import inferential_pb2 as pb
 from inferential.replica.condition import Condition, ModelState
+from inferential.replica.failures import FailurePlaces
 from inferential.replica.model import ModelMethods, methods_of
 from inferential.replica.outcomes import ModelLoadError
 from inferential.replica.process import Row
@@ -91,9 +93,10 @@ class LoadedReplica(InProcessReplica):
 
     def _settle(self, future: asyncio.Future[None], model: Any, measured: Measured, error: Exception | None) -> None:
         if error is not None:
-            text = str(error) if isinstance(error, TargetError) else f"{type(error).__name__}: {error}"
-            self._enter(ModelState.FAILING, text.removeprefix(f"model {self._model_id!r}: "))
-            logger.error("model %s: %s", self._model_id, text)
+            text = str(error) if isinstance(error, TargetError) else words_of(error)
+            self._enter(ModelState.FAILING, text.removeprefix(f"model {self._model_id!r}: "), logged=True)
+            trace = FailurePlaces().of(error.__cause__ or error).partition("\n")[2]
+            logger.error("model %s: %s%s", self._model_id, text, trace and f"\n{trace}")
             if not future.done():
                 future.set_exception(ModelLoadError(f"model {self._model_id!r}: {text}"))
                 future.exception()  # its condition says it too
@@ -102,15 +105,15 @@ class LoadedReplica(InProcessReplica):
             return  # closed meanwhile
         super().__init__(self._model_id, self._loader.spec_of(model), self._on_change)
         self.measured = measured
-        self._enter(ModelState.READY)
+        self._enter(ModelState.READY, logged=True)
         logger.info("model %s is up in this process", self._model_id)
         if not future.done():
             future.set_result(None)
 
-    def _enter(self, state: ModelState, why: str = "") -> None:
+    def _enter(self, state: ModelState, why: str = "", *, logged: bool = False) -> None:
         if self._condition.state is ModelState.STOPPED and state is not ModelState.LOADING:
             return
-        self._condition = Condition(state, time.monotonic(), why)
+        self._condition = Condition(state, time.monotonic(), why, logged)
         self._on_change()
 
     def close(self) -> None:

@@ -39,7 +39,12 @@ class RemoteModelError(InferentialError):
 
     Args:
         text: what it raised, its type in front.
+        place: where, as `FailurePlaces` says it.
     """
+
+    def __init__(self, text: str, place: str = "") -> None:
+        super().__init__(text)
+        self.place = place
 
     @property
     def cause(self) -> str:
@@ -48,11 +53,24 @@ class RemoteModelError(InferentialError):
 
 
 class BatchFailedError(InferentialError):
-    """A call of a model that keeps state failed, and its rows are not run again."""
+    """A call of a model that keeps state failed, and its rows are not run again.
+
+    Args:
+        text: why.
+        place: where the model raised that, as `FailurePlaces` says it.
+    """
+
+    def __init__(self, text: str, place: str = "") -> None:
+        super().__init__(text)
+        self.place = place
 
 
 class CallTimeout(InferentialError):
     """A call took longer than `call_timeout_ms`."""
+
+
+class WorkerDied(InferentialError):
+    """The process of a model ended while it ran an observation."""
 
 
 @dataclass(slots=True)  # not frozen, which would double the time that it takes to make one

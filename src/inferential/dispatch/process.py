@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
@@ -12,9 +11,9 @@ from inferential.dispatch.outcomes import (
     CallTimeout,
     RemoteModelError,
     ReplicaLost,
+    WorkerDied,
 )
-from inferential.dispatch.suspects import not_again, run_apart, session_of
-from inferential.errors import InferentialError
+from inferential.dispatch.suspects import not_again, note_alone, run_apart, session_of
 from inferential.observation.slots import ObservationError
 from inferential.proto import Observation as ObservationMessage
 from inferential.proto.messages import put_metadata, split_values
@@ -25,12 +24,6 @@ from inferential.replica.process import Row, WorkerProcess
 from inferential.replica.rows import RowWriter
 from inferential.replica.values import Observation
 from inferential.scheduler.request import InferenceRequest
-
-logger: logging.Logger = logging.getLogger("inferential.dispatch")
-
-
-class WorkerDied(InferentialError):
-    """The process of a model ended while it ran an observation."""
 
 
 class ProcessRunner:
@@ -70,14 +63,13 @@ class ProcessRunner:
             outcomes = await worker.call(rows, sessions, lambda: self._on_ending(requests))
         except CallFailed as error:
             if len(requests) == 1:
-                return [RemoteModelError(str(error))]
+                return [RemoteModelError(str(error), error.place)]
             if keeps_state:
-                return [not_again(str(error), len(requests)) for _ in requests]
+                return [not_again(str(error), len(requests), error.place) for _ in requests]
             # One client's observation may have failed the call for all; alone, only that one fails.
-            logger.info(
-                "model %s failed on %d observations, trying each alone: %s", self._model_id, len(requests), error
-            )
-            return [(await self._call(worker, [request]))[0] for request in requests]
+            alone = [(await self._call(worker, [request]))[0] for request in requests]
+            note_alone(self._model_id, str(error), error.place, alone)
+            return alone
         return [self._outcome(request, one) for request, one in zip(requests, outcomes, strict=True)]
 
     def _outcome(self, request: InferenceRequest, outcome: Any) -> Any:
@@ -85,7 +77,7 @@ class ProcessRunner:
             return Answer(outcome.values, outcome.model_version, outcome.fresh)
         if isinstance(outcome, Refused):
             is_invalid = outcome.status == "INVALID_OBSERVATION"
-            return ObservationError(outcome.reason) if is_invalid else RemoteModelError(outcome.reason)
+            return ObservationError(outcome.reason) if is_invalid else RemoteModelError(outcome.reason, outcome.place)
         assert isinstance(outcome, Died)
         if not outcome.ran:
             return ReplicaLost(outcome.reason)

@@ -6,7 +6,7 @@ import asyncio
 import signal
 import threading
 
-from inferential.replica.failures import words_of
+from inferential.errors import words_of
 
 
 def carriable(raised: BaseException) -> Exception:

@@ -5,26 +5,33 @@ from __future__ import annotations
 import logging
 import math
 import time
-import traceback
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from itertools import repeat
 from operator import attrgetter
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from inferential.dispatch.health import EndpointHealth
 from inferential.dispatch.limits import ActionChecks
-from inferential.dispatch.outcomes import Answer, BatchFailedError, DispatchResult, RemoteModelError, UnknownModelError
+from inferential.dispatch.outcomes import (
+    Answer,
+    BatchFailedError,
+    CallTimeout,
+    DispatchResult,
+    RemoteModelError,
+    UnknownModelError,
+    WorkerDied,
+)
 from inferential.dispatch.raised import failure_of
-from inferential.errors import InvalidObservation
+from inferential.errors import InvalidObservation, words_of
 from inferential.observation.slots import ObservationError
 from inferential.proto import PROTOCOL_VERSION
 from inferential.proto.messages import ResponseTiming, write_response
 from inferential.proto.structure import STRUCTURE_KEY
-from inferential.replica.failures import words_of
+from inferential.replica.failures import FailurePlaces, is_first
+from inferential.replica.outcomes import ModelLoadError
 from inferential.replica.values import as_values
 from inferential.scheduler.request import (
     InferenceRequest,
@@ -35,8 +42,9 @@ from inferential.scheduler.request import (
     is_of,
     whole_pool,
 )
-from inferential.scheduler.time.execution_horizon import execution_horizon
+from inferential.scheduler.time.execution_horizon import horizon_of_answer
 from inferential.tracking.action_horizon import horizon_of
+from inferential.wall_clock import wall_ns
 
 logger: logging.Logger = logging.getLogger("inferential.dispatch")
 
@@ -45,7 +53,7 @@ CONFIDENCE_KEY = "confidence"
 _REFUSAL = attrgetter("refusal")
 _LOG_EVERY_S = 1.0
 _MAX_EPISODES = 10_000
-_PACKAGE = str(Path(__file__).parents[1])
+_LOGGED = (ModelLoadError, WorkerDied, CallTimeout)  # by the replica that it happened to
 # The dtypes that this line added, and which dtype of the 1.x line holds their values.
 _WIDER = {"int8": "int32", "int16": "int32", "uint16": "int32", "uint32": "int64", "uint64": "int64"}
 
@@ -65,6 +73,8 @@ class ResultWriter:
         """The names of versions, by pool, and whether they stand back behind what the model says."""
         # By model: when a failure was logged last, and how many were not logged since.
         self._logged: dict[str, tuple[float, int]] = {}
+        self._places = FailurePlaces()
+        self._traced = ""  # the place that was logged with a traceback last: rows of a call may share one
 
     def write_all(
         self, requests: Sequence[InferenceRequest], outcomes: Sequence[Any], latency_ms: float, batch_size: int
@@ -92,6 +102,7 @@ class ResultWriter:
         refusal = _refusal(request.model_id, outcome)
         if refusal.kind is RefusalKind.MODEL_FAILED:
             self._health_of(request.pool).update(latency_ms, False, refusal.reason)
+        if refusal.logged:
             self._log(request, refusal.reason, outcome)
         return DispatchResult(request, latency_ms, refusal=refusal)
 
@@ -128,7 +139,7 @@ class ResultWriter:
             client_id=request.client_id,
             model_id=request.model_id,
             response_id=response_id,
-            timestamp_ns=time.time_ns(),
+            timestamp_ns=wall_ns(),
             request_id=request.request_id,
             values=values,
             timing=tuple.__new__(ResponseTiming, timing),  # a third of the time of calling it
@@ -157,16 +168,23 @@ class ResultWriter:
         return health
 
     def _log(self, request: InferenceRequest, reason: str, error: Exception) -> None:
-        """Logs a model's failure, at most once a second: a broken model may fail with every request."""
+        """Logs a model's failure, at most once a second: a broken model may fail with every request.
+
+        The first at a place of its code is logged with the traceback, and in any case.
+        """
         model_id, now = whole_pool(request), time.monotonic()
+        place = self._places.of(error) if (said := getattr(error, "place", None)) is None else said
+        is_new = is_first(place) and place != self._traced
         logged_at, unlogged = self._logged.get(model_id, (-math.inf, 0))
-        if now - logged_at < _LOG_EVERY_S:
+        if now - logged_at < _LOG_EVERY_S and not is_new:
             self._logged[model_id] = logged_at, unlogged + 1
             return
         self._logged[model_id] = now, 0
         more = f" (and {unlogged} more since the last line)" if unlogged else ""
-        logger.error("model %s failed for client %s: %s%s%s", model_id, request.client_id, reason, _where(error), more)
-        logger.debug("where model %s failed", model_id, exc_info=error)
+        where, _, trace = place.partition("\n")
+        if is_new:
+            self._traced, more = place, f"{more}\n{trace}"
+        logger.error("model %s failed for client %s: %s%s%s", model_id, request.client_id, reason, where, more)
 
 
 def widened(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -188,28 +206,13 @@ def widened(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _horizon(request: InferenceRequest, values: Mapping[str, Any], now: float) -> int:
     """Returns how many actions of a result's chunk its robot had better play; 0 where it is not one, or for any."""
-    actions, period_s = horizon_of(values), request.control_period_s
-    if actions is None:
-        return 0
-    confidence = values.get(CONFIDENCE_KEY)
-    if period_s is None or not request.serve_interval_ms:
-        return execution_horizon(actions, confidence)
-    delay_steps = max(now - request.received_at, 0.0) / period_s
-    played = actions - (request.steps_remaining or 0) + math.ceil(min(delay_steps, actions))
-    # The horizon counts from a chunk's observation, and the next one arrives so much after it was asked for.
-    interval_steps = request.serve_interval_ms / 1e3 / period_s + delay_steps
-    return execution_horizon(actions, confidence, interval_steps=interval_steps, played_steps=played)
+    actions = horizon_of(values)
+    return 0 if actions is None else horizon_of_answer(request, actions, values.get(CONFIDENCE_KEY), now)
 
 
 def _other_model(request: InferenceRequest) -> str:
     """Returns the model that answers in place of the one that was asked; "" where it is the same."""
     return "" if is_of(request.pool, request.model_id) else family_of(request.pool)
-
-
-def _where(error: Exception) -> str:
-    """Returns the line of the model's own code that raised; empty where the fault was found in this package."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(_PACKAGE)]
-    return f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""
 
 
 def _refusal(model_id: str, error: Exception) -> Refusal:
@@ -220,9 +223,10 @@ def _refusal(model_id: str, error: Exception) -> Refusal:
         cause = "structure" if error.reason.startswith(STRUCTURE_KEY) else "image"
         return Refusal(RefusalKind.INVALID_OBSERVATION, error.reason, cause)
     if isinstance(error, BatchFailedError):
-        return Refusal(RefusalKind.BATCH_FAILED, str(error), "batch_failed")
+        return Refusal(RefusalKind.BATCH_FAILED, str(error), "batch_failed", logged=True)
     if isinstance(error, InvalidObservation):  # the model's own judgement
         return Refusal(RefusalKind.INVALID_OBSERVATION, error.reason, "model")
     if isinstance(error, RemoteModelError):
-        return Refusal(RefusalKind.MODEL_FAILED, str(error), error.cause)
-    return Refusal(RefusalKind.MODEL_FAILED, words_of(error), type(error).__name__)
+        return Refusal(RefusalKind.MODEL_FAILED, str(error), error.cause, logged=True)
+    logged = not isinstance(error, _LOGGED)
+    return Refusal(RefusalKind.MODEL_FAILED, words_of(error), type(error).__name__, logged=logged)

@@ -6,20 +6,18 @@ A row that is tried again is read again: the model sees what the robot sent, wha
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from concurrent.futures import Executor
 from typing import Any
 
 from inferential.dispatch.outcomes import Answer, ReplicaLost, UnknownModelError
 from inferential.dispatch.raised import failure_of
-from inferential.dispatch.suspects import after_loss, not_again, session_of
+from inferential.dispatch.suspects import after_loss, not_again, note_alone, session_of
+from inferential.errors import place_of, words_of
 from inferential.observation.values import is_encoded, read_slots, to_values
 from inferential.replica.sessions import SessionRow
 from inferential.replica.values import Observation, as_values, own
 from inferential.scheduler.request import InferenceRequest
-
-logger: logging.Logger = logging.getLogger("inferential.dispatch")
 
 Infer = Callable[[str, str, Sequence[Observation]], Awaitable[Sequence[Any]]]
 """Runs observations on a replica of a model: `Dispatcher.infer_on`."""
@@ -110,12 +108,13 @@ class Runner:
             if len(requests) == 1:
                 return [error]
             if requests[0].keeps_state:
-                return [not_again(f"{type(error).__name__}: {error}", len(requests)) for _ in requests]
+                return [not_again(words_of(error), len(requests)) for _ in requests]
             if isinstance(error, ConnectionError | TimeoutError):  # the fault of no observation, and each would wait
                 return [error] * len(requests)
             # One client's observation may have failed the call for all; alone, only that one fails.
-            logger.info("model %s failed on %d observations, trying each alone: %s", model_id, len(requests), error)
-            return [own((await self.run([request], replica))[0]) for request in requests]
+            alone = [own((await self.run([request], replica))[0]) for request in requests]
+            note_alone(model_id, words_of(error), place_of(error), alone)
+            return alone
         if requests[0].keeps_state:
             return [self._with_session(row, result, model_id) for row, result in zip(rows, results, strict=True)]
         return results

@@ -6,11 +6,16 @@ observations are broken would otherwise end those of the others call after call.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from inferential.dispatch.outcomes import MAX_REPLICAS_LOST, BatchFailedError, RemoteModelError, ReplicaLost
+from inferential.notices import Notices
+from inferential.replica.failures import is_first
 from inferential.scheduler.request import InferenceRequest, episode_key
+
+_notices = Notices(logging.getLogger("inferential.dispatch"))
 
 Run = Callable[[Sequence[InferenceRequest]], Awaitable[Sequence[Any]]]
 
@@ -84,6 +89,20 @@ def session_of(request: InferenceRequest) -> tuple[str, str, int, str]:
     return request.client_id, request.client_type, request.episode, episode_key(request)
 
 
-def not_again(why: str, rows: int) -> BatchFailedError:
+def not_again(why: str, rows: int, place: str = "") -> BatchFailedError:
     """Returns the outcome of each row of a call that failed as a whole, of a model that keeps state."""
-    return BatchFailedError(f"{why}: one of {rows} observations of a call; as the model keeps state, none is run again")
+    text = f"{why}: one of {rows} observations of a call; as the model keeps state, none is run again"
+    return BatchFailedError(text, place)
+
+
+def note_alone(model_id: str, why: str, place: str, outcomes: Sequence[Any]) -> None:
+    """Notes what became of the rows of a call that failed as a whole, as each was run alone.
+
+    Where none of them fails alone, it is logged, now and then; else the failure of the first says where it was raised.
+    """
+    failed = next((one for one in outcomes if isinstance(one, Exception)), None)
+    if failed is None:
+        text = "model %s fails on %d observations together, which take longer alone, but succeed: %s%s"
+        _notices.say(model_id, text, model_id, len(outcomes), why, place.partition("\n")[0], level=logging.WARNING)
+    elif isinstance(failed, RemoteModelError) and not is_first(failed.place):
+        failed.place = place

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from inferential.replica.condition import HUNG_AFTER_S, UNKNOWN, Condition, ModelState, best_of
@@ -17,17 +17,29 @@ class Transition:
     Attributes:
         pool: which.
         former, current: its conditions; `former` is None where the pool is new.
+        logged: whether its replicas have logged all that there is to say of it.
     """
 
     pool: str
     former: Condition | None
     current: Condition
+    logged: bool = False
 
     @property
     def went_down(self) -> bool:
         """Whether it answered before, and neither answers nor starts now."""
         former, current = self.former, self.current
         return former is not None and former.answers and not current.answers and not current.starts
+
+
+def _is_logged(former: Condition | None, current: Condition, replicas: int) -> bool:
+    """Returns whether lines of the replicas say all of a change: not that the last of several is gone, or the first up,
+    and not that calls which were said to hang go on."""
+    if not current.logged or former is None:
+        return current.logged
+    if former.state is ModelState.HUNG and not former.logged:
+        return False
+    return replicas == 1 or former.answers == current.answers
 
 
 class Conditions:
@@ -91,7 +103,9 @@ class Conditions:
             if current.answers:
                 self.up_before.add(pool)
             if former is None or former.state is not current.state or former.why != current.why:
-                changes.append(Transition(pool, former, current))
+                changes.append(
+                    Transition(pool, former, current, _is_logged(former, current, len(replicas.get(pool, ()))))
+                )
         for pool in self._pools.keys() - answering.keys():
             former = self._pools.pop(pool)
             self.up_before.discard(pool)
@@ -106,10 +120,10 @@ class Conditions:
             found = best_of(replicas)
             if found.answers and not takes_calls:
                 down = ModelState.FAILING if pool in self.up_before else ModelState.LOADING
-                found = Condition(ModelState.HUNG if found.why else down, found.since, found.why)
+                found = replace(found, state=ModelState.HUNG if found.why else down)
             # "Ready since" is since the first of its replicas was, whichever is up now.
             if former is not None and former.state is found.state and math.isfinite(former.since):
-                found = Condition(found.state, min(former.since, found.since), found.why)
+                found = replace(found, since=min(former.since, found.since))
             return found
         if takes_calls:
             state, why = ModelState.READY, ""

@@ -117,7 +117,7 @@ class Readiness(ABC):
         if change.former is None and current.state is ModelState.STOPPED:
             return  # it is about to be started
         text = f"model {pool} is {current.state.value}" + (f": {current.why}" if current.why else "")
-        logger.log(_LEVELS.get(current.state, logging.INFO), "%s", text)
+        logger.log(logging.DEBUG if change.logged else _LEVELS.get(current.state, logging.INFO), "%s", text)
         self._on_state(pool, current.state.value)
 
     def _load_profile(self, pool: str) -> None:

@@ -51,7 +51,7 @@ class ObservationAssembler:
 
     def cache_bytes(self) -> int:
         """Returns the bytes of envelopes that are cached."""
-        return self._cache.size_bytes()
+        return self._cache.kept_bytes
 
     def decode(self, envelope: Buffer, payload: Buffer, received_at: float) -> DecodedObservation:
         """Returns one observation, checked.
@@ -112,7 +112,7 @@ class ObservationAssembler:
             self._validator.is_plausible(cached.constant.client_id, timestamp_ns, now_ns)
             staleness_ms = 0.0
         elif staleness_ms > self._max_staleness_ms:
-            self._validator.check_staleness(cached.constant.client_id, staleness_ms)
+            staleness_ms = self._validator.staleness_ms(cached.constant.client_id, staleness_ms)
         self._counts.hits += 1
         return cached, varying, staleness_ms
 
@@ -171,8 +171,8 @@ class ObservationAssembler:
         validator.is_plausible(constant.client_id, timestamp_ns, now_ns)
         slots = validator.slots(message, now_ns, len(payload))
         varying = validator.varying(message, slots)
-        staleness_ms = (now_ns - timestamp_ns) / 1e6 if 0 < timestamp_ns < now_ns else 0.0
-        validator.check_staleness(constant.client_id, staleness_ms)
+        by_clock_ms = (now_ns - timestamp_ns) / 1e6 if 0 < timestamp_ns < now_ns else 0.0
+        staleness_ms = validator.staleness_ms(constant.client_id, by_clock_ms)
         decoded = DecodedObservation(constant, varying, slots, envelope, payload, received_at, staleness_ms)
         if len(slots) > 1:
             decoded.misalignment_ms = validator.check_alignment(constant.client_id, slots)

@@ -27,6 +27,7 @@ _ENVELOPE_PER_DIM_BYTES = 10  # the longest varint
 _ENVELOPE_PER_ENTRY_BYTES = 32
 _ENVELOPE_PER_AGE_BYTES = 16
 _LONGEST_AGE_MS = 1e12  # some 30 years
+_OLDEST_BY_CLOCK_MS = 86_400e3  # an observation that seems older has a clock that is wrong
 _MAX_GOOD_NAMES = 4096
 _MAX_GOOD_PLACES = 4096
 
@@ -91,10 +92,20 @@ class ObservationValidator:
         except ValueError as error:
             raise ObservationError(str(error)) from error
 
-    def check_staleness(self, client_id: str, staleness_ms: float) -> None:
-        """Warns, once a minute for each client, where an observation is older than the limit."""
-        if staleness_ms > self.max_staleness_ms:
-            self._warn(client_id, "stale", "observations arrive %.0f ms old by the client's clock", staleness_ms)
+    def staleness_ms(self, client_id: str, by_clock_ms: float) -> float:
+        """Returns how old an observation is, of which its client's clock says so much; 0 where that cannot be.
+
+        Warns, once a minute for each client, where it is older than the limit, or its clock is wrong.
+        """
+        if by_clock_ms <= self.max_staleness_ms:
+            return by_clock_ms
+        if by_clock_ms <= _OLDEST_BY_CLOCK_MS:
+            self._warn(client_id, "stale", "observations arrive %.0f ms old by the client's clock", by_clock_ms)
+            return by_clock_ms
+        self.clocks_off += 1
+        text = "its clock is %.0f s behind the server's: its timestamps are ignored"
+        self._warn(client_id, "clock", text, by_clock_ms / 1e3)
+        return 0.0
 
     def check_payload(self, size: int) -> None:
         """Checks the size of a payload.

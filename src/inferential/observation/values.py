@@ -62,11 +62,25 @@ def read_slots(envelope: Buffer, payload_size: int) -> tuple[list[SlotInfo], dic
     Raises:
         ObservationError: as for `ObservationAssembler.decode`, without the limits of a configuration.
     """
+    return slots_in(read_observation(envelope), payload_size)
+
+
+def read_observation(envelope: Buffer) -> Observation:
+    """Returns the message that an envelope is.
+
+    Raises:
+        ObservationError: it is none.
+    """
     message = Observation()
     try:
         message.ParseFromString(bytes(envelope))
     except DecodeError as error:
         raise ObservationError(f"Failed to decode the envelope: {error}") from error
+    return message
+
+
+def slots_in(message: Observation, payload_size: int) -> tuple[list[SlotInfo], dict[str, str]]:
+    """Returns slots and metadata of an observation; arguments and errors as `read_slots`."""
     slots = [slot_of(tensor) for tensor in message.tensors]
     validate_slots(slots, payload_size)
     return slots, dict(message.metadata)

@@ -23,14 +23,18 @@ def run_rows(
     Args:
         specs: the policy's inputs.
         observations: of robots.
-        run: runs a batch.
+        run: runs a batch; raises InvalidObservation where its form does not fit.
 
     Raises:
         ValueError: an output has not one row for each observation.
     """
     outcomes, batches = stack(specs, observations)
     for batch in batches:
-        batch.put(run(batch.arrays), outcomes)
+        try:
+            batch.put(run(batch.arrays), outcomes)
+        except InvalidObservation as error:
+            for number in batch.numbers:
+                outcomes[number] = error
     return outcomes
 
 

@@ -22,7 +22,7 @@ from inferential.policies.lerobot_rtc import LeftOver, rtc_of
 from inferential.policies.tensors import Array, TensorSpec, pick
 
 DEFAULT_MAX_BATCH_SIZE = 8
-_MOST_OF_FLOATS = 2.0  # in an image: more means that it is not of 0 to 1, less may come of resizing
+_LEAST_OF_FLOATS, _MOST_OF_FLOATS = -0.5, 2.0  # in an image: others are not of 0 to 1, these may come of resizing
 TASK = "task"
 """The key of an observation's instruction, a string; none is an empty one."""
 _IMAGES = "observation.images."
@@ -61,6 +61,11 @@ def open_lerobot(
         ValueError: naming the argument.
     """
     check_count("max_batch_size", max_batch_size)
+    for name, value in (("rename", rename), ("overrides", overrides), ("rtc", rtc)):
+        if value is not None and not isinstance(value, Mapping):
+            raise ValueError(f"{name}: expected a map, got {value!r}")
+    if type(resize_images) is not bool:
+        raise ValueError(f"resize_images: expected true or false, got {resize_images!r}")
     saved = read_folder(path, device, overrides or {})
     sees_history = int(getattr(saved.config, "n_obs_steps", 1) or 1) > 1
     made = LeRobotHistoryPolicy if sees_history else LeRobotPolicy
@@ -124,7 +129,7 @@ class _SavedPolicy:
     @property
     def metadata(self) -> dict[str, Any]:
         """Inputs and outputs, the kind of policy, and how many steps of observations it sees."""
-        images = [TensorSpec(key, "uint8", (height, width, 3)) for key, (_, height, width) in self._images.items()]
+        images = [TensorSpec(key, "uint8", (*sizes, channels)) for key, (channels, *sizes) in self._images.items()]
         dimensions = self._outputs.get("action", (None,))
         return {
             "platform": "lerobot",
@@ -175,8 +180,7 @@ class _SavedPolicy:
         row: dict[str, Any] = dict(states)
         for key, shape in self._images.items():
             row[key] = self._image(key, shape, images, named)
-        task = named.get(TASK, named.get("prompt", named.get("instruction", "")))
-        row[TASK] = task if isinstance(task, str) else str(np.asarray(task).reshape(-1)[0])
+        row[TASK] = _task(named.get(TASK, named.get("prompt", named.get("instruction", ""))))
         return _Row(row, None if self._rtc is None else self._rtc.left_over(named))
 
     @staticmethod
@@ -205,11 +209,15 @@ class _SavedPolicy:
         expected = f"{key!r}: expected an image, uint8 [{height}, {width}, {channels}], got {came}"
         if image.ndim != 3 or (image.dtype != np.uint8 and image.dtype.kind != "f"):
             raise InvalidObservation(expected)
-        if image.dtype != np.uint8 and (highest := image.max(initial=0)) > _MOST_OF_FLOATS:
-            raise InvalidObservation(f"{key!r}: expected an image of floats from 0 to 1, got the value {highest:g}")
+        if image.dtype != np.uint8 and image.size:
+            for value in (image.min(), image.max()):  # either is NaN where there is one
+                if not _LEAST_OF_FLOATS <= value <= _MOST_OF_FLOATS:
+                    raise InvalidObservation(
+                        f"{key!r}: expected an image of floats from 0 to 1, got the value {value:g}"
+                    )
         if image.shape[-1] == channels:
             image = np.moveaxis(image, -1, 0)
-        if image.shape[0] != channels or (image.shape[1:] != (height, width) and not self._resizes):
+        if image.shape[0] != channels or not image.size or (image.shape[1:] != (height, width) and not self._resizes):
             raise InvalidObservation(expected)
         scaled: Array = np.ascontiguousarray(image, np.float32)
         return scaled / np.float32(255) if image.dtype == np.uint8 else scaled
@@ -293,6 +301,14 @@ class LeRobotHistoryPolicy(_SavedPolicy):
     def infer_batch(self, observations: Sequence[Mapping[str, Any]], sessions: Sequence[Any]) -> list[Any]:
         """Returns for each observation a chunk of actions, or the error of one that does not fit."""
         return self.answers(observations, sessions)
+
+
+def _task(given: Any) -> str:
+    """Returns a robot's instruction; raises InvalidObservation where it is not one text."""
+    texts = [given] if isinstance(given, str) else np.asarray(given, object).reshape(-1).tolist()
+    if len(texts) != 1 or not isinstance(texts[0], str):
+        raise InvalidObservation(f"{TASK!r}: expected one string, got {given!r:.80}")
+    return texts[0]
 
 
 def _memory_format(policy_type: str) -> Any:

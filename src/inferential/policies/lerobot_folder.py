@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from inferential.policies.torch_device import torch_device
 
 logger: logging.Logger = logging.getLogger("inferential.policies")
 
+_OF_THE_HUB = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+"""A policy's name on the Hub, as lerobot/act_aloha."""
 _PLANS = "tdmpc"
 """A policy that begins each plan with its last one, of whichever robot."""
 
@@ -79,9 +82,8 @@ def _folder(path: str) -> Path:
     """Returns the folder of a path, `~` resolved, where it has a policy whose files are there."""
     folder = Path(path).expanduser()
     if not (folder / "config.json").is_file():
-        raise PolicyFileError(
-            f"{path} has no config.json: expected a folder of a policy's save_pretrained(){_hint(path, folder)}"
-        )
+        what = "is a file" if folder.is_file() else "has no config.json" if folder.exists() else "does not exist"
+        raise PolicyFileError(f"{path} {what}: expected a folder of a policy's save_pretrained(){_hint(path, folder)}")
     for file in folder.glob("*.safetensors"):
         check_fetched(file)
     return folder
@@ -109,7 +111,7 @@ def _config(path: str, folder: Path, device: str, overrides: Mapping[str, Any]) 
 
 def _hint(path: str, folder: Path) -> str:
     """Returns what may have been meant by a folder that has no policy."""
-    if not folder.exists():
+    if not folder.exists() and _OF_THE_HUB.fullmatch(path):
         return f", as hf download {path} --local-dir FOLDER makes one of a policy on the Hub"
     for inner in ("pretrained_model", "checkpoints/last/pretrained_model"):  # of what lerobot-train writes
         if (folder / inner / "config.json").is_file():

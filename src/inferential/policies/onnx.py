@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from inferential.errors import InvalidObservation
 from inferential.policies.batching import run_row, run_rows, run_stacked
 from inferential.policies.files import PolicyFileError, check_count, check_fetched, missing_package, policy_file
 from inferential.policies.tensors import TEXT, Array, TensorSpec, pick
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 DEFAULT_MAX_BATCH_SIZE = 8
 _CPU = "CPUExecutionProvider"
+_FATAL = 4  # of onnxruntime's levels of its log
 _DTYPES = {
     "tensor(float16)": "float16",
     "tensor(float)": "float32",
@@ -58,22 +60,35 @@ def open_onnx(
     if batched is not None and type(batched) is not bool:
         raise ValueError(f"batched: expected true or false, got {batched!r}")
     session = _session(path, threads, providers)
-    inputs = session.get_inputs()
-    first = first_of_inputs = [one.shape[0] for one in inputs if one.shape]
-    if batched is None:  # an exporter may leave outputs the size of its example, and some fold the robots into one row
-        first = first_of_inputs + [one.shape[0] for one in session.get_outputs() if one.shape]
-    counts_robots = bool(first_of_inputs) and all(_varies(size) or size == 1 for size in first)
-    if batched and not counts_robots:
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    for what, nodes in (("inputs", inputs), ("outputs", outputs)):
+        if not nodes:
+            raise PolicyFileError(f"{path} has no {what}: expected those of a policy")
+    has_batch_axis = _counts_robots(inputs, outputs) if batched is None else batched
+    first = [one.shape[0] for one in inputs if one.shape]
+    if batched and not (first and all(_varies(size) or size == 1 for size in first)):
         raise ValueError(
             f"batched: {path}: expected inputs whose first axis varies or is 1, got "
-            + (", ".join(f"{one.name} {one.shape}" for one in inputs) or "none")
+            + ", ".join(f"{one.name} {one.shape}" for one in inputs)
         )
-    has_batch_axis = counts_robots if batched is None else batched
     # An input without axes, as a guidance weight, is one for all robots of a call, and an output, as a sum, of all.
-    has_rows = [bool(one.shape) for one in (inputs if batched else [*inputs, *session.get_outputs()])]
-    if has_batch_axis and all(map(_varies, first)) and all(has_rows):
+    decide = inputs if batched else [*inputs, *outputs]
+    if has_batch_axis and all(one.shape and _varies(one.shape[0]) for one in decide):
         return BatchedOnnxPolicy(path, session, has_batch_axis=True, max_batch_size=max_batch_size)
     return OnnxPolicy(path, session, has_batch_axis=has_batch_axis)
+
+
+def _counts_robots(inputs: Sequence[Any], outputs: Sequence[Any]) -> bool:
+    """Returns whether the first axis of a file's inputs and outputs counts robots, by its sizes.
+
+    Outputs are looked at too: some files fold the robots into one row. An axis that a tensor has twice, as a mask from
+    each step of a sequence to each, counts something else.
+    """
+    shapes = [one.shape for one in (*inputs, *outputs) if one.shape]
+    twice = {shape[0] for shape in shapes if isinstance(shape[0], str) and shape[0] in shape[1:]}
+    varies = [_varies(shape[0]) and shape[0] not in twice for shape in shapes]
+    fit = all(free or shape[0] == 1 for free, shape in zip(varies, shapes, strict=True))
+    return fit and any(one.shape for one in inputs)
 
 
 class OnnxPolicy:
@@ -94,12 +109,13 @@ class OnnxPolicy:
 
     def __init__(self, path: str, session: onnxruntime.InferenceSession, *, has_batch_axis: bool) -> None:
         self._session = session
+        self._options = _run_options()
         self._has_batch_axis = has_batch_axis
         self.inputs: list[TensorSpec] = [_spec(path, one, has_batch_axis) for one in session.get_inputs()]
         """What it takes of an observation."""
-        self._shared = {one.name for one in session.get_inputs() if has_batch_axis and not one.shape}
+        self._without_axes = {one.name for one in session.get_inputs() if not one.shape}
+        self._same_sizes = _same_sizes(session.get_inputs(), has_batch_axis=has_batch_axis)
         outputs = [_spec(path, one, has_batch_axis) for one in session.get_outputs()]
-        self._has_totals = has_batch_axis and not all(one.shape for one in session.get_outputs())
         self._names = [one.name for one in outputs]
         self._keys = ["actions"] if len(outputs) == 1 else self._names
         self.outputs: list[TensorSpec] = [
@@ -129,16 +145,35 @@ class OnnxPolicy:
             InvalidObservation: it does not fit the inputs.
         """
         if self._has_batch_axis:
-            return run_row(self.inputs, observation, self._run)
-        return dict(self._run(pick(self.inputs, observation)))
+            return run_row(self.inputs, observation, self._run_alone)
+        return self._run(pick(self.inputs, observation))
+
+    def _run_alone(self, arrays: dict[str, Array]) -> dict[str, Array]:
+        """Returns the outputs of one row; what has no axes in the file has none there, and one here."""
+        given = {name: array.reshape(()) if name in self._without_axes else array for name, array in arrays.items()}
+        return {key: array if array.ndim else array[None] for key, array in self._run(given).items()}
 
     def _run(self, arrays: dict[str, Array]) -> dict[str, Array]:
-        if self._shared:  # one row's, and without the axis
-            arrays = {name: array.reshape(()) if name in self._shared else array for name, array in arrays.items()}
-        outputs = self._session.run(self._names, arrays)
-        if self._has_totals and not isinstance(self, BatchedOnnxPolicy):  # of one row, and without the axis
-            outputs = [array[None] if array.ndim == 0 else array for array in outputs]
+        if self._same_sizes:
+            self._check_sizes(arrays)
+        try:
+            outputs = self._session.run(self._names, arrays, self._options)
+        except Exception as error:  # onnxruntime's own kinds have no common base but this
+            raise RuntimeError(f"onnxruntime: {_reason(error)}") from error
         return dict(zip(self._keys, outputs, strict=True))
+
+    def _check_sizes(self, arrays: Mapping[str, Array]) -> None:
+        """Checks the axes to which the file gives one name: onnxruntime would repeat one of size 1 for the others."""
+        begin = 1 if self._has_batch_axis else 0
+        for axis, places in self._same_sizes.items():
+            first, at = places[0]
+            size = arrays[first].shape[at]
+            for name, place in places[1:]:
+                shape = arrays[name].shape
+                if shape[place] != size:
+                    came = f"{arrays[name].dtype.name} {list(shape[begin:])}"
+                    text = f"{name!r}: expected {size} for {axis!r}, as in {first!r}, got {came}"
+                    raise InvalidObservation(text)
 
 
 class BatchedOnnxPolicy(OnnxPolicy):
@@ -155,6 +190,10 @@ class BatchedOnnxPolicy(OnnxPolicy):
         super().__init__(path, session, has_batch_axis=has_batch_axis)
         self.max_batch_size = max_batch_size
 
+    def infer(self, observation: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the outputs for one observation; raises InvalidObservation where it does not fit the inputs."""
+        return run_row(self.inputs, observation, self._run)
+
     def infer_batch(self, observations: Sequence[Mapping[str, Any]]) -> list[Any]:
         """Returns for each observation the outputs, or the error of one that does not fit."""
         return run_rows(self.inputs, observations, self._run)
@@ -162,6 +201,15 @@ class BatchedOnnxPolicy(OnnxPolicy):
     def infer_stacked(self, arrays: dict[str, Array]) -> Mapping[str, Any]:
         """Returns the outputs of observations that fit, each input as one array of them all."""
         return run_stacked(arrays, self._run)
+
+
+def _run_options() -> onnxruntime.RunOptions:
+    """Returns those of each run: what fails is an error, and not a line of onnxruntime's own log as well."""
+    import onnxruntime
+
+    options = onnxruntime.RunOptions()
+    options.log_severity_level = _FATAL
+    return options
 
 
 def _session(path: str, threads: int | None, providers: Sequence[str] | None) -> onnxruntime.InferenceSession:
@@ -198,7 +246,8 @@ def _reason(error: Exception) -> str:
         r"^\[ONNXRuntimeError\] : \d+ : \w+ : (Load model from .*? failed: ?)?", "", " ".join(str(error).split())
     )
     text = re.sub(r"(?<=[.:]) ?\w+\.cc:\d+ \w+(?= )", "", text)  # of a file of weights beside it
-    return re.sub(r"/onnxruntime_src/\S+ .*?\) (?=[A-Z])", "", text)
+    text = re.sub(r"^Non-zero status code returned while running (.*) Status Message: ", r"\1 ", text)  # of a node
+    return re.sub(r"/onnxruntime_src/\S+ .*?\)(?: const)? (?:(?!/).*? was false\. )?", "", text)
 
 
 def _unfetched_beside(path: str, reason: str) -> str:
@@ -212,6 +261,20 @@ def _unfetched_beside(path: str, reason: str) -> str:
         except PolicyFileError as error:
             return f"; {error}"
     return ""
+
+
+def _same_sizes(inputs: Sequence[Any], *, has_batch_axis: bool) -> dict[str, list[tuple[str, int]]]:
+    """Returns the inputs' axes to which the file gives one name, by that name; not those of the batch alone."""
+    places: dict[str, list[tuple[str, int]]] = {}
+    for one in inputs:
+        for at, size in enumerate(one.shape):
+            if isinstance(size, str):
+                places.setdefault(size, []).append((one.name, at))
+    return {
+        axis: same
+        for axis, same in places.items()
+        if len(same) > 1 and not (has_batch_axis and all(at == 0 for _, at in same))
+    }
 
 
 def _spec(path: str, node: Any, has_batch_axis: bool) -> TensorSpec:

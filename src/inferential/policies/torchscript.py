@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import torch
 
 DEFAULT_MAX_BATCH_SIZE = 8
+_MAY_LACK = "Optional[Tensor]"
+"""The type of an argument that may be None."""
 _INTERPRETER = "The following operation failed in the TorchScript interpreter"
 """How torch begins an error inside a module; the whole stack follows, and what is wrong in the last line."""
 
@@ -129,12 +131,12 @@ def _inputs(path: str, arguments: Sequence[Any], declared: Mapping[str, Any] | N
     if not needed:
         raise PolicyFileError(f"{path}: its {form} needs no argument, expected the tensors of an observation")
     takes_map = len(needed) == 1 and str(needed[0].type) == "Dict[str, Tensor]"
-    if not takes_map and (odd := [one for one in needed if str(one.type) not in ("Tensor", "Optional[Tensor]")]):
+    if not takes_map and (odd := [one for one in needed if str(one.type) not in ("Tensor", _MAY_LACK)]):
         raise PolicyFileError(f"{path}: {form}: {odd[0].name}: expected tensors, or a map of them")
     if declared is None:
         if takes_map:
             raise ValueError(f"inputs: expected those of the map in {form}, by name")
-        return [TensorSpec(one.name) for one in needed], False
+        return [TensorSpec(one.name, optional=str(one.type) == _MAY_LACK) for one in needed], False
     specs = specs_of(declared, "inputs")
     if not specs or not (takes_map or len(needed) <= len(specs) <= len(arguments)):
         raise ValueError(f"inputs: expected those of {form}, got {', '.join(declared) or 'none'}")

@@ -8,31 +8,36 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-_VIEWS = frozenset(
-    f"aten::{name}"
-    for name in (
-        *("select", "slice", "view", "reshape", "squeeze", "unsqueeze", "expand", "expand_as", "detach", "t"),
-        *("transpose", "permute", "narrow", "alias", "flatten", "view_as"),
-    )
+_PARTS = frozenset(
+    ("aten::__getitem__", "aten::get", "aten::values", "prim::ListUnpack", "prim::TupleIndex", "prim::TupleUnpack")
 )
+"""What gives parts of a list, a map or a tuple."""
 _TRAINING_ARGUMENT = {"aten::batch_norm": 5, "aten::dropout": 2, "aten::alpha_dropout": 2, "aten::feature_dropout": 2}
 
 
 def kept_in(module: Any) -> list[str]:
-    """Returns the attributes that `forward()` changes in evaluation mode, by their paths, as "rnn.hidden"."""
-    paths: dict[str, str] = {}  # of values that are attributes, or views on them
+    """Returns the attributes that `forward()` changes in evaluation mode, by their paths, as "rnn.hidden".
+
+    They are set, written to, whatever view on them is, or hold what is written to, as a list of tensors.
+    """
+    graph = module.inlined_graph
+    aliases = graph.alias_db(isFrozen=True)  # else any two attributes might be one
+    paths: dict[str, str] = {}  # of values that are attributes, or parts of them
     found: dict[str, None] = {}
-    for node in _nodes(module):
+    for node in _nodes(graph):
         kind, inputs = node.kind(), list(node.inputs())
         of = paths.get(inputs[0].debugName(), "") if inputs else ""
         if kind == "prim::GetAttr":
-            paths[node.output().debugName()] = f"{of}.{node.s('name')}".lstrip(".")
+            of = f"{of}.{node.s('name')}".lstrip(".")
         elif kind == "prim::SetAttr":
             found[f"{of}.{node.s('name')}".lstrip(".")] = None
-        elif kind in _VIEWS and of:
-            paths[node.output().debugName()] = of
-        elif kind.endswith("_") and not kind.endswith("__") and of:
-            found[of] = None
+            continue
+        elif kind not in _PARTS or not of:
+            continue
+        for value in node.outputs():
+            paths[value.debugName()] = of
+            if aliases.has_writers(value):
+                found[of] = None
     return list(found)
 
 
@@ -41,16 +46,16 @@ def trains(module: Any) -> str:
 
     `torch.jit.trace` writes the mode of its moment into the file, which `eval()` changes no more.
     """
-    for node in _nodes(module):
+    graph = module.inlined_graph
+    for node in _nodes(graph):
         at = _TRAINING_ARGUMENT.get(node.kind())
         if at is not None and list(node.inputs())[at].toIValue() is True:
             return str(node.kind()).partition("::")[2]
     return ""
 
 
-def _nodes(module: Any) -> Iterator[Any]:
-    """Yields the nodes of `forward()` and all that it calls, without what runs in training mode alone."""
-    graph = module.inlined_graph  # its parts are gone with it
+def _nodes(graph: Any) -> Iterator[Any]:
+    """Yields the nodes of a graph, which is kept by the caller, without what runs in training mode alone."""
     blocks = [graph]
     while blocks:
         for node in blocks.pop().nodes():

@@ -106,7 +106,7 @@ def split_values(values: Mapping[str, Any]) -> tuple[Tensors, Mapping[str, str]]
         elif isinstance(value, str):
             metadata[key] = value
         else:
-            is_near = isinstance(value, int | float | list | tuple | np.generic)
+            is_near = isinstance(value, int | float | list | tuple | np.generic) or hasattr(value, "__array__")
             raise TypeError(
                 f"{key}: expected np.ndarray (a tensor) or str (metadata), got {type(value).__name__}"
                 + ("; np.asarray(...) makes it one" if is_near else "")

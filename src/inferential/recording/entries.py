@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from inferential.observation.values import read_slots
+from inferential.observation.values import read_observation, read_slots, slots_in
 from inferential.proto.messages import read_response
 from inferential.proto.tensors import Buffer, view
 from inferential.recording.cameras import ENCODINGS, Images, Kind, Picture, kind_of, picture_of
@@ -103,11 +103,16 @@ def records_of(
     """
     base = _base(entry.common["client_id"], entry.common["model_id"])
     ahead_ns = entry.clock_ns if clock_ns is None else clock_ns
-    received_ns, ended_ns = entry.received_ns + ahead_ns, entry.ended_ns + ahead_ns
+    received_ns, ended_ns = (max(at + ahead_ns, 0) for at in (entry.received_ns, entry.ended_ns))
     if entry.envelope is not None:
         message = _Observation(**entry.common, **entry.observation)
         message.timestamp.FromNanoseconds(received_ns)
-        slots, texts = read_slots(entry.envelope, len(entry.payload))
+        sent = read_observation(entry.envelope)
+        applied = sent.applied
+        message.applied_id, message.applied_age_ms = applied.request_id, applied.age_ms
+        message.applied_unread_ms = applied.unread_ms
+        message.latency_budget_ms, message.control_period_ms = sent.latency_budget_ms, sent.control_period_ms
+        slots, texts = slots_in(sent, len(entry.payload))
         _add_texts(message, texts)
         for slot in slots:
             kind = kind_of(slot, entry.payload)

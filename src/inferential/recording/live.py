@@ -155,7 +155,7 @@ class FoxgloveServer(EntryMaker):
         channel = self._channels.get(topic)
         return channel is not None and channel.has_sinks()
 
-    def _ends(self, refusal: RefusalKind | None, *, is_late: bool) -> bool:
+    def _ends(self, request: InferenceRequest, refusal: RefusalKind | None, *, is_late: bool) -> bool:
         return True
 
     def _take(self, entry: Entry, now: float) -> None:

@@ -19,6 +19,7 @@ from inferential.scheduler.request import InferenceRequest, RefusalKind
 from inferential.scheduler.running import Batch
 from inferential.server import Server
 from inferential.server.service import Service
+from inferential.tracking.outcome_counts import UsedLate
 
 
 class EntryMaker(Service):
@@ -36,8 +37,8 @@ class EntryMaker(Service):
         """Returns whether this robot's requests to this model are wanted now."""
 
     @abstractmethod
-    def _ends(self, refusal: RefusalKind | None, *, is_late: bool) -> bool:
-        """Returns whether requests with this end are wanted; None: an answer."""
+    def _ends(self, request: InferenceRequest, refusal: RefusalKind | None, *, is_late: bool) -> bool:
+        """Returns whether a request with this end is wanted, or may be once more is known; None: an answer."""
 
     @abstractmethod
     def _take(self, entry: Entry, now: float) -> None:
@@ -73,7 +74,7 @@ class EntryMaker(Service):
         copy = self._copies.pop(request)
         now = time.monotonic()
         late = now > request.deadline
-        if not self._ends(None, is_late=late):
+        if not self._ends(request, None, is_late=late):
             self._free(copy)
             return
         answer = {"end": "answered", "late": late}
@@ -87,7 +88,7 @@ class EntryMaker(Service):
         copy = self._copies.pop(request, None)
         refusal = request.refusal
         late = refusal.kind is RefusalKind.EXPIRED
-        if not (self._wants(request) and self._ends(refusal.kind, is_late=late)):
+        if not (self._wants(request) and self._ends(request, refusal.kind, is_late=late)):
             self._free(copy)
             return
         answer = {"end": refusal.kind.name.lower(), "reason": refusal.reason, "late": late}
@@ -96,6 +97,9 @@ class EntryMaker(Service):
         if copy is None:
             copy = b"" if envelope is None else self._copy(request.payload)
         self._make(request, answer, copy, envelope, None, b"", time.monotonic())
+
+    def used_late(self, used: UsedLate) -> None:
+        """Does nothing, for what shows requests when they end."""
 
     def _make(
         self,
@@ -124,7 +128,6 @@ class EntryMaker(Service):
                 "request_id": request.request_id,
             },
             {
-                "latency_budget_ms": request.latency_budget_ms,
                 "steps_remaining": -1 if steps is None else steps,
                 "priority": request.priority,
                 "urgency": request.urgency,

@@ -109,8 +109,10 @@ class Recorded:
 
 
 _MAGIC = b"\x89MCAP0\r\n"
-_TIMES = ("queue_ms", "inference_ms", "server_ms", "budget_ms", "batch_size", "late", "reason", "model_version")
-_SENT = ("latency_budget_ms", "steps_remaining", "priority", "urgency")
+_TIMES = ("queue_ms", "inference_ms", "server_ms", "budget_ms", "batch_size")
+_ENDED = (*_TIMES, "late", "late_cause", "reason", "model_version")
+_APPLIED = ("applied_id", "applied_age_ms", "applied_unread_ms")
+_SENT = ("latency_budget_ms", "control_period_ms", "steps_remaining", "priority", "urgency", *_APPLIED)
 
 
 def read_recording(path: Path, images: Literal["pixels", "encoded"] = "pixels") -> Iterator[Recorded]:
@@ -185,7 +187,7 @@ def _recorded(parts: list[tuple[str, Any]], as_what: Literal["pixels", "encoded"
         answer.client_id, answer.client_type, answer.model_id, answer.session, answer.request_id, received_ns
     )
     found.end = answer.end
-    found.fields = {name: getattr(answer, name) for name in _TIMES}
+    found.fields = {name: getattr(answer, name) for name in _ENDED}
     if answer.end == "answered":
         found.answer = _values(answer)
         found.answer.pop(STRUCTURE_KEY, None)

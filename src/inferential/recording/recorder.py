@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -24,10 +25,12 @@ from inferential.recording.cameras import images_of
 from inferential.recording.entries import Entry
 from inferential.recording.making import EntryMaker
 from inferential.recording.memory import RecordersMemory
+from inferential.recording.unsaid import Unsaid
 from inferential.recording.writer import Report, Writer
 from inferential.replica.shared import Place
 from inferential.scheduler.request import InferenceRequest, RefusalKind
 from inferential.server import Server
+from inferential.tracking.outcome_counts import UsedLate
 
 logger: logging.Logger = logging.getLogger("inferential.recording")
 
@@ -60,8 +63,9 @@ class Recorder(EntryMaker):
         self.dropped: int = 0
         self._folder = str(config.path)
         self._is_configured = server.config.recording is not None  # else it was made by a program
-        self._take_on(config)
         self._memory = RecordersMemory(int(config.queue_mb * 1e6))
+        self._unsaid = Unsaid()
+        self._take_on(config)
         self._gathered: list[tuple[int, Entry]] = []
         self._queue: SimpleQueue[list[tuple[int, Entry]] | None] = SimpleQueue()
         self._taken = self._sent = 0  # entries so far, which are numbered so
@@ -80,9 +84,11 @@ class Recorder(EntryMaker):
         return self._folder
 
     def sizes(self) -> dict[str, int]:
-        """Returns what is held: copies of payloads of requests that run, requests that wait to be written, places."""
+        """Returns what is held: copies of payloads of requests that run, answers of which the
+        robot has not said whether it used them in time, requests that wait to be written, places."""
         self._let_go_of_done()
-        return {"running": len(self._copies), "waiting": len(self._waiting), "places": self._memory.taken}
+        held = {"running": len(self._copies), "unsaid": len(self._unsaid), "waiting": len(self._waiting)}
+        return held | {"places": self._memory.taken}
 
     def announcement(self) -> str:
         """Returns the folder, and how much of it is kept."""
@@ -100,6 +106,7 @@ class Recorder(EntryMaker):
         if thread is None:
             return
         self._server.unwatch(self)
+        self._let_unsaid_go(self._unsaid.let_go())
         self._pass_on()
         self._queue.put(None)
         await asyncio.get_running_loop().run_in_executor(None, thread.join, STOP_S)
@@ -119,10 +126,12 @@ class Recorder(EntryMaker):
         self._clients = frozenset(config.clients)
         self._models = frozenset(config.models)
         self._split_bytes, self._keep_bytes = int(config.split_mb * 1e6), int(config.keep_gb * 1e9)
+        self._let_unsaid_go(self._unsaid.let_go())
 
     def _wants(self, request: InferenceRequest) -> bool:
         config = self._server.config.recording
         if config is None and self._is_configured:  # turned off while the server runs
+            self._let_unsaid_go(self._unsaid.let_go())
             return False
         if config is not None and config is not self._config:
             self._take_on(config)
@@ -130,10 +139,10 @@ class Recorder(EntryMaker):
             not self._models or request.model_id in self._models
         )
 
-    def _ends(self, refusal: RefusalKind | None, *, is_late: bool) -> bool:
+    def _ends(self, request: InferenceRequest, refusal: RefusalKind | None, *, is_late: bool) -> bool:
         only = self._config.only
         if only == "late":
-            return is_late
+            return is_late or (refusal is None and _may_be_used_late(request))
         return only == "all" or refusal not in (None, RefusalKind.SUPERSEDED)
 
     def _copy(self, payload: Buffer) -> bytes | Place:
@@ -145,6 +154,27 @@ class Recorder(EntryMaker):
             self._memory.give(copy)
 
     def _take(self, entry: Entry, now: float) -> None:
+        if self._config.only == "late" and not entry.answer["late"]:
+            self._let_unsaid_go(self._unsaid.keep(entry, self._config.queue_mb * 1e6 / 2))
+        else:
+            self._line_up(entry, now)
+
+    def used_late(self, used: UsedLate) -> None:
+        """Records an answer that was kept until its robot said that it had used it too late."""
+        entry = self._unsaid.take(used.client_id, used.model_id, used.request_id)
+        if entry is not None:
+            entry.answer |= {"late": True, "late_cause": used.cause}
+            self._line_up(entry, time.monotonic())
+        elif self._unsaid.is_short and self._config.only == "late":
+            self._count_dropped(1)
+            text = "late answers are not recorded: recording.queue_mb is too little to keep answers until they are used"
+            self._notices.say("short", text, level=logging.WARNING)
+
+    def _let_unsaid_go(self, entries: list[Entry]) -> None:
+        for entry in entries:
+            self._free(entry.place)
+
+    def _line_up(self, entry: Entry, now: float) -> None:
         self._let_go_of_done()
         size = entry.bytes_held
         if self._held + size > self._config.queue_mb * 1e6 or now < self._writable_at:
@@ -237,3 +267,8 @@ class Recorder(EntryMaker):
         self._writable_at = time.monotonic() + RETRY_S
         text = "cannot record to %s: %s; tried again every %g s, and serving goes on"
         self._notices.say("disk", text, self.address, reason, RETRY_S, level=logging.ERROR)
+
+
+def _may_be_used_late(request: InferenceRequest) -> bool:
+    """Returns whether the robot may say of an answer that it used it too late; clients in this process do not."""
+    return request.request_id != 0 and request.connection >= 0 and request.deadline < math.inf

@@ -50,10 +50,14 @@ _MESSAGES: dict[str, tuple[tuple[str, str], ...]] = {
         ("arrays", f"*{_ARRAYS}"),
         ("texts", f"*.{_PACKAGE}.Text"),
         ("images", f"*{_ARRAYS}"),  # without data: what the images are in the model's eyes
-        ("latency_budget_ms", "double"),
+        ("latency_budget_ms", "double"),  # 0: not stated
         ("steps_remaining", "int64"),  # -1: not stated
         ("priority", "uint32"),
         ("urgency", "double"),
+        ("applied_id", "uint64"),  # the request whose answer the robot says that it has used; 0: it says nothing
+        ("applied_age_ms", "double"),  # how old that was then, by the robot's clock
+        ("applied_unread_ms", "double"),  # of that, from its arrival until it was read
+        ("control_period_ms", "double"),  # how long the robot plays one action of a chunk; 0: not stated
     ),
     "Answer": (
         *_COMMON,
@@ -68,6 +72,7 @@ _MESSAGES: dict[str, tuple[tuple[str, str], ...]] = {
         ("budget_ms", "double"),
         ("batch_size", "uint32"),
         ("late", "bool"),
+        ("late_cause", "string"),  # of one that was sent in time: what made it late when the robot used it
     ),
 }
 

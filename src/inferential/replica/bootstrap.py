@@ -47,10 +47,13 @@ def _add_package():  # type: () -> None
 
 def _report(fd, text):  # type: (int, str) -> None
     """Sends FAILED (`wire.py`) as `stream.py` writes it; neither can be imported here."""
-    frames = [bytes(8), b"X", text.encode("utf-8", "replace")]
+    frames = [bytes(8), b"X", text.encode("utf-8", "replace"), b""]
     sizes = [len(frames)] + [len(frame) for frame in frames]
     head = b"".join(size.to_bytes(4, "little") for size in sizes)
     socket.socket(fileno=fd).sendall(head + b"".join(frames))
 
 
-main()
+if __name__ == "__main__":
+    main()
+elif __name__ == "__mp_main__":  # in a process that the model has started by multiprocessing
+    _add_package()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 HUNG_AFTER_S = 60.0
 """A call of a model without `call_timeout_ms` that runs for so long makes it count as hung."""
@@ -36,11 +36,13 @@ class Condition:
         state: what it is at.
         since: when it came to that, in seconds of `time.monotonic()`.
         why: in words; "" where the state says enough.
+        logged: whether the replica has logged how it came to that.
     """
 
     state: ModelState
     since: float
     why: str = ""
+    logged: bool = field(default=False, compare=False)
 
     @property
     def answers(self) -> bool:

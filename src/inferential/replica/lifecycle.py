@@ -5,7 +5,6 @@ No I/O and no clock: events and the time, in seconds of `time.monotonic()`, go i
 
 from __future__ import annotations
 
-import logging
 import math
 
 from inferential.replica.condition import HUNG_AFTER_S, Condition, ModelState
@@ -33,8 +32,6 @@ class Lifecycle:
         self._call_began_at: float | None = None
         self._condition = Condition(ModelState.STOPPED, -math.inf, "it has not been started")
         self._why = ""  # the latest process ended
-        self.severity: int = logging.ERROR
-        """With which the latest end is logged: less where it is as the one before, without a model in between."""
 
     def condition(self, now: float) -> Condition:
         """Returns what the process is at."""
@@ -48,7 +45,8 @@ class Lifecycle:
         self._up_at = None
         self._load_by = now + self._load_timeout_s
         self._call_began_at = None
-        self._condition = Condition(ModelState.LOADING, now, self._why and f"it is started again: {self._why}")
+        why = self._why and f"it is started again: {self._why}"
+        self._condition = Condition(ModelState.LOADING, now, why, logged=bool(why))
 
     def warming(self, now: float) -> None:
         """The model was made, and runs its warm-up."""
@@ -58,19 +56,17 @@ class Lifecycle:
         """The model is there."""
         self._up_at = now
         self._load_by = math.inf
-        self._condition = Condition(ModelState.READY, now)
+        self._condition = Condition(ModelState.READY, now, logged=True)
 
     def ended(self, now: float, why: str = "", *, hung: bool = False) -> float:
         """The process has ended; returns after how many seconds to start another one."""
         if self._up_at is not None and now - self._up_at >= FORGIVEN_AFTER_S:
             self._failures = 0
         at_once = self._up_at is not None and not self._failures  # robots wait for it
-        is_known = self._up_at is None and why == self._why
-        self.severity = logging.INFO if is_known else logging.ERROR
         self._up_at, self._load_by, self._call_began_at = None, math.inf, None
         self._why = why
         if self._condition.state is not ModelState.STOPPED:
-            self._condition = Condition(ModelState.HUNG if hung else ModelState.FAILING, now, why)
+            self._condition = Condition(ModelState.HUNG if hung else ModelState.FAILING, now, why, logged=True)
         delay = 0.0 if at_once else min(FIRST_DELAY_S * 2.0**self._failures, LONGEST_DELAY_S)
         self._failures = min(self._failures + 1, 64)
         return delay

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from inferential.errors import words_of
 from inferential.proto import inferential_pb2 as pb
 from inferential.proto.images import ImageError
 from inferential.proto.tensors import Buffer
-from inferential.replica.failures import words_of
 from inferential.replica.inbox import INBOX_AT, InboxView
 from inferential.replica.rows import RowReader, write_refusal
 from inferential.replica.shared import Place, ReplicasMemory

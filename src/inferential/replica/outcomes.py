@@ -14,15 +14,31 @@ class ModelLoadError(InferentialError):
 
 
 class CallFailed(InferentialError):
-    """A call failed as a whole; the text is what the model raised, its type in front."""
+    """A call failed as a whole.
+
+    Args:
+        text: what the model raised, its type in front.
+        place: where it was raised, as `FailurePlaces` says it.
+    """
+
+    def __init__(self, text: str, place: str = "") -> None:
+        super().__init__(text)
+        self.place = place
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A row without a result: the name of a status, and why."""
+    """A row without a result.
+
+    Attributes:
+        status: its name.
+        reason: why.
+        place: where the model raised that, as `FailurePlaces` says it.
+    """
 
     status: str
     reason: str
+    place: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from inferential.proto.tensors import Buffer
 from inferential.replica.busy_polling import BusyPolling
 from inferential.replica.calls import Call, OnEnding, end_lost, ignore, note_ending
 from inferential.replica.channel import Stream
+from inferential.replica.end_log import EndLog
 from inferential.replica.inbox import Inbox
 from inferential.replica.lending import Lending
 from inferential.replica.lifecycle import Lifecycle
@@ -42,6 +43,7 @@ from inferential.replica.wire import (
     GONE,
     HELLO,
     NO_CALL,
+    NOTED,
     RESULT,
     SESSIONS,
     WARMING,
@@ -109,6 +111,7 @@ class WorkerProcess(WorkerView):
             self._kill,
         )
         self._killed_for: tuple[str, bool] | None = None  # why, and whether it is for a call's time
+        self._end_log = EndLog(self._label)
         self._first: asyncio.Future[None] | None = None
         self._starting: asyncio.Task[None] | None = None
         self._spare = Spare(self._start, spec.settings()) if spec.spare else None
@@ -229,13 +232,15 @@ class WorkerProcess(WorkerView):
         elif kind == ENDING:
             note_ending(self._calls, frames[0])
         elif kind == FAILED:
-            text = bytes(frames[2]).decode(errors="replace")
+            text, place = [bytes(frame).decode(errors="replace") for frame in frames[2:4]]
             if number := int.from_bytes(frames[0], "little"):
                 call = self._answered(number)
                 if call is not None and not call.future.done():
-                    call.future.set_exception(CallFailed(text))
+                    call.future.set_exception(CallFailed(text, place))
             else:
-                self._killed_for = text, False
+                self._killed_for, self._end_log.trace = (text, False), place.partition("\n")[2]
+        elif kind == NOTED:
+            logger.error("%s: %s", self._label, bytes(frames[2]).decode(errors="replace"))
         elif kind == WARMING:
             self._life.warming(time.monotonic())
             self._on_change()
@@ -289,7 +294,7 @@ class WorkerProcess(WorkerView):
 
     async def _spawn(self) -> None:
         loop = asyncio.get_running_loop()
-        self._killed_for, self._numbers, self._pace = None, 0, Pace()
+        self._killed_for, self._end_log.trace, self._numbers, self._pace = None, "", 0, Pace()
         self._gone.clear()
         try:
             spawned = await (self._start() if self._spare is None else self._spare.take())
@@ -325,19 +330,17 @@ class WorkerProcess(WorkerView):
 
     def _on_exit(self) -> None:
         """The process has ended: what it answered before is taken, and the rest is lost."""
-        process, stream = self._process, self._stream
-        if process is None or stream is None:
+        if self._process is None or self._stream is None:
             return
-        stream.drain()
-        reason = process.reap()
-        if self._killed_for is not None:
-            reason = self._killed_for[0]
-        self._over(f"{reason} (process {process.pid})" if self.up else reason)
+        self._stream.drain()
+        reason = self._process.reap()
+        self._over(reason if self._killed_for is None else self._killed_for[0])
 
-    def _over(self, reason: str) -> None:
+    def _over(self, cause: str) -> None:
         loop = asyncio.get_running_loop()
-        was_up, self.greeting, self._problem = self.up, None, reason
-        self._broken = not was_up
+        was_up, pid = self.up, self.pid
+        reason = f"{cause} (process {pid})" if was_up else cause
+        self.greeting, self._problem, self._broken = None, reason, not was_up
         timed_out = self._killed_for is not None and self._killed_for[1]
         calls, self._calls = self._calls, {}
         marked = min(calls, default=0), ALL_ROWS
@@ -360,19 +363,16 @@ class WorkerProcess(WorkerView):
             self._timer.cancel()
             self._timer = None
         delay_s = self._life.ended(time.monotonic(), reason, hung=timed_out)
-        text = f"{self._label}: {reason}"
         if self._first is not None and not self._first.done():
-            whose = f"model {self._model_id!r}, target {self._spec.target!r}"
-            self._first.set_exception(ModelLoadError(f"{whose}: {reason}"))
+            of = f"model {self._model_id!r}, target {self._spec.target!r}"
+            self._first.set_exception(ModelLoadError(f"{of}: {reason}"))
             self._closed = True
         if not self._closed:
-            when = f"in {delay_s:.1f} s" if delay_s else "at once"
-            lost = f"; calls lost: {len(calls)}" if calls else ""
-            logger.log(self._life.severity, "%s%s; it is started again %s", text, lost, when)
+            self._end_log.note(cause, pid, was_up=was_up, lost=len(calls), delay_s=delay_s)
             self._problem = f"{reason}; it is being started again"
             self._again = loop.call_later(delay_s, self._begin)
             self._on_change()  # first: the end of a call has the server look for what to run next
-        end_lost(calls, marked, text, timed_out=timed_out)
+        end_lost(calls, marked, f"{self._label}: {reason}", timed_out=timed_out)
 
     def _kill(self, reason: str, timed_out: bool = False) -> None:
         """Ends the process and all that it started; `_on_exit` follows."""

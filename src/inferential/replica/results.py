@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from inferential.errors import InvalidObservation
-from inferential.replica.failures import words_of
+from inferential.errors import InvalidObservation, words_of
+from inferential.replica.failures import FailurePlaces
 from inferential.replica.rows import RowWriter, write_refusal
 from inferential.replica.values import as_values
 
@@ -13,10 +13,15 @@ _MAX_RESULT_BYTES = 256 * 1024 * 1024
 
 
 class ResultWriter:
-    """Writes results; one that cannot be sent becomes a refusal of its request alone."""
+    """Writes results; one that cannot be sent becomes a refusal of its request alone.
 
-    def __init__(self) -> None:
+    Args:
+        places: says where what the model gave was raised.
+    """
+
+    def __init__(self, places: FailurePlaces) -> None:
         self._writer = RowWriter()
+        self._places = places
 
     def write(self, outcome: Any) -> tuple[bytes, Any]:
         """Returns the two frames of what a model returned for an observation, or of the exception that it gave."""
@@ -34,4 +39,4 @@ class ResultWriter:
         except InvalidObservation as error:
             return write_refusal("INVALID_OBSERVATION", error.reason), b""
         except BaseException as error:  # a result that the wire cannot carry, or that is not what it seems, fails alone
-            return write_refusal("MODEL_FAILED", words_of(error)), b""
+            return write_refusal("MODEL_FAILED", words_of(error), self._places.of(error)), b""

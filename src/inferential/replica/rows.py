@@ -22,6 +22,7 @@ from inferential.replica.outcomes import Refused, Values
 
 _REMEMBERED = 1024
 _LONGEST_BYTES = 2048  # of what is remembered
+_PLACE_KEY = "place"
 
 RawTensor = tuple[str, np.dtype[Any], tuple[int, ...], int]
 """Key, dtype, shape and offset of a tensor in a payload."""
@@ -149,8 +150,8 @@ class RowReader:
         self._message = message
         self._known: dict[bytes, Layout] = {}
 
-    def layout(self, description: bytes | memoryview) -> Layout | tuple[str, str]:
-        """Returns what a description says, or the name of a status and a reason where it is a refusal.
+    def layout(self, description: bytes | memoryview) -> Layout | tuple[str, str, str]:
+        """Returns what a description says, or what `Refused` has where it is a refusal.
 
         Raises:
             ValueError: it is no description.
@@ -166,7 +167,7 @@ class RowReader:
         except Exception as error:  # DecodeError is a class of either implementation of protobuf
             raise ValueError(f"no description of a row: {error}") from error
         if self._message is pb.ModelResponse and message.status != pb.OK:
-            return pb.Status.Name(message.status), message.reason
+            return pb.Status.Name(message.status), message.reason, message.metadata.get(_PLACE_KEY, "")
         # What a model returns stays flat on its way to the robot; what it is given does not.
         structured = self._message is pb.Observation and STRUCTURE_KEY in message.metadata
         seen = message.metadata.pop(SEEN_KEY, "") if SEEN_KEY in message.metadata else ""
@@ -180,10 +181,15 @@ class RowReader:
         return layout
 
 
-def write_refusal(status: str, reason: str) -> bytes:
+def write_refusal(status: str, reason: str, place: str = "") -> bytes:
     """Returns the description of a row without a result."""
-    text = reason.encode(errors="replace").decode()  # a reason may hold what is no valid Unicode
-    return pb.ModelResponse(status=status, reason=text).SerializeToString()
+    metadata = {_PLACE_KEY: _valid(place)} if place else {}
+    return pb.ModelResponse(status=status, reason=_valid(reason), metadata=metadata).SerializeToString()
+
+
+def _valid(text: str) -> str:
+    """Returns a text without what is no valid Unicode, which a reason may hold."""
+    return text.encode(errors="replace").decode()
 
 
 def _describe(slots: Sequence[Any]) -> bytes:

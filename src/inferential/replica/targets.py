@@ -23,10 +23,9 @@ import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from inferential.errors import InferentialError
+from inferential.errors import InferentialError, words_of
 from inferential.policies import KINDS, split_target
 from inferential.policies.files import PolicyFileError
-from inferential.replica.failures import words_of
 
 
 class TargetError(InferentialError):

@@ -17,8 +17,9 @@ Frames, beside the identity that ROUTER puts in front; a call number is 8 bytes,
                       last, where there are any, the places in shared memory that are free again
                       0, FREE, such places, or none: it wants to know whether the server is there
                       number, ENDING, nothing: from a worker process: the model ends the call, the next one may be sent
-                      number, FAILED, text: the call failed as a whole; from a worker process also with number 0:
-                      the model cannot be loaded
+                      number, FAILED, text: the call failed as a whole; from a worker process also where that was
+                      raised, and with number 0: the model cannot be loaded
+                      0, NOTED, text: from a worker process: what failed beside a call, for the log
                       0, WARMING: from a worker process: the model was made, and runs its warm-up
                       0, GOODBYE: it takes no more calls, and ends those that it has
 
@@ -44,7 +45,7 @@ from inferential.proto.tensors import Buffer, pack
 from inferential.replica.shared import Place
 
 HELLO, CALL, RESULT, FAILED, FREE, GOODBYE = b"H", b"C", b"R", b"X", b"F", b"G"
-WARMING, SESSIONS, GONE, PREPARE, ENDING = b"W", b"S", b"E", b"I", b"D"
+WARMING, SESSIONS, GONE, PREPARE, ENDING, NOTED = b"W", b"S", b"E", b"I", b"D", b"N"
 NO_CALL = bytes(8)
 _WAITING = struct.Struct("<I")
 _NONE_WAIT = bytes(4)

@@ -17,10 +17,10 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from inferential.errors import InvalidObservation
+from inferential.errors import InvalidObservation, words_of
 from inferential.policies.batching import split
 from inferential.replica.end_notice import EndNotice
-from inferential.replica.failures import FailureLog, words_of
+from inferential.replica.failures import FailurePlaces
 from inferential.replica.inbox import InboxView
 from inferential.replica.life_line import end_with_server, leave_signals_to_server
 from inferential.replica.metadata import metadata_of
@@ -43,6 +43,7 @@ from inferential.replica.wire import (
     GONE,
     HELLO,
     NO_CALL,
+    NOTED,
     PREPARE,
     RESULT,
     SESSIONS,
@@ -102,7 +103,8 @@ class Worker:
         self._memory = memory
         self._messages = MessageReader()
         self._observations = ObservationReader(memory, inbox)
-        self._written = ResultWriter().write
+        self._places = FailurePlaces(f"process {os.getpid()}")
+        self._written = ResultWriter(self._places).write
         self._call = MethodCaller().call
         self._single: Method | None = None
         self._sessions: SessionStore | None = None
@@ -113,7 +115,6 @@ class Worker:
         self._model_id = ""
         self._ran_ns = self._ran_rows = 0
         self._notice = EndNotice(self._send_ending)
-        self._failures = FailureLog("")
 
     def load(self) -> bool:
         """Makes the model as the server's first message says, and greets; returns whether there is one."""
@@ -130,7 +131,6 @@ class Worker:
                 else:
                     settings = given
         self._model_id = settings["model_id"]
-        self._failures = FailureLog(self._model_id)
         self._add_path(settings)
         try:
             self._model = load_target(settings["target"], settings["args"])
@@ -140,12 +140,11 @@ class Worker:
                 self._stacked = StackedRows(self._model.inputs, self._observations.descriptions)
             metadata = metadata_of(self._model)
             measured = self._warm_up(settings, methods.max_batch_size)
-        except (TargetError, TypeError, ValueError) as error:
-            text = str(error).removeprefix(f"model {self._model_id!r}: ")
-            self._send([NO_CALL, FAILED, text.encode(errors="replace")])
-            return False
-        except BaseException as error:  # a module that calls sys.exit, for example
-            self._send([NO_CALL, FAILED, words_of(error).encode(errors="replace")])
+        except BaseException as error:  # of any kind: a module may call sys.exit
+            is_ours = isinstance(error, TargetError | TypeError | ValueError)
+            text = str(error).removeprefix(f"model {self._model_id!r}: ") if is_ours else words_of(error)
+            place = self._places.of(error.__cause__ or error)
+            self._send([NO_CALL, FAILED, *(one.encode(errors="replace") for one in (text, place))])
             return False
         os.register_at_fork(after_in_child=self._leave)
         singly, sessions = methods.batch is None, self._sessions is not None
@@ -239,7 +238,8 @@ class Worker:
                 if self._sessions is not None:
                     self._call(self._sessions.end, client_id)
             except BaseException as error:
-                self._failures.note(error)
+                text = f"close failed: {words_of(error)}{self._places.of(error)}"
+                self._send([NO_CALL, NOTED, text.encode(errors="replace")])
 
     def _read(self, buffer: memoryview) -> int:
         messages = self._messages
@@ -256,7 +256,7 @@ class Worker:
         try:
             answer = self._run(frames)
         except BaseException as error:  # where a result is looked at, for example
-            answer = [frames[0], FAILED, self._failures.note(error).encode(errors="replace")]
+            answer = self._failed(frames[0], error)
         self._notice.cancel()  # of a call that failed
         if self._stream.fileno() < 0:
             os._exit(0)  # the model has forked, and this is not the process that was called
@@ -272,6 +272,11 @@ class Worker:
         except ConnectionError:
             os._exit(0)  # the server is gone
         held.clear()
+
+    def _failed(self, number: Frame, error: BaseException) -> list[Any]:
+        """Returns the frames of the answer of a call that failed as a whole."""
+        said = words_of(error), self._places.of(error)
+        return [number, FAILED, *(text.encode(errors="replace") for text in said)]
 
     def _run(self, frames: list[Frame]) -> list[Any]:
         """Runs one call; returns the frames of its answer."""
@@ -301,10 +306,10 @@ class Worker:
         known.clear()
         return self._answered(number, answered, fresh)
 
-    def _answered(self, number: Frame, answered: list[Any] | str, fresh: str = "") -> list[Any]:
+    def _answered(self, number: Frame, answered: list[Any] | BaseException, fresh: str = "") -> list[Any]:
         """Returns the frames of a call's answer."""
-        if isinstance(answered, str):
-            return [number, FAILED, answered.encode(errors="replace")]
+        if isinstance(answered, BaseException):
+            return self._failed(number, answered)
         version = getattr(self._model, "model_version", None)
         said = f"{'' if version is None else version}{fresh}"
         answer: list[Any] = [number, RESULT, said.encode(errors="replace"), *answered]
@@ -315,18 +320,18 @@ class Worker:
             answer.append(write_offsets(freed))
         return answer
 
-    def _run_stacked(self, call: int, arrays: dict[str, Any], count: int) -> list[Any] | str:
+    def _run_stacked(self, call: int, arrays: dict[str, Any], count: int) -> list[Any] | BaseException:
         assert self._stacked is not None
         self._begin(call, ALL_ROWS, count)
         try:
             outputs = self._model.infer_stacked(arrays)
         except BaseException as error:
-            return self._failures.note(error)
+            return error
         self._ended(count, announces=False)
         answered = self._stacked.write(outputs, count)
         return answered or [part for row in split(outputs, count) for part in self._written(row)]
 
-    def _run_batch(self, call: int, rows: list[Any], refused: dict[int, bytes]) -> list[Any] | str:
+    def _run_batch(self, call: int, rows: list[Any], refused: dict[int, bytes]) -> list[Any] | BaseException:
         sound = [row for at, row in enumerate(rows) if at not in refused]
         count = len(sound)
         results: Any = ()
@@ -335,15 +340,15 @@ class Worker:
             try:
                 assert self._batch is not None
                 results = self._call(self._batch, sound)
-                results = list(results) if isinstance(results, Sequence) else rows_of(results, count)
+                results = results if isinstance(results, list) else rows_of(results, count)
                 if len(results) != count:
                     raise ValueError(f"the model gave {len(results)} results for {count} observations")
             except InvalidObservation as error:
                 if count > 1:  # which one's, each alone will tell
-                    return self._failures.note(error)
+                    return error
                 results = [error]
             except BaseException as error:
-                return self._failures.note(error)
+                return error
             self._ended(count, announces=not refused and not any(isinstance(one, Exception) for one in results))
         outcomes = iter(results)
         return [
@@ -365,7 +370,7 @@ class Worker:
             except InvalidObservation as error:
                 parts += (write_refusal("INVALID_OBSERVATION", error.reason), b"")
             except BaseException as error:
-                parts += (write_refusal("MODEL_FAILED", self._failures.note(error)), b"")
+                parts += (write_refusal("MODEL_FAILED", words_of(error), self._places.of(error)), b"")
             else:
                 self._ended(1, announces=True)
                 parts += self._written(result)

@@ -28,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from inferential.scheduler import chunk_values as values
+from inferential.scheduler.chunk_client import ChunkClient, note_reserves
 from inferential.scheduler.chunk_table import ChunkTable
 from inferential.scheduler.request import InferenceRequest
 from inferential.scheduler.time.availability import ReplicaSlot
@@ -50,18 +51,6 @@ _MAX_REPLICAS = 1024  # that are remembered
 _MAX_CLIENTS = 4096  # whose last service is remembered; beyond it, those served longest ago are forgotten
 
 
-class _Served:
-    """A client: since when it waits, until when its last chunk lasts, and the chunks' time that it starved lately."""
-
-    __slots__ = ("lasts_until", "since", "starved", "starved_at")
-
-    def __init__(self, since: float) -> None:
-        self.since = since
-        self.lasts_until = math.inf
-        self.starved = 0.0
-        self.starved_at = since
-
-
 class ChunkLane:
     """The requests that say what a chunk adds (`InferenceRequest.chunk`).
 
@@ -77,7 +66,7 @@ class ChunkLane:
         self._places: dict[InferenceRequest, int] = {}
         self._of_client: dict[str, int] = {}  # how many requests of each client there are
         self._table = ChunkTable()  # of the requests, by place
-        self._served: OrderedDict[str, _Served] = OrderedDict()  # by client
+        self._served: OrderedDict[str, ChunkClient] = OrderedDict()  # by client
         self._calls_since_turn = OWN_SHARE
         self._size = 0  # of the last call that had a choice
         self._comes_at: dict[str, float] = {}  # by client that knows its turn, when that comes
@@ -118,7 +107,7 @@ class ChunkLane:
         self._of_client[client_id] = self._of_client.get(client_id, 0) + 1
         client = self._served.get(client_id)
         if client is None:
-            client = self._served[client_id] = _Served(request.waiting_since)
+            client = self._served[client_id] = ChunkClient(request.waiting_since)
         now = request.received_at
         starved = max(client.starved - self._starved, 0.0) / max(self._starved, 1.0)
         column = values.column(
@@ -295,8 +284,18 @@ class ChunkLane:
 
     # Choosing
 
-    def take(self, profile: LatencyProfile, limit: int, now: float) -> list[InferenceRequest]:
-        """Removes and returns the requests of a call that begins now, at most `limit` of them."""
+    def take(
+        self, profile: LatencyProfile, limit: int, now: float, answer_within_s: tuple[float, float] | None = None
+    ) -> list[InferenceRequest]:
+        """Removes and returns the requests of a call that begins now.
+
+        Args:
+            profile: of its replica.
+            limit: the most requests.
+            now: seconds of `time.monotonic()`.
+            answer_within_s: how long the next answers may take, by how many robots ask lately, and at most; None: not
+                known.
+        """
         table, waiting = self._table, self._requests
         turn = table.due(now) if limit > 1 or self._calls_since_turn >= OWN_SHARE else None
         places = values.choose(table, profile, limit, now, turn, self._size)
@@ -304,7 +303,10 @@ class ChunkLane:
             self._size = len(places)
         batch = [waiting[place] for place in places]
         self._calls_since_turn += 1
-        self._serve(batch, table.of(places), now + profile.typical(len(batch)), now)
+        answered_at = now + profile.typical(len(batch))
+        if answer_within_s is not None:
+            note_reserves(batch, self._served, answer_within_s, answered_at)
+        self._serve(batch, table.of(places), answered_at, now)
         self._remove(batch, places)
         for request in batch:
             if request.client_id in self._of_client:
@@ -323,7 +325,7 @@ class ChunkLane:
                 comes_at.pop(client_id, None)
             client = clients.get(client_id)
             if client is None:
-                client = clients[client_id] = _Served(since)
+                client = clients[client_id] = ChunkClient(since)
             if turn <= now:
                 self._calls_since_turn = 0
             if ends_at > answered_at + lasts_s:

@@ -71,11 +71,13 @@ class Refusal:
         kind: decides the client's error type.
         reason: in words, for a person.
         cause: in one word, for programs and metrics: few distinct ones, whatever clients send.
+        logged: whether a line of the log says it already.
     """
 
     kind: RefusalKind
     reason: str
     cause: str
+    logged: bool = False
 
 
 QUEUE_FULL = "queue_full"

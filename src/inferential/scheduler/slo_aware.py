@@ -42,6 +42,7 @@ from inferential.scheduler.slo_lane import SloLane
 from inferential.scheduler.slo_model import (
     ModelState,
     alternating,
+    answer_within_s,
     infeasible_from,
     is_alone,
     is_crowded_out,
@@ -170,7 +171,7 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         limit = min(slot.max_batch_size, slot.profile.explored())
         chunks = lane.chunks
         if chunks and (not lane.has_others or model.is_turn_of_chunks(len(lane))):
-            return chunks.take(slot.profile, limit, now)
+            return chunks.take(slot.profile, limit, now, model.answer_within_s)
         overloaded = self._is_overloaded(slot.model_id, now)
         largest_within, caution = slot.profile.largest_within, CAUTION if model.needed > 1 else 1.0
         batch: list[InferenceRequest] = []
@@ -200,7 +201,7 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
             batch.append(request)
         lane.end_of_choice()
         if not batch and chunks is not None and len(chunks):
-            return chunks.take(slot.profile, limit, now)
+            return chunks.take(slot.profile, limit, now, model.answer_within_s)
         return batch
 
     def ready_at(self, model_id: str) -> float | None:
@@ -228,10 +229,10 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
     def _waits_until(self, lane: SloLane, slot: ReplicaSlot, now: float) -> float:
         """Returns until when a call waits for more rows, alike for all free replicas; -inf: it does not wait."""
         if chunks := lane.chunks:
+            needed = self._need(slot.model_id, now)
             if lane.has_others or chunks.starve(now, slot.max_batch_size):
                 return -math.inf
-            model = self._model(slot.model_id)
-            enough = min(self._need(slot.model_id, now), slot.max_batch_size, model.demand.clients(now))
+            enough = min(needed, slot.max_batch_size, self._model(slot.model_id).demand.clients(now))
             return chunks.waits_until(slot.profile, enough, now)
         first, live = lane.earliest(), lane.live_count
         if first is None:
@@ -279,10 +280,7 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         """Removes the client's waiting requests, and forgets since when it waited."""
         super().on_client_disconnected(client_id)
         for model in self._models.values():
-            model.unserved.pop(client_id, None)
-            model.expected.forget(client_id)
-            if model.chunks is not None:
-                model.chunks.forget(client_id)
+            model.forget(client_id)
 
     def _leave_lane(self, request: InferenceRequest) -> None:
         chunks = self._lanes[request.pool].chunks
@@ -299,8 +297,7 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
 
     def take_infeasible(self) -> list[tuple[InferenceRequest, str]]:
         """Removes and returns requests that cannot be in time and want to be refused then, each with the reason."""
-        now = time.monotonic()
-        infeasible: list[tuple[InferenceRequest, str]] = []
+        now, infeasible = time.monotonic(), list[tuple[InferenceRequest, str]]()
         for model_id, lane in list(self._lanes.items()):
             self._note_late(lane, now)
             for spent in () if lane.chunks is None else lane.chunks.too_late(now):
@@ -369,8 +366,11 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
                 (self._model(other).demand.per_second(now), self._availability.slots(other))
                 for other in self._availability.colocated_models(model_id)
             ]
-            model.needed = smallest_sufficient(self._availability.slots(model_id), colocated_models, UTILISATION)
+            slots = self._availability.slots(model_id)
+            model.needed = smallest_sufficient(slots, colocated_models, UTILISATION)
             model.plans = model.needed > 1 and is_alone(model_id, self._availability)
+            if model.chunks is not None:
+                model.answer_within_s = answer_within_s(slots, model.demand.clients(now), model.chunks, now)
         return model.needed
 
     def _is_overloaded(self, model_id: str, now: float) -> bool:

@@ -11,7 +11,7 @@ from inferential.scheduler.chunk_lane import ChunkLane
 from inferential.scheduler.lookahead import Planned, next_call
 from inferential.scheduler.request import InferenceRequest
 from inferential.scheduler.slo_lane import SloLane
-from inferential.scheduler.time.availability import Availability, ReplicaSlot
+from inferential.scheduler.time.availability import ANY_BATCH_SIZE, Availability, ReplicaSlot
 from inferential.scheduler.time.demand import Demand
 from inferential.scheduler.time.expected import Expected
 
@@ -156,6 +156,34 @@ def planned_call(
     return call.begins_at, [request for _, request in chosen if request is not None]
 
 
+def answer_within_s(
+    slots: Sequence[ReplicaSlot], clients: int, chunks: ChunkLane, now: float
+) -> tuple[float, float] | None:
+    """Returns how long an answer may take that is asked for when all replicas run: the wait for one, and its own call.
+
+    Args:
+        slots: of its model.
+        clients: that ask it lately. Not more than their number's share of a call come at once, of each replica.
+        chunks: the requests of robots that play chunks.
+        now: seconds of `time.monotonic()`.
+
+    Returns:
+        By the high quantiles of a call and of the time until the first of the replicas is free, whose calls end at any
+        time each: with so many clients, and with however many. None while a replica is not known well enough, and where
+        more robots starve than the next calls of all replicas take: to have asked earlier would help none of them.
+    """
+    rows = sum(slot.max_batch_size for slot in slots)
+    if not all(slot.profile.warm for slot in slots) or chunks.starve(now, rows + 1):
+        return None
+    share = math.ceil(clients / len(slots))
+    lately_s, most_s = (
+        max(slot.profile.high(min(rows, slot.max_batch_size, slot.profile.explored())) for slot in slots)
+        for rows in (max(share, 1), ANY_BATCH_SIZE)
+    )
+    waits = 1 - (1 - slots[0].profile.quantile) ** (1 / len(slots))
+    return lately_s * (1 + waits if share > 1 else 1), most_s * (1 + waits)
+
+
 class ModelState:
     """State of one model, whether anything waits for it or not.
 
@@ -164,6 +192,7 @@ class ModelState:
     """
 
     __slots__ = (
+        "answer_within_s",
         "called_at",
         "calls_since_late",
         "chunk_share",
@@ -190,6 +219,8 @@ class ModelState:
         """Its requests that are chosen by robot time; it outlives the lane, since it knows when robots were served."""
         self.chunk_share: float = 0.0
         """Part of a call that robots which play chunks are due, beside other clients."""
+        self.answer_within_s: tuple[float, float] | None = None
+        """How long an answer to a robot that plays chunks may take, by how many ask lately, and at most."""
         self.needed: int = 1
         self.needed_since: float = -math.inf
         self.empty_until: dict[str, float] = {}
@@ -211,6 +242,13 @@ class ModelState:
             return False
         self.chunk_share %= 1.0
         return True
+
+    def forget(self, client_id: str) -> None:
+        """Forgets a client that is gone."""
+        self.unserved.pop(client_id, None)
+        self.expected.forget(client_id)
+        if self.chunks is not None:
+            self.chunks.forget(client_id)
 
     def note_unserved(self, client_id: str, since: float) -> None:
         """Notes that the last waiting request of a client ended without an answer."""

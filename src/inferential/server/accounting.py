@@ -34,6 +34,7 @@ from inferential.server.chunk_times import chunk_time
 from inferential.server.ingress import IncomingRequest, Overtaken
 from inferential.tracking.action_horizon import horizon_of
 from inferential.tracking.fleet import Fleet, FleetChanges
+from inferential.tracking.outcome_counts import UsedLate
 
 if TYPE_CHECKING:
     from inferential.tracking.outcome_counts import OutcomeCounts
@@ -79,6 +80,8 @@ class Accounting:
         self._shares_due_at = -math.inf
         self.on_dispatch: Callable[[Batch], None] | None = None
         """Called with each batch before its model gets it."""
+        self.on_used_late: Callable[[UsedLate], None] | None = None
+        """Called with each answer that was sent in time and used too late, when its robot says so."""
         self.late_by_cause: dict[str, int] = {}
         """Late actions of all robots so far, by cause."""
         self._call_times = CallTimes(engine.profiles)
@@ -235,6 +238,8 @@ class Accounting:
         self._recorder.applied(request, age_ms, unread_ms, found.network_ms, is_late=found.is_late)
         if found.cause is not None:
             self._late(request, found.cause, request.received_at)
+            if found.is_late and self.on_used_late is not None:
+                self.on_used_late(UsedLate(request.client_id, request.model_id, applied.request_id, found.cause))
 
     def answered(self, results: Sequence[DispatchResult]) -> None:
         """Records results of one call that were sent, whose requests say when."""

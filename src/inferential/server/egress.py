@@ -146,7 +146,7 @@ class Egress:
         refusal = request.refusal
         assert refusal is not None
         self._accounting.refused(request, refusal)
-        if refusal.kind is not RefusalKind.SUPERSEDED and refusal.cause not in _UNREAD:
+        if not refusal.logged and refusal.kind is not RefusalKind.SUPERSEDED and refusal.cause not in _UNREAD:
             made_up = refusal.kind is RefusalKind.UNKNOWN_MODEL  # as many names as a client likes
             key = (request.client_id, "" if made_up else request.model_id, refusal.cause)
             text = "client %s: a request for model %s was refused (%s): %s"
@@ -287,10 +287,9 @@ class Egress:
             client_id: the robot's.
             awaited: the requests that it waits for.
         """
-        known = self._transport.answered_late.get(connection, set())
-        place = self._transport.place
-        known |= {one.request_id for one in self._accounting.engine.requests() if place(one.connection) == connection}
-        missing = [request_id for request_id in awaited if request_id not in known]
+        place, late = self._transport.place, self._transport.answered_late.get(connection, ())
+        open_ids = {one.request_id for one in self._accounting.engine.requests() if place(one.connection) == connection}
+        missing = [request_id for request_id in awaited if request_id not in open_ids and request_id not in late]
         if missing:
             refusals = write_refusals(
                 client_id=client_id,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass
+from itertools import islice
 from operator import attrgetter
 
 from inferential.scheduler.running import Batch
@@ -48,6 +49,9 @@ class History:
 
     Args:
         started_at: when the server started, in seconds of `time.monotonic()`.
+
+    Attributes:
+        ended_count: calls that have ended so far.
     """
 
     def __init__(self, started_at: float) -> None:
@@ -55,6 +59,7 @@ class History:
         self._finished: deque[_FinishedCall] = deque(maxlen=MAX_FINISHED_CALLS)
         self._running: dict[Batch, int] = {}
         self._count = 0
+        self.ended_count: int = 0
 
     def __len__(self) -> int:
         return len(self._finished) + len(self._running)
@@ -66,20 +71,20 @@ class History:
 
     def ended(self, batch: Batch, now: float, *, ok: bool) -> None:
         """Moves a call to the finished ones."""
+        self.ended_count += 1
         clients = list(map(_CLIENT_ID, batch.requests))  # not the requests, which hold large payloads
         self._finished.append(
             (self._running.pop(batch), batch.model_id, batch.replica, batch.started_at, now, ok, clients)
         )
 
     def batches(self, after: int = 0, most: int = MAX_FINISHED_CALLS) -> list[BatchStatus]:
-        """Returns the finished calls with a number above `after`, oldest first, then the running ones.
+        """Returns the calls that ended after the first `after` of them had, as they ended, then the running ones.
 
         Of more than `most` finished ones it returns so many or fewer, every second, third and so on, and the last.
         """
-        calls = [call for call in self._finished if call[0] > after]
-        if len(calls) > most:
-            calls = calls[:: -math.ceil(len(calls) / most)][::-1]
-        found = [self._status(*call) for call in calls]
+        count = min(self.ended_count - after, len(self._finished))
+        newest = islice(reversed(self._finished), 0, count, max(math.ceil(count / most), 1))
+        found = [self._status(*call) for call in newest][::-1]
         for batch, number in self._running.items():
             clients = list(map(_CLIENT_ID, batch.requests))
             found.append(self._status(number, batch.model_id, batch.replica, batch.started_at, None, True, clients))

@@ -138,7 +138,6 @@ class Server(ServerView):
         self._run = run = self._connect_parts()
         run.pump.start(run.executor)
         run.keys.start()
-        logger.info("listening on %s, strategy %s", ", ".join(run.transport.addresses), config.scheduling.strategy)
         for warning in exposure(config):
             logger.warning("%s", warning)
         try:
@@ -188,7 +187,8 @@ class Server(ServerView):
         return Run(asyncio.get_running_loop(), transport, pump, executor, history, keys)
 
     async def _on_listening(self) -> None:
-        """Does what a subclass has to do before the models are begun, which may take long."""
+        """Says so, before the models are begun, which may take long; a subclass says it in its own way."""
+        logger.info("listening on %s, strategy %s", ", ".join(self.addresses), self.config.scheduling.strategy)
 
     async def _wait_for_models(self) -> None:
         """Waits for the models that load, for a while: most are there within it, and robots need not ask in vain."""
@@ -334,6 +334,7 @@ class Server(ServerView):
             return
         egress = self._run.executor.egress
         self._core.accounting.on_dispatch = each([one.dispatched for one in watchers])
+        self._core.accounting.on_used_late = each([one.used_late for one in watchers])
         egress.on_result = each([one.answered for one in watchers])
         egress.on_end = each([one.ended for one in watchers])
 

@@ -215,13 +215,13 @@ def status_of(
     counters: dict[str, int],
     sizes: dict[str, int],
     late_by_cause: dict[str, int],
-    after_batch: int = 0,
+    after_ended: int = 0,
     most_batches: int = MAX_FINISHED_CALLS,
 ) -> ServerStatus:
     """Returns the status of a server from its parts, with these of its clients.
 
-    `model_ids` is None if every id may be a model's; of the calls that have ended there are those with a number above
-    `after_batch`, or some of them, `most_batches`.
+    `model_ids` is None if every id may be a model's; of the calls that have ended there are those that did after the
+    first `after_ended` of them, or some of them, `most_batches`.
     """
     now = time.monotonic()
     served = engine.profiles.models() if model_ids is None else model_ids
@@ -249,7 +249,7 @@ def status_of(
             )
             for model_id in sorted(served)
         ],
-        batches=history.batches(after_batch, most_batches),
+        batches=history.batches(after_ended, most_batches),
         nodes=list(dispatcher.nodes()),
         workers=list(dispatcher.workers()),
         warnings=warnings,

@@ -130,13 +130,13 @@ class ServerView:
         served = self._core.model_ids()
         return sorted(self.profiles.models() if served is None else served)
 
-    def overview(self, after_batch: int = 0, most_batches: int = MAX_FINISHED_CALLS) -> ServerStatus:
+    def overview(self, after_ended: int = 0, most_batches: int = MAX_FINISHED_CALLS) -> ServerStatus:
         """Returns the status without clients, whose number may be large; `client_status` has them, some at a time.
 
-        Of the calls that have ended it has those with a number above `after_batch`; of more than `most_batches` so
-        many or fewer, at even distances.
+        Of the calls that have ended it has those that did after the first `after_ended` of them; of more than
+        `most_batches` so many or fewer, at even distances.
         """
-        return self._status((), after_batch, most_batches)
+        return self._status((), after_ended, most_batches)
 
     def client_status(self, client_ids: Iterable[str], *, with_lateness: bool = True) -> list[ClientStatus]:
         """Returns the status of those of these clients that are connected, or disconnected lately.
@@ -159,12 +159,12 @@ class ServerView:
         return robot_of(found[0], self._core.accounting.fleet, self._core.models, time.monotonic())
 
     def _status(
-        self, client_ids: Iterable[str], after_batch: int = 0, most_batches: int = MAX_FINISHED_CALLS
+        self, client_ids: Iterable[str], after_ended: int = 0, most_batches: int = MAX_FINISHED_CALLS
     ) -> ServerStatus:
         run, core = self._require_run(), self._core
         return status_of(
             client_ids=client_ids,
-            after_batch=after_batch,
+            after_ended=after_ended,
             most_batches=most_batches,
             address=run.transport.address,
             strategy=core.config.scheduling.strategy,
@@ -181,6 +181,7 @@ class ServerView:
             late_by_cause=core.accounting.late_by_cause,
             counters={
                 "pump_runs": run.pump.runs,
+                "calls_ended": run.history.ended_count,
                 "calls_inline": run.executor.inline_calls,
                 "observations_clock_off": core.ingress.clocks_off,
                 "calls_as_tasks": run.executor.task_calls,

@@ -8,6 +8,7 @@ from typing import Protocol, TypeVar
 from inferential.dispatch.base import DispatchResult
 from inferential.scheduler.request import InferenceRequest
 from inferential.scheduler.running import Batch
+from inferential.tracking.outcome_counts import UsedLate
 
 _What = TypeVar("_What")
 
@@ -23,6 +24,9 @@ class RequestWatcher(Protocol):
 
     def ended(self, request: InferenceRequest) -> None:
         """Called with each request that has ended."""
+
+    def used_late(self, used: UsedLate) -> None:
+        """Called with each answer that a robot used too late, when it says so: with a later observation."""
 
 
 def each(callbacks: Sequence[Callable[[_What], None]]) -> Callable[[_What], None] | None:

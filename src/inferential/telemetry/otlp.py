@@ -11,7 +11,6 @@ import contextlib
 import logging
 import os
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from importlib.metadata import version
 from typing import ClassVar
@@ -31,6 +30,7 @@ from inferential.server import Server
 from inferential.server.service import Service
 from inferential.telemetry.prometheus import Exporter
 from inferential.telemetry.traces import RequestTracer
+from inferential.wall_clock import wall_ns
 
 logger: logging.Logger = logging.getLogger("inferential.telemetry")
 
@@ -122,7 +122,7 @@ class _MetricsExport:
         self._families = Exporter(server)
         self._resource = resource
         self._exporter = exporter
-        self._started_ns = time.time_ns()
+        self._started_ns = wall_ns()
 
     async def run(self, interval_s: float) -> None:
         """Exports until it is cancelled. The exporter logs its failures, and what it missed is in the next: sums are
@@ -145,7 +145,7 @@ class _MetricsExport:
         await asyncio.to_thread(self._exporter.export, self._data())
 
     def _data(self) -> otel.MetricsData:
-        metrics = list(converted(self._families.families(), self._started_ns, time.time_ns()))
+        metrics = list(converted(self._families.families(), self._started_ns, wall_ns()))
         scope = otel.ScopeMetrics(InstrumentationScope("inferential", version("inferential")), metrics, "")
         return otel.MetricsData([otel.ResourceMetrics(self._resource, [scope], "")])
 

@@ -144,7 +144,7 @@ class _Clock:
         self._offset_ns = time.time_ns() - time.monotonic_ns()
 
     def ns(self, at: float) -> int:
-        return self._offset_ns + int(at * 1e9)
+        return max(self._offset_ns + int(at * 1e9), 0)
 
 
 def _parent(request: InferenceRequest) -> Context:

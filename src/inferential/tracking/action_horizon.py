@@ -9,7 +9,7 @@ The deadline that follows from it is set in `scheduler.deadline`.
 
 Of a robot that states its steps, its queue of actions is mirrored: chunks that are being made or on their way last
 longer than the steps that it stated (`queue_of`). A robot that acknowledges chunks (the newest that it has played an
-action of, and from which action on) says exactly which are on their way still, and how long after its departure an
+action of, and how soon) says exactly which are on their way still, and how long after its departure an
 answer is played: the network and the rest of a control period, which the shortest of them has none of.
 """
 
@@ -155,8 +155,8 @@ class ActionHorizonTracker:
             client_id, model_id: the client and the model that it asks.
             steps_remaining: actions left, as stated.
             now: arrival of the observation, in seconds of `time.monotonic()`.
-            played_id, played_from: the newest chunk of which it has played an action, and from which one on; None: it
-                does not acknowledge chunks.
+            played_id, played_from: the newest chunk of which it has played an action, and after how many control steps
+                since its observation; None: it does not acknowledge chunks.
 
         Returns:
             None while its control period, or how long a chunk of this model is, is not known.

@@ -7,3 +7,5 @@ MAX_MODELS = 64
 """Models of one client; with one more, the one known longest is forgotten."""
 MAX_PENDING = 256
 """Pending responses of one client; with one more, the oldest is invalidated."""
+MAX_OPEN = 8
+"""Answers of one client and model of which it may still say when it used them; a later word is of an unknown one."""

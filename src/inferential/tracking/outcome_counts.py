@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from inferential.tracking.lateness import WINDOW_S, ActionAges, ServerTimes
-from inferential.tracking.limits import MAX_MODELS
+from inferential.tracking.limits import MAX_MODELS, MAX_OPEN
 
 NOTHING_S = 1.0
 """A robot that asks for longer than this, and than its answers may take, without an answer gets nothing."""
 _KEPT_REFUSALS = 8
-_MAX_OPEN = 8  # answers of which the robot may still say when it used them
 
 
 @dataclass(slots=True)
@@ -125,7 +124,7 @@ class OutcomeCounts:
             return self.ages.note(sent_at, times, math.nan, 0.0)
         waiting = self._open
         waiting[request_id] = times
-        if len(waiting) <= _MAX_OPEN:
+        if len(waiting) <= MAX_OPEN:
             return None
         oldest = waiting.pop(next(iter(waiting)))
         if self.applied_age_ms is not None:
@@ -160,6 +159,21 @@ class Applied(NamedTuple):
 
 
 _UNKNOWN = Applied(None, None, False)
+
+
+class UsedLate(NamedTuple):
+    """An answer that was sent in time, and of which its robot says that it used it too late.
+
+    Attributes:
+        client_id, model_id: of the robot, and of the model that it asked.
+        request_id: of the answer's request.
+        cause: what made it late, one of `CAUSES`.
+    """
+
+    client_id: str
+    model_id: str
+    request_id: int
+    cause: str
 
 
 class OutcomeTable:

@@ -11,7 +11,7 @@ from inferential.transport.connections import ClientConnection
 
 TOTAL_BYTES = 1024 * 1024 * 1024
 STALL_S = 10.0
-"""A frame of which fewer than `PROGRESS_BYTES` came in this time, and which is not whole, ends its connection."""
+"""A message of which fewer than `PROGRESS_BYTES` came in this time, and which is not whole, ends its connection."""
 PROGRESS_BYTES = 64 * 1024
 
 
@@ -27,7 +27,7 @@ class ByteBudget:
         self._per_connection = per_connection
         self._total = total
         self._received: dict[ClientConnection, int] = {}
-        self._progress: dict[ClientConnection, int] = {}  # bytes that were missing when it was looked at last
+        self._progress: dict[ClientConnection, int] = {}  # bytes that had come when it was looked at last
         self._sending: dict[ClientConnection, int] = {}
         self.used: int = 0
         """Bytes that are reserved now."""
@@ -77,6 +77,10 @@ class ByteBudget:
         else:
             self._sending.pop(client, None)
 
+    def unsent(self) -> int:
+        """Returns how many messages wait until their connections read them."""
+        return sum(client.stream.unsent for client in self._sending)
+
     def closed(self, client: ClientConnection) -> None:
         """Frees all that a connection holds."""
         self.received(client)
@@ -88,13 +92,17 @@ class ByteBudget:
         return self._per_connection is not None and held > self._per_connection
 
     def stalled(self) -> Iterable[ClientConnection]:
-        """Returns the connections whose half-received frames have not come on since the last call."""
+        """Returns the connections whose half-received messages have not come on since the last call.
+
+        Between two frames, none of a message's bytes are missing that it has said to have, and the next frame is.
+        """
         found = []
-        for client in self._received:
+        for client, held in self._received.items():
             missing = client.stream.missing_bytes
-            if self._progress.get(client, missing + PROGRESS_BYTES) - missing < min(PROGRESS_BYTES, missing):
+            before, come = self._progress.get(client), held - missing
+            if before is not None and come - before < min(PROGRESS_BYTES, max(missing, 1)) and not client.queued:
                 found.append(client)
-            self._progress[client] = missing
+            self._progress[client] = come
         return found
 
     @property

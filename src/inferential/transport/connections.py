@@ -48,6 +48,7 @@ class ClientConnection:
     """One client's connection, in its handshake or after it.
 
     Attributes:
+        accepted_at, handshake_deadline: in seconds of `time.monotonic()`.
         number: its own, never used again, unlike its identity; 0 until the handshake is done.
         events: what the poller looks for.
         newest_only: of messages that came together the newest is returned first, see `ZmqTransport.prefer_newest`.
@@ -67,6 +68,7 @@ class ClientConnection:
 
     __slots__ = (
         *(
+            "accepted_at",
             "asked",
             "corked",
             "due",
@@ -84,8 +86,9 @@ class ClientConnection:
         *("parked_at", "queued", "reads", "rival", "stream"),
     )
 
-    def __init__(self, stream: Stream, handshake_deadline: float, host: str = "") -> None:
+    def __init__(self, stream: Stream, accepted_at: float, handshake_deadline: float, host: str = "") -> None:
         self.stream = stream
+        self.accepted_at = accepted_at
         self.handshake_deadline = handshake_deadline
         self.host = host
         self.identity = b""  # until the handshake is done
@@ -165,14 +168,13 @@ class Connections:
                 call(client)
 
     def sizes(self) -> dict[str, int]:
-        """Returns the number of connections and of buffered messages."""
+        """Returns the number of connections."""
         return {
             "connections": len(self.by_identity),
             "connections_handshaking": len(self.handshaking),
             "connections_parked": self.parked_count,
             "connections_rival": len(self.by_number) - len(self.by_identity),
             "connections_watched": max(len(self.poller) - 1, 0),  # the poller has the listener too
-            "messages_unsent": sum(client.stream.unsent for client in self.by_number.values()),
         }
 
 

@@ -154,11 +154,13 @@ class RouterSocket(Sender):
                 self._end(client, error)
                 continue
             if stream.unsent:
-                self._connections.update_events(client)  # a reply to its heartbeat
+                self._note_unsent(client)  # a reply to its heartbeat
             if frames is None:
                 client.queued = False
                 if client.parked_at:
                     self._parking.settle(client)
+                if self._budget.used and self._loop is not None:
+                    self._stalls.start(self._loop)
                 if stream.ttl_s:  # of a PING that was just read
                     self._heartbeats.heard(client, self._loop)
                 if stream.commands > MANY_COMMANDS:
@@ -198,7 +200,7 @@ class RouterSocket(Sender):
         """
         stream, overtaken, reads = client.stream, self.overtaken, _MAX_CATCH_UP_READS if client.floods else 0
         client.floods = False
-        while True:
+        while isinstance(frames[1], bytes):  # else it is no envelope, and too large to be kept beside newer ones
             if burst := stream.burst():
                 overtaken.append((bytes(frames[1]), frames[2], 0, len(frames[2])))
                 envelope, data, start, end = burst.pop()
@@ -224,6 +226,7 @@ class RouterSocket(Sender):
             overtaken.append((bytes(frames[1]), frames[2], 0, len(frames[2])))
             client.floods = len(overtaken) >= FLOOD_MESSAGES
             frames = following
+        return frames
 
     def prefer_newest(self, number: int) -> None:
         """Returns, from now on, of several messages that a connection has sent the newest first."""
@@ -325,7 +328,7 @@ class RouterSocket(Sender):
             received = True
         else:
             return
-        if client.stream.missing_bytes and self._loop is not None:
+        if self._budget.used and self._loop is not None:
             self._stalls.start(self._loop)
         if client.stream.ttl_s:
             self._heartbeats.heard(client, self._loop)
@@ -355,7 +358,12 @@ class RouterSocket(Sender):
 
     def sizes(self) -> dict[str, int]:
         """Returns the number of connections and of buffered messages."""
-        return {"connections_ready": len(self._ready), "bytes_held": self._budget.used, **self._connections.sizes()}
+        return {
+            "connections_ready": len(self._ready),
+            "bytes_held": self._budget.used,
+            "messages_unsent": self._budget.unsent(),
+            **self._connections.sizes(),
+        }
 
     def _on_closed(self, client: ClientConnection) -> None:
         if self._tell_closed is not None:

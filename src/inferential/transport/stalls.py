@@ -1,4 +1,4 @@
-"""Ends connections whose half-sent frames do not come on."""
+"""Ends connections whose half-sent messages do not come on."""
 
 from __future__ import annotations
 
@@ -37,5 +37,6 @@ class StallWatch:
         self._timer = None
         for client in list(self._budget.stalled()):
             missing = client.stream.missing_bytes
-            self._end(client, ProtocolError(f"{missing} bytes of a frame did not come within {STALL_S:g} s"))
+            what = f"{missing} bytes of a frame" if missing else "the last frame of a message"
+            self._end(client, ProtocolError(f"{what} did not come within {STALL_S:g} s"))
         self.start(loop)

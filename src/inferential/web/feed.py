@@ -10,28 +10,32 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Generator, Sequence
 from dataclasses import fields
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 from inferential.notices import Notices
 from inferential.server import Server
-from inferential.server.status import ServerStatus
 
 logger: logging.Logger = logging.getLogger("inferential")
 
 INTERVAL_S = 0.25
 ROBOTS_EACH = 100
-"""In an event, at most: each of a thousand robots is shown anew within 2.5 s."""
+"""In an event, at most: each of a thousand robots is shown anew within 10 s."""
 CALLS_EACH = 64
 """Of models, in an event, at most: of more than that the page draws some."""
 SHARE = 0.1
-"""Of the event loop's time, the part that whole statuses, and events, may take: one that takes long is given again."""
+"""Of the event loop's time, the part that whole statuses may take: one that takes long is given again."""
+EVENTS_SHARE = 0.005
+"""The same of events, which come less often where they take longer: half a percent moves no robot's p99."""
 CLIENTS_AT_ONCE = 10
 _WITH_LATENESS_AT_ONCE = 4
 _NO_CLIENTS = '"clients":[]'
 _MISSED = ""  # in place of an event: the viewer is to get all robots, as it missed some
+Made = TypeVar("Made")
+Parts = Generator[None, None, Made]
+"""Makes something a part at a time; between the parts the event loop is left to robots."""
 
 
 class Feed:
@@ -45,7 +49,7 @@ class Feed:
         self._server = server
         self._task: asyncio.Task[None] | None = None
         self._viewers: set[asyncio.Queue[str | None]] = set()
-        self._last_batch = 0
+        self._calls_seen = 0  # of those that have ended, how many were in an event, or passed over
         self._rows: dict[str, str] = {}  # of each robot, as it was last sent
         self._at = 0  # where in the list of robots the next event goes on
         self._whole = ""
@@ -65,15 +69,16 @@ class Feed:
         return await asyncio.shield(self._making)
 
     async def _make_whole(self) -> str:
-        began = time.thread_time()
         try:
-            rows = await self._rows_of(self._server.known_clients, _WITH_LATENESS_AT_ONCE, with_lateness=True)
-            self._whole = _joined(self._server.overview(), list(rows.values()))
+            self._whole, took_s = await _made(self._whole_parts())
         finally:
             self._making = None
-        # Robots that are served between its parts count too, so that it is rather too long than too short.
-        self._whole_until = time.monotonic() + (time.thread_time() - began) / SHARE
+        self._whole_until = time.monotonic() + took_s / SHARE
         return self._whole
+
+    def _whole_parts(self) -> Parts[str]:
+        rows = yield from self._rows_of(self._server.known_clients, _WITH_LATENESS_AT_ONCE, with_lateness=True)
+        return _joined(_json(self._server.overview()), list(rows.values()))
 
     def robot(self, client_id: str) -> str | None:
         """Returns one robot in full as JSON; None: it is not known."""
@@ -92,7 +97,7 @@ class Feed:
             self._task = asyncio.get_running_loop().create_task(self._run())
         try:
             missing = [client_id for client_id in self._server.known_clients if client_id not in self._rows]
-            self._rows |= await self._rows_of(missing, CLIENTS_AT_ONCE, with_lateness=False)
+            self._rows |= (await _made(self._rows_of(missing, CLIENTS_AT_ONCE, with_lateness=False)))[0]
             yield self._snapshot()
             while (event := await queue.get()) is not None:
                 if event == _MISSED:
@@ -105,7 +110,7 @@ class Feed:
             self._viewers.discard(queue)
 
     def _snapshot(self) -> str:
-        return _joined(self._server.overview(0, CALLS_EACH), list(self._rows.values()))
+        return _joined(_json(self._server.overview(0, CALLS_EACH)), list(self._rows.values()))
 
     def _failed(self, error: Exception) -> str:
         """Logs why a status could not be made, and returns what viewers get in its place."""
@@ -126,12 +131,11 @@ class Feed:
         pause_s = INTERVAL_S
         while self._viewers:
             await asyncio.sleep(pause_s)
-            began = time.thread_time()
             try:
-                event = await self.next_event()
+                event, took_s = await _made(self._next_parts())
             except Exception as error:  # of one part of the status, and maybe for a moment
-                event = self._failed(error)
-            pause_s = max(INTERVAL_S, (time.thread_time() - began) / SHARE)
+                event, took_s = self._failed(error), 0.0
+            pause_s = max(INTERVAL_S, took_s / EVENTS_SHARE)
             for queue in self._viewers:
                 missed = queue.full()
                 if missed:
@@ -141,18 +145,22 @@ class Feed:
         self._rows.clear()
 
     async def next_event(self) -> str:
-        """Returns an event; between some clients and the next ones the event loop is left to robots."""
+        """Returns an event."""
+        return (await _made(self._next_parts()))[0]
+
+    def _next_parts(self) -> Parts[str]:
         known = self._server.known_clients
         left = self._rows.keys() - set(known)
         for client_id in left:
             del self._rows[client_id]
-        rows = await self._rows_of(self._next_of(known), CLIENTS_AT_ONCE, with_lateness=False)
+        rows = yield from self._rows_of(self._next_of(known), CLIENTS_AT_ONCE, with_lateness=False)
         self._rows |= rows
-        status = self._server.overview(self._last_batch, CALLS_EACH)  # of a thousand calls it would take milliseconds
-        ended = [batch.number for batch in status.batches if batch.ended_s is not None]
-        self._last_batch = max(ended, default=self._last_batch)
-        await asyncio.sleep(0)
-        return _joined(status, list(rows.values()), sorted(left))
+        status = self._server.overview(self._calls_seen, CALLS_EACH)  # of a thousand calls it would take milliseconds
+        self._calls_seen = status.counters["calls_ended"]
+        yield
+        overview = _json(status)
+        yield
+        return _joined(overview, list(rows.values()), sorted(left))
 
     def _next_of(self, known: Sequence[str]) -> Sequence[str]:
         """Returns the robots of the next event: new ones first."""
@@ -163,17 +171,30 @@ class Feed:
         self._at = at + count
         return [*some, *known[at : at + count]]
 
-    async def _rows_of(self, client_ids: Sequence[str], at_once: int, *, with_lateness: bool) -> dict[str, str]:
+    def _rows_of(self, client_ids: Sequence[str], at_once: int, *, with_lateness: bool) -> Parts[dict[str, str]]:
         rows: dict[str, str] = {}
         for at in range(0, len(client_ids), at_once):
             some = self._server.client_status(client_ids[at : at + at_once], with_lateness=with_lateness)
             rows |= {client.client_id: _json(client) for client in some}
-            await asyncio.sleep(0)
+            yield
         return rows
 
 
-def _joined(overview: ServerStatus, rows: Sequence[str], left: Sequence[str] | None = None) -> str:
-    before, after = _json(overview).split(_NO_CLIENTS, 1)
+async def _made(parts: Parts[Made]) -> tuple[Made, float]:
+    """Returns what parts make, each in a turn of the loop of its own, and the CPU time that they took together."""
+    took_s = 0.0
+    while True:
+        began = time.thread_time()
+        try:
+            next(parts)
+        except StopIteration as ended:
+            return ended.value, took_s + time.thread_time() - began
+        took_s += time.thread_time() - began
+        await asyncio.sleep(0)
+
+
+def _joined(overview: str, rows: Sequence[str], left: Sequence[str] | None = None) -> str:
+    before, after = overview.split(_NO_CLIENTS, 1)
     gone = "" if left is None else f'"left":{_json(left)},'
     return f'{before}{gone}"clients":[{",".join(rows)}]{after}'
 

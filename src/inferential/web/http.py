@@ -161,15 +161,22 @@ class HttpServer(Service):
         blocking = self._server.readiness()
         problems = list(dict.fromkeys(blocking + self._server.impairments()))
         content = {"ready": not blocking, "problems": problems, "models": self._server.model_states()}
-        return JSONResponse(content, status_code=503 if blocking else 200)
+        return _JsonLine(content, status_code=503 if blocking else 200)
 
     async def _model_readyz(self, request: Request) -> Response:
         model_id = request.path_params["model_id"]
         found = self._server.model_states().get(model_id)
         if found is None:
-            return JSONResponse({"ready": False, "model": model_id, "state": "unknown"}, status_code=404)
+            return _JsonLine({"ready": False, "model": model_id, "state": "unknown"}, status_code=404)
         ready = found["state"] == "ready"
-        return JSONResponse({"ready": ready, "model": model_id, **found}, status_code=200 if ready else 503)
+        return _JsonLine({"ready": ready, "model": model_id, **found}, status_code=200 if ready else 503)
+
+
+class _JsonLine(JSONResponse):
+    """JSON that ends its line, for who reads it in a terminal."""
+
+    def render(self, content: Any) -> bytes:
+        return super().render(content) + b"\n"
 
 
 def _file(name: str) -> Any:

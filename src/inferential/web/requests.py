@@ -12,6 +12,7 @@ from inferential.dispatch.base import DispatchResult
 from inferential.scheduler.request import InferenceRequest
 from inferential.scheduler.running import Batch
 from inferential.server import Server
+from inferential.tracking.outcome_counts import UsedLate
 
 _EVERY_S = 0.25
 _WAITING = 100_000
@@ -47,6 +48,9 @@ class RequestStream:
 
     def answered(self, result: DispatchResult) -> None:
         """Does nothing: `ended` is called too."""
+
+    def used_late(self, used: UsedLate) -> None:
+        """Does nothing: what counts is how requests end."""
 
     def ended(self, request: InferenceRequest) -> None:
         """Notes a request that was answered or refused."""

@@ -14,7 +14,7 @@ from functools import cache
 import numpy as np
 
 from inferential.zmtp.curve import COMMAND, MORE, OVERHEAD_BYTES, Session, pointer_to
-from inferential.zmtp.protocol import HEAD_FRAMES, Buffer, Discarded, Frame, ProtocolError
+from inferential.zmtp.protocol import HEAD_BYTES, HEAD_FRAMES, Buffer, Discarded, Frame, ProtocolError
 from inferential.zmtp.wire import FrameReader
 
 _LONG = 2  # flag of a frame of ZMTP
@@ -96,7 +96,8 @@ class BoxReader:
                 pointer = pointer_to(large)
                 self._session.open_box(large, pointer, 0, len(large), pointer + _PLAIN_AT)
                 flags, body = large[_PLAIN_AT], large[OVERHEAD_BYTES:]
-                frame: Buffer = bytes(body) if len(self._frames) < HEAD_FRAMES or flags & COMMAND else body
+                is_head = len(self._frames) < HEAD_FRAMES and len(body) <= HEAD_BYTES
+                frame: Buffer = bytes(body) if is_head or flags & COMMAND else body
             else:
                 size = self._complete()
                 if size == 0:

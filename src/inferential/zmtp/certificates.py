@@ -142,6 +142,18 @@ def _lines(text: str) -> Iterator[tuple[str, str, str]]:
             section = stripped
 
 
+def check_new(folder: str | Path, name: str) -> tuple[Path, Path]:
+    """Returns where the files NAME.key and NAME.key_secret go.
+
+    Raises:
+        FileExistsError: the first is there; keys are not overwritten.
+    """
+    public_path, secret_path = Path(folder, name + PUBLIC_SUFFIX), Path(folder, name + SECRET_SUFFIX)
+    if public_path.exists():
+        raise FileExistsError(f"{public_path} exists; keys are not overwritten")
+    return public_path, secret_path
+
+
 def write_certificates(
     folder: str | Path, name: str, public_key: bytes, secret_key: bytes, metadata: Mapping[str, str] | None = None
 ) -> tuple[Path, Path]:
@@ -153,12 +165,10 @@ def write_certificates(
         FileExistsError: one of them is there; keys are not overwritten.
         OSError: the folder cannot be written to.
     """
-    public_path, secret_path = Path(folder, name + PUBLIC_SUFFIX), Path(folder, name + SECRET_SUFFIX)
+    public_path, secret_path = check_new(folder, name)
     section = "metadata\n" + "".join(f'    {key} = "{value}"\n' for key, value in (metadata or {}).items())
     public = f'curve\n    public-key = "{encode_z85(public_key)}"\n'
     secret = f'    secret-key = "{encode_z85(secret_key)}"\n'
-    if public_path.exists():
-        raise FileExistsError(f"{public_path} exists; keys are not overwritten")
     _write(secret_path, _SECRET_HEAD + section + public + secret, 0o600)
     _write(public_path, _PUBLIC_HEAD + section + public, 0o644)
     return public_path, secret_path

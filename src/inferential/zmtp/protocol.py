@@ -26,6 +26,9 @@ VERSION_BYTES = 11
 """The start of a greeting that is the same for every peer: signature and major version."""
 HEAD_FRAMES = 2
 """The first frames of a message, which are read here and returned as bytes; the others are payload, and writable."""
+HEAD_BYTES = 1024 * 1024
+"""A larger one of them is returned as it was received: a copy of hundreds of megabytes takes long, and no envelope is
+as large."""
 
 MORE, LONG, COMMAND = 1, 2, 4
 """The flags of a frame."""

@@ -8,6 +8,7 @@ import numpy as np
 
 from inferential.zmtp.protocol import (
     COMMAND,
+    HEAD_BYTES,
     HEAD_FRAMES,
     LONG,
     MORE,
@@ -160,7 +161,7 @@ class Reader:
                     frame = bytearray(frame)
             else:
                 flags, frame, self._body = self._body_flags, self._body, None
-                if len(self._frames) < HEAD_FRAMES:
+                if len(self._frames) < HEAD_FRAMES and len(frame) <= HEAD_BYTES:
                     frame = bytes(frame)
             if len(self._frames) < self._max_frames:
                 self._frames.append(frame)

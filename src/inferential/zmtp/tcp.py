@@ -40,16 +40,20 @@ def prepare(connected: socket.socket) -> None:
             connected.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
-def prepare_attempt(connecting: socket.socket) -> None:
+def prepare_attempt(connecting: socket.socket, retries: int) -> None:
     """Sets the options of a connection that is to be made, if it is not a local one; Linux has them.
 
     The connection is completed by the packet of the first data, which are sent at once then, and not by one of its own:
-    nothing is sent twice as much as that may be lost, and the server has the data when it accepts. It is asked for once
-    more at most, as one that was asked for more often begins with a single packet under way (RFC 5681, section 3.1).
+    nothing is sent twice as much as that may be lost, and the server has the data when it accepts.
+
+    Args:
+        connecting: its socket.
+        retries: how often it is asked for again. One that was asked for more than twice begins with a single packet
+            under way (RFC 5681, section 3.1).
     """
     if connecting.family == socket.AF_UNIX:
         return
-    for name, value in (("TCP_QUICKACK", 0), ("TCP_SYNCNT", 1)):
+    for name, value in (("TCP_QUICKACK", 0), ("TCP_SYNCNT", retries)):
         if hasattr(socket, name):
             connecting.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inferential.client.chunks.plan import EnsemblePlan, MergedPlan, average, new_plan, replace
+from inferential.client.chunks.plan import EnsemblePlan, MergedPlan, MergeRaised, average, new_plan, replace
 from inferential.proto.actions import BadActions
 
 
@@ -134,5 +136,27 @@ def test_bad_merges_are_named() -> None:
         average(2)
     plan = new_plan(lambda old, new: new[:1])
     plan.add(0, chunk(0))
-    with pytest.raises(ValueError, match=r"merge: expected actions of shape \(3, 2\), got \(1, 2\)"):
+    with pytest.raises(BadActions, match=r"merge: expected actions of shape \(3, 2\), got \(1, 2\)"):
         plan.add(1, chunk(0))
+
+
+@pytest.mark.parametrize("gives", [None, "x", [["a", "b"]] * 2, [[1j, 0]] * 2, [[None, 0.0]] * 2])
+def test_a_merge_that_gives_no_actions_changes_nothing(gives: Any) -> None:
+    plan = new_plan(lambda old, new: gives)
+    plan.add(0, chunk(0))
+    with pytest.raises(BadActions, match=r"^merge: expected"):
+        plan.add(1, chunk(10, steps=2))
+    assert played(plan, range(4)) == [0, 1, 2, 3]
+
+
+def test_a_merge_that_raises_or_writes_into_its_arguments_changes_nothing() -> None:
+    def merge(old: np.ndarray, new: np.ndarray) -> np.ndarray:
+        old += 100
+        raise KeyError("arm")
+
+    plan = new_plan(merge)
+    plan.add(0, chunk(0))
+    with pytest.raises(MergeRaised, match=r"^merge: it raised KeyError: 'arm'") as raised:
+        plan.add(1, chunk(10))
+    assert isinstance(raised.value.error, KeyError)
+    assert played(plan, range(4)) == [0, 1, 2, 3]

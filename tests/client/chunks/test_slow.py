@@ -290,6 +290,22 @@ def test_chunks_of_booleans_are_played_and_not_blended(merge: str) -> None:
     assert played == [[True, False]] * 10 + [[False, True]] * 10
 
 
+@pytest.mark.parametrize(("first", "then"), [(np.int64, np.float32), (np.bool_, np.float64), (np.uint8, np.int16)])
+def test_numbers_of_another_dtype_than_before_are_played_as_they_are(first: Any, then: Any) -> None:
+    player, played = Player(RATE_HZ), []
+    wanted = {"arm": np.asarray(0.7).astype(then), "hand": np.asarray(-3).astype(then)}
+    for number, value in ((1, None), (2, wanted)):
+        player.asked(number, float(number))
+        chunk = {key: np.full((3, 1), one if value else 0, then if value else first) for key, one in wanted.items()}
+        player.answered(number, chunk, number + 0.02)
+        played = [player.play() for _ in range(3)]
+    assert {key: float(one[0]) for key, one in played[-1].items()} == {key: float(one) for key, one in wanted.items()}
+
+
+def test_a_rate_in_numpys_own_float_is_a_rate() -> None:
+    assert type(Player(np.float32(50)).period_s) is float
+
+
 def test_whole_numbers_without_a_sign_go_on_where_the_robot_stands() -> None:
     player = Player(RATE_HZ)
     for number, chunk in ((1, np.full((3, 1), 9, np.uint8)), (2, np.arange(8, 0, -1, dtype=np.uint8)[:, np.newaxis])):

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inferential.scheduler.time.execution_horizon import execution_horizon
+from inferential.scheduler import InferenceRequest
+from inferential.scheduler.time.execution_horizon import execution_horizon, horizon_of_answer
+from inferential.scheduler.time.robot_time import ChunkTime
 
 
 def test_without_load_and_confidence_nothing_is_suggested() -> None:
@@ -61,3 +64,37 @@ def test_under_load_alone_a_robot_is_not_asked_to_play_less_than_it_does() -> No
 )
 def test_a_suggestion_is_never_beyond_the_chunk(actions: int, confidence: object, interval: float, played: int) -> None:
     assert 0 <= execution_horizon(actions, confidence, interval_steps=interval, played_steps=played) <= actions
+
+
+def test_what_is_reserved_is_played_only_where_the_next_chunk_is_late() -> None:
+    assert execution_horizon(25, None, reserve_steps=4.2) == 20
+    assert execution_horizon(25, 0.4, reserve_steps=4.2) == 10
+    assert execution_horizon(25, 1.0, reserve_steps=4.2) == 20
+    assert execution_horizon(25, None, reserve_steps=400) == 1
+
+
+@pytest.mark.parametrize(
+    ("reserve_s", "taken_s", "horizon"),
+    [
+        (0.0, 0.1, 0),
+        (0.1, 0.1, 20),
+        (0.101, 0.1, 19),
+        (1.0, 0.1, 17),  # half of it, and what the answer took, are played
+        (0.1, 0.3, 0),
+        (math.inf, 0.1, 17),
+    ],
+)
+def test_an_answers_horizon_leaves_what_the_next_may_take_longer(
+    make_request: Callable[..., InferenceRequest], reserve_s: float, taken_s: float, horizon: int
+) -> None:
+    chunk = ChunkTime(100.2, 100.5, 0.5, reserve_s=reserve_s)
+    request = make_request("a", received_at=100.0, chunk=chunk, control_period_s=0.02, steps_remaining=9)
+    assert horizon_of_answer(request, 25, None, 100.0 + taken_s) == horizon
+
+
+def test_a_robot_without_a_control_rate_gets_no_horizon_by_load(
+    make_request: Callable[..., InferenceRequest],
+) -> None:
+    request = make_request("a", received_at=100.0, chunk=ChunkTime(100.2, 100.5, 0.5, reserve_s=0.1))
+    assert horizon_of_answer(request, 25, None, 100.1) == 0
+    assert horizon_of_answer(request, 25, 0.4, 100.1) == 10

@@ -307,3 +307,27 @@ def test_starved_robots_with_chunks_leave_other_models_of_their_device_their_tur
     )
     answered = [one.end == "answered" for one in run.outcomes if one.arrival.robot_class == "watcher"]
     assert sum(answered) / len(answered) > 0.75
+
+
+def test_robots_that_follow_the_suggested_horizon_do_not_starve_for_having_asked_late(
+    make_fleet: Callable[..., Fleet],
+) -> None:
+    """They join within a second: the first are answered at once, in small calls, and know nothing of full ones."""
+    models = {"m": {"fixed_ms": 65.4, "per_row_ms": 10.57, "max_batch_size": 8, "replicas": 2, "turnaround_ms": 0}}
+    arm = {"kind": "chunked", "rate_hz": 50, "horizon_steps": 50, "delay_ms": 5, "count": 48, "budget_ms": None}
+    starved = {}
+    for objective in ("robot_time", "answers"):  # which suggests none
+        fleet = make_fleet(models, arm=arm)
+        run = simulate(
+            generate.models(fleet),
+            [],
+            "slo_aware",
+            seconds=4.0,
+            seed=0,
+            robots=generate.chunked_robots(fleet, seed=0),
+            options={"objective": objective},
+            profiled=True,
+        )
+        starved[objective] = sum(one.steps - one.executed for one in run.played) / sum(one.steps for one in run.played)
+    assert starved["robot_time"] < 0.0005
+    assert starved["answers"] > 0.002

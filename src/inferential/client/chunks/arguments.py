@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from inspect import iscoroutinefunction
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 
-from inferential.proto.actions import is_finite
+from inferential.proto.actions import holds_numbers, is_finite
 
 
 def check_number(
@@ -44,14 +45,29 @@ def check_player(
         check_number("refresh_ms", refresh_ms, "a finite number above 0, or None", lambda ms: 0 < ms < math.inf)
 
 
+def check_ways(merge: Any, index: Any, *, rtc: bool) -> None:
+    """Checks how chunks are merged and which action of a late one is played.
+
+    Raises:
+        ValueError: naming the one that is wrong.
+    """
+    if rtc and merge != "replace":
+        raise ValueError(f"merge: with rtc the policy itself makes chunks agree; expected 'replace', got {merge!r}")
+    if index not in ("executed", "time"):
+        raise ValueError(f"index: expected 'executed' or 'time', got {index!r}")
+
+
 def check_choice(name: str, value: Any, *choices: str) -> None:
     """Checks that a value is one of these texts, or a function.
 
     Raises:
         ValueError: it is another text.
-        TypeError: it is neither.
+        TypeError: it is neither, or a coroutine function.
     """
-    if callable(value) or (isinstance(value, str) and value in choices):
+    if isinstance(value, str) and value in choices:
+        return
+    if callable(value):
+        check_function(name, value)
         return
     kind = ValueError if isinstance(value, str) else TypeError
     raise kind(f"{name}: expected {', '.join(map(repr, choices))} or a function, got {value!r}")
@@ -65,7 +81,7 @@ def check_stop_action(stop_action: Any) -> None:
     """
     parts = stop_action.values() if isinstance(stop_action, Mapping) else [stop_action]
     for part in map(np.asarray, parts):
-        if part.dtype.kind not in "biufV" or not is_finite(part):
+        if not holds_numbers(part.dtype) or not is_finite(part):
             raise ValueError(f"stop_action: expected finite numbers, got {stop_action!r}")
 
 
@@ -89,11 +105,28 @@ def check_seconds(seconds: Any) -> None:
     check_number("seconds", seconds, "a number of seconds (math.inf: until it is stopped)", lambda s: s == s)
 
 
+def check_model(model: Any, *, awaits: bool) -> None:
+    """Checks that a handle is one whose methods are coroutines, or one whose are not.
+
+    Raises:
+        TypeError: it is the other, or none.
+    """
+    observe = getattr(model, "observe", None)
+    if observe is None or not hasattr(model, "never_wait"):
+        raise TypeError(f"model: expected a handle, as connection.model(...) returns it, got {model!r}")
+    if iscoroutinefunction(observe) != awaits:
+        kinds = ("a Connection", "ChunkRuntime"), ("an AsyncConnection", "AsyncChunkRuntime")
+        (mine, _), (other, fitting) = kinds[awaits], kinds[not awaits]
+        raise TypeError(f"model: expected a handle of {mine}, got one of {other}, which {fitting} plays")
+
+
 def check_function(name: str, function: Any) -> None:
     """Checks that a value is a function.
 
     Raises:
-        TypeError: it is none.
+        TypeError: it is none, or a coroutine function.
     """
+    if iscoroutinefunction(function):
+        raise TypeError(f"{name}: expected a function that is no coroutine function, got {function!r}")
     if not callable(function):
         raise TypeError(f"{name}: expected a function, got {function!r}")

@@ -101,7 +101,7 @@ class Latency:
         if server_s != server_s:
             return False
         transit_s = max(trip_s - server_s, 0.0)
-        usual_s = self._transits.quantile(0.5) if len(self._transits) else 0.0
+        usual_s = self._transits.quantile(0.5) if len(self._transits) else math.inf  # it may take seconds
         is_stale = is_late and transit_s > max(_STALE_S, _STALE_TRANSITS * usual_s)
         if not is_stale or now - trip_s >= self._stale_at:  # what an outage has held up comes all at once
             self._transits.note(transit_s)

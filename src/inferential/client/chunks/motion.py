@@ -19,17 +19,21 @@ import numpy as np
 
 from inferential.client.chunks.arguments import check_choice, check_number, check_stop_action
 from inferential.client.chunks.stats import ChunkStats
-from inferential.proto.actions import Array, BadActions, Layout, is_finite, of_dtype
+from inferential.proto.actions import Array, BadActions, is_finite, of_dtype
+from inferential.proto.layout import Layout
 
 Action = Any
 """An array, or arrays by key where a chunk is spread over several keys."""
 Starved = Literal["hold", "stop"] | Callable[[Action, int], Action]
 """What is played at first where no action is left: the last one again, the stop action, or what a function returns for
-the last action and the number of steps starved."""
+the last action and the number of steps starved; None: the last one."""
 OnStarved = Literal["hold", "zero"] | Callable[..., Any]
 """What is played once no action was left for `hold_ms`: the last one on and on, zeros, or what a function returns for
 the last action and the number of steps starved. A function of the number of steps alone is called at every starved
 step; what it returns is played after `hold_ms`, unless that is None."""
+
+OnRaised = Callable[[str, Exception], object]
+"""Is called with the name of the argument whose function raised, and what it raised."""
 
 BLEND_S = 0.2
 LEAST_HOLD_S = 0.2
@@ -51,6 +55,7 @@ class Motion:
         stop_action: Action | None = None,
         on_starved: OnStarved | None = None,
         hold_ms: float | None = None,
+        on_raised: OnRaised = lambda name, error: None,
     ) -> None:
         check_choice("starved", starved, "hold", "stop")
         if on_starved is not None:
@@ -67,6 +72,7 @@ class Motion:
         self._starved = starved
         self._stop_action = None if stop_action is None else _copied(stop_action)
         self._on_starved = on_starved
+        self._on_raised = on_raised
         self._takes_steps_alone = callable(on_starved) and _arguments(on_starved) == 1
         hold_s = max(_HOLD_STEPS * period_s, LEAST_HOLD_S) if hold_ms is None else hold_ms / 1e3
         self._hold_steps = hold_s / period_s + 1e-9
@@ -175,10 +181,13 @@ class Motion:
         stats.longest_starved_steps = max(stats.longest_starved_steps, steps)
         is_stopped = steps + self._missed_steps > self._hold_steps
         stats.stopped_steps += is_stopped
+        layout = self.layout
+        assert layout is not None
         output = self._starved_action(last, steps, is_stopped)
+        if self.layout is not layout:  # a function of the user has begun a new episode
+            return output
         try:
-            assert self.layout is not None
-            flat = self.layout.flat(output).copy()
+            flat = layout.flat(output).copy()
             is_action = is_finite(flat)
         except TypeError:  # BadActions: of another shape; or no numbers
             is_action = False
@@ -189,22 +198,34 @@ class Motion:
         return output if self._output is flat else self._copy(self._output)
 
     def _starved_action(self, last: Array, steps: int, is_stopped: bool) -> Action:
+        layout = self.layout  # a function of the user may begin a new episode
+        assert layout is not None
+        held = layout.split(last.copy())
         if self._takes_steps_alone:
             assert callable(self._on_starved)
-            chosen = self._on_starved(steps)
+            chosen = self._ask("on_starved", self._on_starved, steps)
             if is_stopped and chosen is not None:
                 return chosen
         elif is_stopped and self._on_starved is not None:
             if callable(self._on_starved):
-                chosen = self._on_starved(self._copy(last), steps)
-                return self._copy(last) if chosen is None else chosen
-            return self._copy(last if self._on_starved == "hold" else np.zeros_like(last))
+                chosen = self._ask("on_starved", self._on_starved, layout.split(last.copy()), steps)
+                return held if chosen is None else chosen
+            return held if self._on_starved == "hold" else layout.split(np.zeros_like(last))
         if self._starved == "hold":
-            return self._copy(last)
+            return held
         if self._starved == "stop":
-            return self._copy(np.zeros_like(last)) if self._stop_action is None else _copied(self._stop_action)
+            return layout.split(np.zeros_like(last)) if self._stop_action is None else _copied(self._stop_action)
         assert callable(self._starved)
-        return self._starved(self._copy(last), steps)
+        chosen = self._ask("starved", self._starved, layout.split(last.copy()), steps)
+        return held if chosen is None else chosen
+
+    def _ask(self, name: str, function: Callable[..., Any], *arguments: Any) -> Action | None:
+        """Returns what a user's function chooses to play; the stop action, if there is one, where it raises."""
+        try:
+            return function(*arguments)
+        except Exception as error:
+            self._on_raised(name, error)
+            return None if self._stop_action is None else _copied(self._stop_action)
 
     def _copy(self, action: Array) -> Action:
         """Returns an action [N] in the form that it came in, which its owner may change."""

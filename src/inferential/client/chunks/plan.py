@@ -14,7 +14,8 @@ from collections.abc import Callable
 import numpy as np
 
 from inferential.client.chunks.arguments import check_choice
-from inferential.proto.actions import Array, BadActions, is_finite, of_dtype
+from inferential.errors import words_of
+from inferential.proto.actions import Array, BadActions, holds_numbers, is_finite, of_dtype
 
 Merge = Callable[[Array, Array], Array]
 """Returns the actions to play from the old and the new ones of the same steps, each [K, action_dim]."""
@@ -23,6 +24,14 @@ ENSEMBLE_COEFFICIENT = 0.01
 """The coefficient m of temporal ensembling in ACT (Zhao et al., 2023)."""
 DEFAULT_AVERAGE = 0.7
 """The weight of the new actions in an average, as in LeRobot's weighted_average."""
+
+
+class MergeRaised(BadActions):
+    """The user's merge function raised an `error`."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__(f"merge: it raised {words_of(error)}")
+        self.error = error
 
 
 class Plan(ABC):
@@ -38,8 +47,8 @@ class Plan(ABC):
             order: the control step of its observation, by which the newer of two chunks is known; None: `first_step`.
 
         Raises:
-            BadActions: the merged actions are not finite numbers; nothing changes then.
-            ValueError: the merge function returned another shape.
+            BadActions: the merge function raised, or returned another shape or what is no finite number; nothing
+                changes then.
         """
 
     @abstractmethod
@@ -76,15 +85,21 @@ class MergedPlan(Plan):
         old = self._actions
         if old is not None and self.end() > first_step >= self._begin:
             both = min(self.end() - first_step, len(actions))
-            before = old[first_step - self._begin :][:both]
-            merged = np.asarray(self._merge(before, actions[:both]))
-            if merged.shape != before.shape:
-                raise ValueError(f"merge: expected actions of shape {before.shape}, got {merged.shape}")
-            if not is_finite(merged):
-                raise BadActions("merge: expected finite numbers")
+            merged = self._merged(old[first_step - self._begin :][:both], actions[:both])
             actions = np.concatenate([merged, actions[both:]])
         self._newest, self._begin, self._actions = order, first_step, actions
         return True
+
+    def _merged(self, before: Array, actions: Array) -> Array:
+        try:
+            merged = np.asarray(self._merge(before.copy(), actions))
+        except Exception as error:
+            raise MergeRaised(error) from error
+        if merged.shape != before.shape:
+            raise BadActions(f"merge: expected actions of shape {before.shape}, got {merged.shape}")
+        if not holds_numbers(merged.dtype) or not is_finite(merged):
+            raise BadActions(f"merge: expected finite numbers, got {merged.dtype} that are not")
+        return merged
 
     def end(self) -> int:
         return self._begin if self._actions is None else self._begin + len(self._actions)

@@ -3,13 +3,11 @@
 It has no socket, no clock and no thread: `runtime` passes results and the time to it.
 
 A control step is a number that `play` counts up. The next chunk is requested when the steps that are left, the current
-one included, are as few as a round trip may take:
+one included, are as few as a round trip may take, by a high quantile of the newest (see `latency`):
 
     left <= ceil(q(round trips) * control rate) + 1
 
-with q a high quantile of the newest round trips, not their mean: with the mean, every other chunk would be late; and of
-their time on the network the longest (see `latency`). One request is in flight at a time, except with "ensemble", which
-averages many chunks: one per step.
+One request is in flight at a time, except with "ensemble", which averages many chunks: one per step.
 
 Slow policies. Action i of a chunk belongs to the control step of its observation plus i. Where a chunk comes so late
 that fewer of its steps are left by that than a usual round trip takes, the steps in which the robot had nothing to play
@@ -19,9 +17,9 @@ be requested too early as well: what is executed until it is there is lost to it
 steps it is requested when T/2 are left, which gives the most actions; with one of T or more, when none is left, from
 where the robot stands.
 
-While nothing is heard of the server for longer than its link would let it be silent, observations are made anew: where
-the link holds the newest only, that leaves first when the network is back. A request that is not answered for far
-longer than usual is given up (its answer is used nevertheless); each time the player is more patient.
+While nothing is heard of the server, observations are made anew, as links hold the newest only: that leaves first when
+the network is back. A request without an answer for far longer than usual is given up (its answer is used
+nevertheless), each time later.
 
 Real-time chunking (RTC: Black, Galliker and Levine, 2025, arXiv:2506.07339): a policy that freezes what will have been
 executed by the time its chunk arrives, and inpaints the rest to agree with it, gets with each observation
@@ -41,24 +39,24 @@ from typing import Literal
 
 import numpy as np
 
-from inferential.client.chunks.arguments import check_player
+from inferential.client.chunks.arguments import check_player, check_ways
 from inferential.client.chunks.latency import Latency
-from inferential.client.chunks.motion import Action, Motion, OnStarved, Starved
+from inferential.client.chunks.motion import Action, Motion, OnRaised, OnStarved, Starved
+from inferential.client.chunks.nudges import SILENCE_S, Nudges
 from inferential.client.chunks.open_requests import Asked, OpenRequests
-from inferential.client.chunks.plan import EnsemblePlan, Merge, new_plan
+from inferential.client.chunks.plan import EnsemblePlan, Merge, MergeRaised, new_plan
 from inferential.client.chunks.stats import ChunkStats
-from inferential.proto.actions import ActionSpecs, Array, Layout, SpecArgument
+from inferential.proto.actions import ActionSpecs, Array, SpecArgument
+from inferential.proto.layout import Layout
 
 _MARGIN_STEPS = 1
 _MIN_TIMEOUT_S = 1.0
-_SILENCE_S = 1.5  # links ask the server for a sign of life every second
 _PAUSE_S, _PAUSE_STEPS = 0.5, 4  # of the control loop: what is played was seen before it
 _SILENT_REFRESH_S = 0.1  # between observations while nothing is heard: the newest is to leave when the link is back
 _ANSWER_TIMEOUT_S = 30.0  # where the link says when the server was heard of
 _TIMEOUT_ROUND_TRIPS = 10
 _ROUNDING_S = 1e-9
 _MAX_IN_FLIGHT = 8  # of "ensemble"
-_MOST_NUDGES = 8  # of a request
 
 Index = Literal["executed", "time"]
 """Which action of a late chunk is played first: the first that was not executed, or that of the present step."""
@@ -86,18 +84,17 @@ class Player:
         hold_ms: float | None = None,
         action_spec: SpecArgument = None,
         index: Index = "executed",
+        on_raised: OnRaised = lambda name, error: None,
     ) -> None:
         check_player(control_rate_hz, execution_horizon, quantile, refresh_ms)
-        if rtc and merge != "replace":
-            raise ValueError(f"merge: with rtc the policy itself makes chunks agree; expected 'replace', got {merge!r}")
-        if index not in ("executed", "time"):
-            raise ValueError(f"index: expected 'executed' or 'time', got {index!r}")
-        self.period_s: float = 1 / control_rate_hz
+        check_ways(merge, index, rtc=rtc)
+        self.period_s: float = 1 / float(control_rate_hz)
         self.stats: ChunkStats = ChunkStats()
         self.specs: ActionSpecs = ActionSpecs(action_spec)
         self.suggested_horizon: int | None = None
         """As the server suggests it of the newest chunk; it goes before `execution_horizon`."""
-        self._motion = Motion(self.period_s, self.stats, starved, stop_action, on_starved, hold_ms)
+        self._on_raised = on_raised
+        self._motion = Motion(self.period_s, self.stats, starved, stop_action, on_starved, hold_ms, self.note_raised)
         self._merge = merge
         self._rtc = rtc
         self._horizon = execution_horizon
@@ -124,7 +121,7 @@ class Player:
         self._is_late = False  # it was not played by time
         self._stood = 0  # steps without an action
         self._asked_step, self._asked_at = -1, -math.inf
-        self._nudged_at, self._nudges = -math.inf, 0  # and how many since then
+        self._nudges = Nudges()
         self._renews = False
         self._renew_by = -math.inf
 
@@ -164,18 +161,15 @@ class Player:
             self.stats.outdated += 1  # of the last episode, or forgotten
             return False
         parts = chunk if isinstance(chunk, Mapping) else {"actions": chunk}
-        layout = self._motion.layout_of(parts, is_spread=isinstance(chunk, Mapping))
+        layout = self._motion.layout_of(parts, is_spread=parts is chunk)
         actions = layout.join(parts)
         self._open.answered(request_id, asked, each_is_answered=self._many)
         is_newest = asked.step > self._chunk_step
         passed, stood = self._step - asked.step, self._stood - asked.stood
         is_late = self._first_action(len(actions), passed, stood) < passed
-        trip_s = now - asked.at
-        server_s = min(max(server_ms / 1e3, 0.0), trip_s)  # whatever the server says; nan stays nan
-        if self._latency.is_stale(trip_s, server_s, now, is_late=is_late):
+        if not self._note_trip(now - asked.at, server_ms, now, is_late=is_late):
             self.stats.outdated += 1
             return False
-        self._note_trip(trip_s, server_s)
         first = self._first_action(len(actions), passed, stood)
         if first >= len(actions) or not (is_newest or self._many):
             self.stats.outdated += 1
@@ -186,7 +180,7 @@ class Player:
             return False
         if model_version != self._version and (is_newest or self._version is None):
             self._plan, self._version = new_plan(self._merge), model_version
-        if model_version != self._version or not self._plan.add(self._step - first, actions, asked.step):
+        if model_version != self._version or not self._add(self._step - first, actions, asked.step):
             self.stats.outdated += 1
             return False
         if is_newest:
@@ -199,15 +193,33 @@ class Player:
         self.stats.delay_steps = passed
         return True
 
+    def _add(self, first_step: int, actions: Array, order: int) -> bool:
+        try:
+            return self._plan.add(first_step, actions, order)
+        except MergeRaised as raised:
+            self.note_raised("merge", raised.error)
+            raise
+
+    def note_raised(self, name: str, error: Exception) -> None:
+        """Counts that a function of the user raised, the one that was given as the argument of that name."""
+        self.stats.raised[name] += 1
+        self._on_raised(name, error)
+
     def _accept(self, layout: Layout, parts: Mapping[str, Array]) -> None:
         if self._motion.layout is None:
             self._motion.layout, self._motion.max_change = layout, self.specs.max_change(parts)
+        layout.widen(parts)
 
-    def _note_trip(self, seconds: float, server_s: float) -> None:
-        self._latency.note(seconds, server_s)
+    def _note_trip(self, trip_s: float, server_ms: float, now: float, *, is_late: bool) -> bool:
+        """Notes a round trip; returns False where the network held the chunk up: a new one is better."""
+        server_s = min(max(server_ms / 1e3, 0.0), trip_s)  # whatever the server says; nan stays nan
+        if self._latency.is_stale(trip_s, server_s, now, is_late=is_late):
+            return False
+        self._latency.note(trip_s, server_s)
         trips = self._latency.trips
         self.stats.round_trip_p50_ms = trips.quantile(0.5) * 1e3
         self.stats.round_trip_p95_ms = trips.quantile(0.95) * 1e3
+        return True
 
     def _first_action(self, steps: int, passed: int, stood: int) -> int:
         """Returns the index of the action to play now, of a chunk whose observation is `passed` steps old.
@@ -262,22 +274,20 @@ class Player:
         """
         paused, self._stepped_at = now - self._stepped_at > max(_PAUSE_S, _PAUSE_STEPS * self.period_s), now
         self.stats.lost += self._open.drop_ended(now, awaits)
-        in_flight = self._open.in_flight
-        silence_s = self._silence_s(now, heard_s_ago)
+        in_flight, silence_s = self._open.in_flight, self._silence_s(now, heard_s_ago)
         least_s = _MIN_TIMEOUT_S if silence_s != silence_s else _ANSWER_TIMEOUT_S
-        trips = self._latency.trips
-        usual_s = trips.quantile(self._quantile) if len(trips) else 0.0
+        usual_s = self._latency.trips.quantile(self._quantile)  # nan before the first, which `max` passes over
         self.stats.lost += self._open.give_up(now, max(least_s, _TIMEOUT_ROUND_TRIPS * usual_s))
         if self._asked_step == self._step:
             return False
-        if self._renews and in_flight and now + self.period_s > self._renew_by:  # the last step to arrive in time
-            return True
+        if self._renews and in_flight and now + self.period_s > self._renew_by:
+            return True  # the last step to arrive in time
         if in_flight and now - self._asked_at >= self._refresh_s - _ROUNDING_S:
             self.stats.refreshed += 1
             return True
         if paused:
             return True
-        if silence_s > _SILENCE_S:
+        if silence_s > SILENCE_S:
             self.stats.refreshed += 1
             self._latency.was_away = True
             return True
@@ -326,12 +336,13 @@ class Player:
     def asked(self, request_id: int, now: float) -> None:
         """Notes that an observation was sent."""
         self._open.add(request_id, Asked(self._step, now, self._stood))
-        self._asked_step, self._asked_at, self._renews, self._nudges = self._step, now, False, 0
+        self._asked_step, self._asked_at, self._renews = self._step, now, False
+        self._nudges.begin()
         self.stats.asked += 1
 
     @property
     def open_requests(self) -> int:
-        """How many requests for chunks may still be answered, those that are given up as lost included."""
+        """How many requests may still be answered, those that are given up as lost included."""
         return len(self._open)
 
     def delay_steps(self) -> int:
@@ -352,22 +363,11 @@ class Player:
         return 0.0 if now - self._asked_at < _SILENT_REFRESH_S - self.period_s / 2 else heard_s_ago()
 
     def wants_nudge(self, now: float, heard_s_ago: Callable[[], float] | None = None) -> bool:
-        """Returns whether to send the server a sign of life, so that what may be lost is sent again soon.
-
-        Whatever comes after lost data tells the system that sent it so; with nothing behind it, it waits for its timer,
-        twice as long each time (RFC 8985). While nothing is heard at all the network is away: it would be one heap.
-        The arguments are those of `wants_chunk`.
-        """
-        if not self._open.in_flight or self._nudges == _MOST_NUDGES:
-            return False
-        first_s, every_s = self._latency.nudge_s()
-        if now - self._asked_at < first_s - _ROUNDING_S or now - self._nudged_at < every_s - _ROUNDING_S:
+        """Returns whether to send the server a sign of life, see `nudges`; the arguments are those of `wants_chunk`."""
+        if not self._open.in_flight:
             return False
         silence_s = math.nan if heard_s_ago is None else heard_s_ago()
-        if silence_s > _SILENCE_S or (self._latency.was_away and silence_s < first_s):
-            return False  # a fresh connection is silent since it stands, and not since it was asked
-        self._nudges, self._nudged_at = self._nudges + 1, now
-        return True
+        return self._nudges.is_due(now, now - self._asked_at, silence_s, self._latency)
 
     # Playing
 

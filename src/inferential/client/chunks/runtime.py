@@ -9,19 +9,20 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar, Generic, TypeVar
 from weakref import WeakKeyDictionary, ref
 
 from inferential.client.aio import AsyncModel
-from inferential.client.chunks.arguments import check_function, check_key, check_seconds
+from inferential.client.chunks.arguments import check_function, check_key, check_model, check_seconds
 from inferential.client.chunks.motion import Action, OnStarved, Starved
 from inferential.client.chunks.plan import Merge
 from inferential.client.chunks.player import Index, Player
 from inferential.client.chunks.stats import ChunkStats
 from inferential.client.model import Model
 from inferential.client.result import Result
-from inferential.errors import InferenceError, InvalidChunk, ObservationOutdated
+from inferential.errors import InferenceError, InvalidChunk, ObservationOutdated, place_of, words_of
 from inferential.notices import Notices
 from inferential.proto.actions import Array, BadActions, SpecArgument, action_keys, read_chunk
 
@@ -29,6 +30,7 @@ logger: logging.Logger = logging.getLogger("inferential.client")
 
 Observe = Callable[[], Mapping[str, Any]]
 """Returns an observation: arrays and strings by key."""
+AsyncObserve = Callable[[], Mapping[str, Any] | Awaitable[Mapping[str, Any]]]
 Act = Callable[[Action | None], object]
 """Takes an action: an array, or arrays by key; None before the first chunk."""
 
@@ -45,6 +47,9 @@ _PLAYS: WeakKeyDictionary[Any, ref[Any]] = WeakKeyDictionary()
 
 class _Runtime(Generic[ModelT]):
     """What the runtimes for threads and for asyncio share; see `ChunkRuntime`."""
+
+    _awaits: ClassVar[bool]
+    """Whether the methods of the handle are coroutines."""
 
     def __init__(
         self,
@@ -68,21 +73,25 @@ class _Runtime(Generic[ModelT]):
         action_spec: SpecArgument = None,
         index: Index = "executed",
     ) -> None:
+        self._notices = notices = Notices(logger)
         self._player = Player(
             control_rate_hz,
-            merge,
-            starved,
-            stop_action,
-            rtc,
-            execution_horizon,
-            quantile,
-            follow_rate,
-            on_starved,
-            refresh_ms,
-            hold_ms,
-            action_spec,
-            index,
+            merge=merge,
+            starved=starved,
+            stop_action=stop_action,
+            rtc=rtc,
+            execution_horizon=execution_horizon,
+            quantile=quantile,
+            follow_rate=follow_rate,
+            on_starved=on_starved,
+            refresh_ms=refresh_ms,
+            hold_ms=hold_ms,
+            action_spec=action_spec,
+            index=index,
+            # Without this runtime itself, which ends when it is let go.
+            on_raised=lambda name, error: _say_raised(notices, name, error),
         )
+        check_model(model, awaits=self._awaits)
         if key is not None:
             check_key(key)
         if on_error is not None:
@@ -92,7 +101,6 @@ class _Runtime(Generic[ModelT]):
         self._model: ModelT = model
         self._key = key
         self._on_error = on_error
-        self._notices = Notices(logger)
         self._itself: ref[Any] = ref(self)
         self._began = False
         model.never_wait()
@@ -149,7 +157,10 @@ class _Runtime(Generic[ModelT]):
             return
         self._player.failed(error.request_id, type(error).__name__)
         if self._on_error is not None:
-            self._on_error(error)
+            try:
+                self._on_error(error)
+            except Exception as raised:
+                self._player.note_raised("on_error", raised)
 
     def _missed(self, due: float) -> int:
         """Skips the steps whose whole period has passed since the next one was due."""
@@ -157,8 +168,16 @@ class _Runtime(Generic[ModelT]):
         self._player.skip(missed)
         return missed
 
-    def _observation(self, observe: Observe | Mapping[str, Any]) -> dict[str, Any]:
-        values = observe() if callable(observe) else observe
+    @contextmanager
+    def _period(self) -> Iterator[None]:
+        """Skips the step where an observation could not be made: its time passes all the same."""
+        try:
+            yield
+        except BaseException:
+            self._player.skip(1)
+            raise
+
+    def _observation(self, values: Mapping[str, Any]) -> dict[str, Any]:
         if not isinstance(values, Mapping):
             raise TypeError(f"observe: expected a map of arrays and strings by key, got {type(values).__name__}")
         rtc = self._player.rtc_values()
@@ -207,6 +226,7 @@ class ChunkRuntime(_Runtime[Model]):
         follow_horizon: plays as many actions of a chunk as the server suggests (`Result.execution_horizon`), whatever
             `execution_horizon` says, unless that would starve the robot.
         on_error: called with the error of each failed request; the next step may send an observation again.
+            A function of these that raises is logged and counted in `stats.raised`; the robot goes on without it.
         action_spec: what an action must be, an `ActionSpec` or a map of its arguments: shape, low, high, max_change; or
             these by key. A chunk that breaks it is not played, and nothing that is played changes by more than
             `max_change` in a step.
@@ -230,10 +250,14 @@ class ChunkRuntime(_Runtime[Model]):
         ```
     """
 
+    _awaits = False
+
     def step(self, observe: Observe | Mapping[str, Any]) -> Action | None:
         """Takes one control step: reads the chunks that arrived, requests one if it is time to, and returns the action.
 
-        It does not wait for the network, the first one neither, whatever the server sends or answers.
+        It does not wait for the network, the first one neither, and raises nothing, whatever the server sends or
+        answers and whatever `merge`, `starved`, `on_starved` and `on_error` raise: that is logged and counted. What
+        `observe` raises leaves; the next step goes on as if this one had been missed.
 
         Args:
             observe: returns the observation, the arguments of `Model.observe` by key; called only where a chunk is
@@ -259,7 +283,9 @@ class ChunkRuntime(_Runtime[Model]):
                 break
             self._take(result, now)
         if self._player.wants_chunk(now, model.serve_interval_ms / 1e3, model.heard_s_ago, model.awaits):
-            self._player.asked(model.observe(**self._observation(observe)), now)
+            with self._period():
+                values = observe() if callable(observe) else observe
+                self._player.asked(model.observe(**self._observation(values)), now)
         elif self._player.wants_nudge(now, model.heard_s_ago):
             model.nudge()
         return self._player.play()
@@ -275,10 +301,11 @@ class ChunkRuntime(_Runtime[Model]):
         self._model.reset()
         self._player.reset()
 
-    def run(self, observe: Observe, act: Act, *, seconds: float = math.inf) -> None:
+    def run(self, observe: Observe | Mapping[str, Any], act: Act, *, seconds: float = math.inf) -> None:
         """Calls `act` with the action of each step at the control rate, on a schedule that does not drift.
 
-        Steps whose whole period passed because `observe` or `act` took too long are skipped, and counted.
+        Steps whose whole period passed because `observe` or `act` took too long are skipped, and counted. What these
+        two raise ends the run, as they are the control loop's own.
 
         Args:
             observe: as for `step`.
@@ -286,6 +313,7 @@ class ChunkRuntime(_Runtime[Model]):
             seconds: how long it runs.
         """
         check_seconds(seconds)
+        check_function("act", act)
         period_s, start, number = self._player.period_s, time.monotonic(), 0
         while number * period_s < seconds:
             time.sleep(max(start + number * period_s - time.monotonic(), 0.0))
@@ -296,8 +324,10 @@ class ChunkRuntime(_Runtime[Model]):
 class AsyncChunkRuntime(_Runtime[AsyncModel]):
     """Plays action chunks as `ChunkRuntime` does, for asyncio: of an `AsyncModel`, with coroutines for methods."""
 
-    async def step(self, observe: Observe | Mapping[str, Any]) -> Action | None:
-        """Takes one control step, as `ChunkRuntime.step`."""
+    _awaits = True
+
+    async def step(self, observe: AsyncObserve | Mapping[str, Any]) -> Action | None:
+        """Takes one control step, as `ChunkRuntime.step`; `observe` may be a coroutine function."""
         model, now = self._handle(), time.monotonic()
         while time.monotonic() - now < READ_S:
             try:
@@ -309,7 +339,10 @@ class AsyncChunkRuntime(_Runtime[AsyncModel]):
                 break
             self._take(result, now)
         if self._player.wants_chunk(now, model.serve_interval_ms / 1e3, model.heard_s_ago, model.awaits):
-            self._player.asked(await model.observe(**self._observation(observe)), now)
+            with self._period():
+                values = observe() if callable(observe) else observe
+                values = await values if isinstance(values, Awaitable) else values
+                self._player.asked(await model.observe(**self._observation(values)), now)
         elif self._player.wants_nudge(now, model.heard_s_ago):
             model.nudge()
         return self._player.play()
@@ -320,9 +353,13 @@ class AsyncChunkRuntime(_Runtime[AsyncModel]):
         self._player.reset()
 
     async def run(
-        self, observe: Observe, act: Callable[[Action | None], Awaitable[object] | object], *, seconds: float = math.inf
+        self,
+        observe: AsyncObserve | Mapping[str, Any],
+        act: Callable[[Action | None], Awaitable[object] | object],
+        *,
+        seconds: float = math.inf,
     ) -> None:
-        """Calls `act` at the control rate, as `ChunkRuntime.run`; `act` may be a coroutine function."""
+        """Calls `act` at the control rate, as `ChunkRuntime.run`; `observe` and `act` may be coroutine functions."""
         check_seconds(seconds)
         period_s, start, number = self._player.period_s, time.monotonic(), 0
         while number * period_s < seconds:
@@ -331,6 +368,11 @@ class AsyncChunkRuntime(_Runtime[AsyncModel]):
             if isinstance(done, Awaitable):
                 await done
             number += 1 + self._missed(start + (number + 1) * period_s)
+
+
+def _say_raised(notices: Notices, name: str, error: Exception) -> None:
+    words, place = words_of(error), place_of(error)
+    notices.say(name, "%s raised %s%s; the robot goes on", name, words, place, level=logging.ERROR)
 
 
 def chunk_of(result: Mapping[str, Any], key: str | None = None) -> Array:

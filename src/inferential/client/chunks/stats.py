@@ -35,6 +35,8 @@ class ChunkStats:
     """Observations that were made anew because `refresh_ms` had passed without an answer."""
     refused: Counter[str] = field(default_factory=Counter)
     """Requests that ended in an error, by its type; InvalidChunk: the robot may not play what was answered."""
+    raised: Counter[str] = field(default_factory=Counter)
+    """Exceptions that functions of the user raised, by their argument: merge, starved, on_starved, on_error."""
     starved_steps: int = 0
     """Steps without an action, those before the first chunk not counted."""
     starved_episodes: int = 0

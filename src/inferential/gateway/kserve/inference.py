@@ -23,6 +23,7 @@ from inferential.policies.tensors import Array
 from inferential.proto.messages import ResponseTiming
 from inferential.proto.open_inference import NO_SHARED_MEMORY
 from inferential.server import Server
+from inferential.wall_clock import wall_ns
 
 _EXTENSIONS = ["binary_tensor_data", "model_configuration", "model_repository", "statistics"]
 _UINT64_MAX = 2**64 - 1
@@ -135,7 +136,7 @@ class Inference:
         except BaseException:
             statistics.note_failure(time.perf_counter_ns() - began)
             raise
-        now_ms = int(time.time() * 1e3)  # for people; nothing is decided by it
+        now_ms = wall_ns() // 10**6
         statistics.note(timings, time.perf_counter_ns() - began, now_ms)
 
     async def infer(self, client: ServedClient, model: ServedModel, asked: Asked) -> list[GatewayAnswer]:
@@ -195,7 +196,7 @@ class Inference:
         return self._statistics.setdefault(model.name, Statistics())
 
     def _model_ids(self) -> list[str]:
-        return [one for one in self._server.model_states() if self._only in (None, one)]
+        return [one for one in self._server.model_ids if self._only in (None, one)]
 
     def _check(self, name: str) -> None:
         if name not in self._model_ids():

@@ -116,25 +116,29 @@ class ServedModel:
         """
         if not self.inputs:
             return [{name: _value(name, array) for name, array in tensors.items()}]
+        fitted: dict[str, Array] = {}
         for spec in self.inputs:
-            if spec.name not in tensors:
-                if spec.optional:
-                    continue
+            if spec.name in tensors:
+                fitted[spec.name] = self._fitted(spec, tensors[spec.name])
+            elif not spec.optional:
                 came = ", ".join(sorted(tensors)) or "none"
                 raise InvalidObservation(f"input {spec.name!r} is missing: expected {spec.form}, got {came}")
-            tensors = {**tensors, spec.name: self._fitted(spec, tensors[spec.name])}
         if unknown := sorted(tensors.keys() - {one.name for one in self.inputs}):
             names = ", ".join(one.name for one in self.inputs)
             raise InvalidObservation(f"unexpected input {unknown[0]!r}: model {self.name!r} takes {names}")
         if not self.max_batch_size:
-            return [{name: _value(name, array) for name, array in tensors.items()}]
-        counts = {name: len(array) for name, array in tensors.items()}
+            return [{name: _value(name, array) for name, array in fitted.items()}]
+        counts = {name: len(array) for name, array in fitted.items()}
+        if not counts:  # they may all be left out, but then nothing says how many rows there are
+            raise InvalidObservation(
+                f"expected one of the inputs {', '.join(one.name for one in self.inputs)}, got none"
+            )
         count = next(iter(counts.values()))
         if any(other != count for other in counts.values()):
             raise InvalidObservation(f"inputs of different numbers of rows: {counts}")
         if not 1 <= count <= self.max_batch_size:
             raise InvalidObservation(f"expected 1 to {self.max_batch_size} rows, got {count}")
-        return [{name: _value(name, array[row]) for name, array in tensors.items()} for row in range(count)]
+        return [{name: _value(name, array[row]) for name, array in fitted.items()} for row in range(count)]
 
     def _fitted(self, spec: TensorSpec, array: Array) -> Array:
         """Returns the tensor of an input; raises InvalidObservation where it does not fit."""

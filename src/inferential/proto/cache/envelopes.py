@@ -167,6 +167,8 @@ class EnvelopeCache(Generic[Slot]):
         self.counts: CacheCounts = CacheCounts()
         self._by_client: dict[bytes, deque[CachedEnvelope[Slot]]] = {}
         self._added_bytes = 0  # of envelopes, also of those that were replaced since
+        self.kept_bytes: int = 0
+        """Of the constant parts."""
 
     def find(self, envelope: bytes) -> tuple[CachedEnvelope[Slot], pb.Observation] | None:
         """Returns the entry with the constant part of an envelope, and the envelope's varying fields."""
@@ -186,14 +188,13 @@ class EnvelopeCache(Generic[Slot]):
         self._added_bytes += len(envelope)
         if self._added_bytes > _MAX_BYTES:
             self._by_client.clear()
-            self._added_bytes = len(envelope)
+            self._added_bytes, self.kept_bytes = len(envelope), 0
         of_client = self._by_client.setdefault(_client_of(envelope), deque(maxlen=_MAX_ENVELOPES_PER_CLIENT))
+        if len(of_client) == of_client.maxlen:
+            self.kept_bytes -= of_client[-1]._size
+        self.kept_bytes += cached._size
         of_client.appendleft(cached)
         return cached
-
-    def size_bytes(self) -> int:
-        """Returns the bytes of the constant parts that are kept."""
-        return sum(cached._size for of_client in self._by_client.values() for cached in of_client)
 
 
 def _client_of(envelope: bytes) -> bytes:

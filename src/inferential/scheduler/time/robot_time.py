@@ -9,7 +9,7 @@ import math
 from dataclasses import dataclass
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class ChunkTime:
     """A request of a robot that plays chunks.
 
@@ -24,6 +24,7 @@ class ChunkTime:
         renews: whether the robot observes anew, at once, where its observation is refused as outdated.
         steps_at, step_s: one of its control steps, and the time between two: it plays an answer from the next one on;
             `step_s` 0: not known, it plays an answer when it comes.
+        reserve_s: how much longer its next answer may take than it knows of, as it was when the call of this one began.
     """
 
     runs_out_at: float
@@ -34,6 +35,7 @@ class ChunkTime:
     lead_s: float = 0.0
     steps_at: float = 0.0
     step_s: float = 0.0
+    reserve_s: float = 0.0
 
     def gained_s(self, answered_at: float) -> float:
         """Returns the seconds of robot time that an answer at this moment adds."""

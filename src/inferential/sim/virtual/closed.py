@@ -51,6 +51,7 @@ class Observation:
         at: when it was made.
         steps_remaining: actions left after the present one.
         robot: which robot.
+        suggested_horizon: after how many actions of the answer the next one had better follow, as the server says.
     """
 
     number: int
@@ -59,6 +60,7 @@ class Observation:
     at: float
     steps_remaining: int
     robot: ChunkedRobot
+    suggested_horizon: int | None = None
 
 
 class RobotLoop:
@@ -136,6 +138,7 @@ class RobotLoop:
         known = self._open.pop(number, None) is not None
         chunks = self.player.stats.chunks
         after = self._end_of(observation, self._step)
+        self.player.suggested_horizon = observation.suggested_horizon  # as the runtime takes it
         self.player.answered(number, self._chunk[: after - observation.step], now)
         is_in_slo = at <= observation.ask.slo_at + 1e-9
         if self.player.stats.chunks > chunks:

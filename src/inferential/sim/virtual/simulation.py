@@ -21,6 +21,7 @@ from inferential.scheduler import create_scheduler
 from inferential.scheduler.engine import Batch, Capacity, Engine
 from inferential.scheduler.options import with_options
 from inferential.scheduler.request import QUEUED, InferenceRequest, RequestState
+from inferential.scheduler.time.execution_horizon import horizon_of_answer
 from inferential.scheduler.time.robot_time import ChunkTime
 from inferential.sim.virtual.clock import BEGIN_S, Clock, virtual_time
 from inferential.sim.virtual.closed import ANSWERED, OUTDATED, Observation, RobotLoop
@@ -285,6 +286,7 @@ class _Simulation:
         if observation is not None:
             request.chunk = self._chunk_of(observation, now)
             request.request_id = observation.number
+            request.control_period_s = observation.robot.period_s
             observation.ask.waiting = request
             self._observations[request] = observation
         self._engine.offer(request, now)
@@ -371,6 +373,9 @@ class _Simulation:
             self._pause(*asking)
         observation = self._observations.pop(request, None)
         if observation is not None:
+            robot = observation.robot
+            actions = robot.chunk_steps or robot.horizon_steps
+            observation.suggested_horizon = horizon_of_answer(request, actions, None, now) or None
             self._loops[request.client_id].deliver(now, end, observation)
         return outcome
 

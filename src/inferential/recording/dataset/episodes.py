@@ -1,25 +1,23 @@
-"""Keeps requests on disk while a dataset is made of them: recordings interleave robots, datasets do not."""
+"""Finds the requests of an episode again: recordings interleave robots, datasets do not."""
 
 from __future__ import annotations
 
-import pickle
-import tempfile
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 from inferential.recording.dataset.plan import Episode
 from inferential.recording.reading import Recorded
+from inferential.recording.spool import Spool
 
 
-class Spool:
-    """Requests in a file without a name, found again by their episode; use it in a `with` statement.
+class Episodes:
+    """Requests that are kept, and found by their episodes.
 
     Args:
-        folder: on the disk that has room for the observations as they were recorded.
+        spool: where to keep them.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (closed by __exit__)
+    def __init__(self, spool: Spool) -> None:
+        self._spool = spool
         self._places: dict[tuple[str, str, str, int, int], int] = {}
 
     def keep(self, requests: Iterable[Recorded]) -> Iterator[Recorded]:
@@ -27,8 +25,7 @@ class Spool:
         for one in requests:
             if one.observation is not None and one.answer is not None:
                 key = (one.client_id, one.model_id, one.session, one.received_ns, one.request_id)
-                self._places[key] = self._file.tell()
-                pickle.dump(one, self._file, pickle.HIGHEST_PROTOCOL)
+                self._places[key] = self._spool.keep(one)
             yield one
 
     def steps(self, episode: Episode) -> Iterator[Recorded]:
@@ -36,13 +33,6 @@ class Spool:
         before: tuple[int, int] | None = None
         for step in episode.steps:
             if step != before:
-                self._file.seek(self._places[(*episode.key, *step)])
-                one: Recorded = pickle.load(self._file)
+                one = self._spool.at(self._places[(*episode.key, *step)])
                 before = step
             yield one
-
-    def __enter__(self) -> Spool:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._file.close()

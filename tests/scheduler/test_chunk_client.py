@@ -1,0 +1,101 @@
+"""How much earlier robots are to ask: as much longer as their next answer may take than they know of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from inferential.scheduler import InferenceRequest
+from inferential.scheduler.chunk_client import ChunkClient, note_reserves
+from inferential.scheduler.chunk_lane import ChunkLane
+from inferential.scheduler.slo_model import answer_within_s
+from inferential.scheduler.time.availability import ReplicaSlot
+from inferential.scheduler.time.profile import LatencyProfile
+from inferential.scheduler.time.robot_time import ChunkTime
+
+NOW = 100.0
+WITHIN_S = (0.2, 0.3)
+NONE = ChunkLane(1.0, weighted=True)
+
+
+@pytest.fixture
+def reserve_s(make_request: Callable[..., InferenceRequest]) -> Callable[..., float]:
+    """`reserve_s(left_s=0.1)`: of a robot that asked with so much left, 20 ms ago, for a call that ends in 80 ms."""
+
+    def find(left_s: float, before_s: float = 0.0, *, first: bool = False, **fields: Any) -> float:
+        client = ChunkClient(NOW)
+        client.reserve_s = before_s
+        if not first:
+            client.lasts_until = NOW
+        asked_at = NOW - 0.02
+        request = make_request("a", received_at=asked_at, chunk=ChunkTime(asked_at + left_s, NOW + 0.5, 0.5), **fields)
+        note_reserves([request], {"a": client}, WITHIN_S, NOW + 0.08)
+        assert request.chunk is not None
+        assert client.reserve_s == request.chunk.reserve_s
+        return client.reserve_s
+
+    return find
+
+
+@pytest.mark.parametrize(
+    ("left_s", "before_s", "expected_s"),
+    [
+        (0.12, 0.0, 0.08),  # it counts on 0.12 s
+        (0.05, 0.0, 0.1),  # it counts on what this answer takes at least
+        (0.2, 0.08, 0.08),  # it asked so early as was suggested
+        (0.25, 0.0, 0.0),  # it asks early enough by itself
+        (-1.0, 0.0, 0.1),  # it stood
+    ],
+)
+def test_a_robot_asks_earlier_by_what_it_does_not_know_of(
+    reserve_s: Callable[..., float], left_s: float, before_s: float, expected_s: float
+) -> None:
+    assert reserve_s(left_s, before_s) == pytest.approx(expected_s)
+
+
+def test_one_that_is_served_for_the_first_time_came_perhaps_with_others(reserve_s: Callable[..., float]) -> None:
+    assert reserve_s(0.0, first=True) == pytest.approx(0.2)
+
+
+def test_a_control_step_is_left_as_a_robot_leaves_one(reserve_s: Callable[..., float]) -> None:
+    assert reserve_s(0.12, control_period_s=0.02) == pytest.approx(0.1)
+
+
+def test_a_newer_observation_says_when_its_robot_asked(reserve_s: Callable[..., float]) -> None:
+    assert reserve_s(0.05, waiting_since=NOW - 0.12) == pytest.approx(0.05)
+
+
+def slots(replicas: int, max_batch_size: int = 8) -> list[ReplicaSlot]:
+    profile = LatencyProfile()
+    for rows in (1, 8):
+        profile.load(rows, 0.07 + 0.01 * rows, 0.07 + 0.01 * rows)
+    return [ReplicaSlot("m", str(number), max_batch_size, profile) for number in range(replicas)]
+
+
+def test_an_answer_may_take_the_wait_for_a_replica_and_a_call_of_those_that_ask() -> None:
+    lately_s, most_s = answer_within_s(slots(1), 8, NONE, NOW) or (0.0, 0.0)
+    assert lately_s == most_s == pytest.approx(1.95 * 0.15)
+    lately_s, most_s = answer_within_s(slots(4), 12, NONE, NOW) or (0.0, 0.0)
+    assert lately_s == pytest.approx(0.1 * (2 - 0.05**0.25))
+    assert most_s == pytest.approx(0.15 * (2 - 0.05**0.25))
+
+
+def test_where_each_robot_has_a_replica_none_waits() -> None:
+    lately_s, _ = answer_within_s(slots(4), 4, NONE, NOW) or (0.0, 0.0)
+    assert lately_s == pytest.approx(0.08)
+
+
+def test_of_a_model_that_is_not_known_yet_nothing_is_said() -> None:
+    assert answer_within_s([ReplicaSlot("m", "0", 8, LatencyProfile())], 3, NONE, NOW) is None
+
+
+def test_where_more_robots_starve_than_calls_take_none_is_to_ask_earlier(
+    make_request: Callable[..., InferenceRequest],
+) -> None:
+    lane = ChunkLane(1.0, weighted=True)
+    for number in range(17):
+        assert answer_within_s(slots(2), 32, lane, NOW) is not None
+        lane.push(make_request(f"arm-{number}", received_at=NOW, chunk=ChunkTime(NOW - 1, NOW + 0.5, 0.5)))
+    assert answer_within_s(slots(2), 32, lane, NOW) is None
