@@ -63,6 +63,8 @@ class ModelManager(HandingOver):
         """Makes what a dispatcher registers of a model's settings; None: the models are the dispatcher's own."""
         self.trials: Trials = Trials()
         self._wanted: dict[str, Plan] = {}  # as configured, whatever was taken back
+        self.ended: dict[str, list[str]] = {}
+        """Pools of each model that were ended: their calls are counted all the same."""
         self._probes = Probes(self._dispatcher, self._engine, self._on_probed, self._on_compared)
 
     # The models that there should be
@@ -136,6 +138,7 @@ class ModelManager(HandingOver):
             logger.warning("model %s: its calls do not end, and it is ended", pool.pool_id)
             self._empty(pool, time.monotonic())
             self._dispatcher.end_calls(pool.pool_id)
+        self.ended.setdefault(pool.model_id, []).extend(self.parts_of(pool.pool_id))
         self._dispatcher.unregister_model(pool.pool_id)
         self.trials.drop_pool(pool.pool_id)
         self._probes.forget(pool.pool_id)
@@ -283,7 +286,7 @@ class ModelManager(HandingOver):
             return
         breaker.probe_ended(time.monotonic(), ok=error is None, why=error or "")
         if error is None:
-            self._conditions.override(pool, None)
+            self._conditions.release(pool, time.monotonic())
             logger.info("model %s answers again", pool)
             self._on_state(pool, ModelState.READY.value)
             self._sort()

@@ -365,10 +365,10 @@ class ClientQueues(OrderedWaiting):
             self._held_bytes -= len(request.payload)
             if not backlogs[rank].discard(request):
                 del backlogs[rank]
-            if waiting[request.pool] == 1:
-                del waiting[request.pool]
+            if (others := waiting[request.pool] - 1) > 0:
+                waiting[request.pool] = others
             else:
-                waiting[request.pool] -= 1
+                del waiting[request.pool]
             if queue.latest is request:
                 queue.latest = None
             if queue.behind:

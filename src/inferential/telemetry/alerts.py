@@ -17,7 +17,7 @@ from inferential.metrics import names
 from inferential.metrics.store import LabelSet
 from inferential.server import Server
 from inferential.server.service import Service
-from inferential.telemetry.conditions import Change, Seen, Totals, Watch
+from inferential.telemetry.conditions import Change, Seen, Totals, Watch, in_words
 from inferential.telemetry.webhook import Post, Webhook
 
 LOOK_S = 1.0
@@ -108,7 +108,7 @@ class Alerts(Service):
         """Returns what is posted; `text` is what chat programs show of a webhook."""
         now_unix = time.time()
         return {
-            "text": "\n".join(f"{one.state}: {one.text}" for one in changes),
+            "text": in_words(changes),
             "server": self._server.address,
             "alerts": [
                 {
