@@ -287,10 +287,12 @@ class Egress:
             client_id: the robot's.
             awaited: the requests that it waits for.
         """
-        place, late = self._transport.place, self._transport.answered_late.get(connection, ())
+        place, late = self._transport.place, self._transport.answered_late.get(connection, set())
         open_ids = {one.request_id for one in self._accounting.engine.requests() if place(one.connection) == connection}
         missing = [request_id for request_id in awaited if request_id not in open_ids and request_id not in late]
         if missing:
+            # The connection before this one may have asked too, and what it sent is received as if this one had.
+            self._transport.answered_late[connection] = late.intersection(awaited).union(missing)
             refusals = write_refusals(
                 client_id=client_id,
                 model_id="",

@@ -70,8 +70,7 @@ class EventPump:
         self._engine = engine
         self._egress = egress
         self._loop = asyncio.get_running_loop()
-        self._idle = asyncio.Event()
-        self._running = False
+        self._idle, self._running = asyncio.Event(), False
         self._continues = False  # `_continue` is scheduled
         self._attention = Attention(engine)
         self._timer: asyncio.TimerHandle | None = None
@@ -104,6 +103,7 @@ class EventPump:
         for request in self._engine.running():
             self._egress.refuse(request, _DRAINING)
         await self._executor.cancel()
+        self._transport.read_all()  # what has come to be refused
 
     def close(self) -> None:
         """Stops all work; events that follow have no effect."""

@@ -239,8 +239,8 @@ class Server(ServerView):
         try:
             run.pump.close()
             await run.keys.stop()
+            await run.transport.close()  # first: robots look for another server meanwhile
             await self._core.dispatcher.close()
-            await run.transport.close()
             self._stop.clear()
         finally:
             run.closed.set()
