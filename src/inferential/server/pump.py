@@ -183,7 +183,7 @@ class EventPump:
         """Takes the messages of connections that have ended, whose robots have come back or will not."""
         messages, self._transport.inherited = self._transport.inherited, []
         for message in messages:
-            self.receive(message)
+            self.receive(self._egress.note_inherited(message))
 
     def _on_inherited(self) -> None:
         if self._running:
