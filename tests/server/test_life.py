@@ -24,7 +24,7 @@ from bench.overload.wire import connect as connect_raw
 from inferential import AsyncConnection, Connection, LocalDispatcher, RequestRejected, Server
 from inferential.config import InferentialConfig
 from inferential.proto import ModelResponse
-from inferential.transport import parking
+from inferential.server import server as server_module
 
 WAIT_MS = 10_000
 STATE = np.arange(7, dtype=np.float32)
@@ -164,15 +164,14 @@ async def test_requests_that_are_not_served_while_draining_are_refused(connect: 
 async def test_what_a_robot_has_sent_and_was_not_read_yet_is_refused_too(
     gate: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("PARKED_S", "FLOOD_PARKED_S"):
-        monkeypatch.setattr(parking, name, 1000.0)  # it is not by that that it is read
+    monkeypatch.setattr(server_module, "_READ_GRACE_S", 0.0)
     server = Server(config=config(server={"drain_timeout_s": 0.0}), dispatcher=LocalDispatcher({"m": gate}))
     await server.start()
     robot, frames = await asyncio.to_thread(connect_raw, server.address, b"robot")
     messages, sent = Observations("robot", "m", "all"), range(1, 201)
     await asyncio.to_thread(robot.sendall, b"".join(messages.message(number, time.time_ns()) for number in sent))
-    while not server.status().sizes["connections_parked"]:  # noqa: ASYNC110 (no event is set)
-        await asyncio.sleep(0.001)
+    while not server.status().waiting:  # noqa: ASYNC110 (no event is set)
+        await asyncio.sleep(0)
 
     def ended() -> list[int]:
         found = []

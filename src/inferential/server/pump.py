@@ -103,7 +103,6 @@ class EventPump:
         for request in self._engine.running():
             self._egress.refuse(request, _DRAINING)
         await self._executor.cancel()
-        self._transport.read_all()  # what has come to be refused
 
     def close(self) -> None:
         """Stops all work; events that follow have no effect."""

@@ -42,6 +42,8 @@ logger: logging.Logger = logging.getLogger("inferential")
 
 # A client drops what it has not read when its connection ends; this is a control period or two to read it in.
 _READ_GRACE_S = 0.1
+_READ_REST_S = 1.0
+"""How long what robots have sent by then is read, to be refused, before their connections are closed."""
 
 
 class Server(ServerView):
@@ -230,6 +232,7 @@ class Server(ServerView):
         if run is None:
             return
         await self.drain()
+        await run.transport.read_rest(_READ_REST_S)
         if self._core.accounting.fleet.active_count:
             await asyncio.sleep(_READ_GRACE_S)
         if self._run is not run:  # another call closes it

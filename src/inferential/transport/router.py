@@ -270,10 +270,6 @@ class RouterSocket(Sender):
             if client.due:
                 self._wake()
 
-    def read_all(self) -> None:
-        """Reads every connection at once from now on, whatever waits."""
-        self._parking.stop()
-
     @property
     def parked(self) -> int:
         """How many connections are not read because their requests wait."""
