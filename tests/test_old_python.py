@@ -110,6 +110,25 @@ def test_what_robots_and_workers_run_uses_nothing_newer_than_python_3_10(path: P
     assert newer.found == []
 
 
+class Rooms(Newer):
+    """Notes what is imported of the package as a module is, that an old Python refuses."""
+
+    def visit_FunctionDef(self, node: ast.FunctionDef) -> None:
+        """What a function imports is asked for when it is called."""
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        package, _, module = (node.module or "").partition(".")
+        if package == "inferential" and module and module.partition(".")[0] not in ROOMS:
+            self.found.append(f"{node.lineno}: {node.module}")
+
+
+@pytest.mark.parametrize("path", for_old_pythons(), ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_what_robots_and_workers_run_imports_nothing_that_an_old_python_refuses(path: Path) -> None:
+    rooms = Rooms()
+    rooms.visit(ast.parse(path.read_text()))
+    assert rooms.found == []
+
+
 @pytest.mark.parametrize(
     "source",
     [

@@ -6,7 +6,18 @@ import sys
 from collections.abc import Sequence
 from types import ModuleType
 
-ROOMS = ("client", "dtype_names", "errors", "notices", "old_python", "policies", "proto", "replica", "zmtp")
+ROOMS = (
+    "client",
+    "dtype_names",
+    "errors",
+    "notices",
+    "old_python",
+    "policies",
+    "proto",
+    "replica",
+    "wall_clock",
+    "zmtp",
+)
 """Modules and packages of `inferential` that run on Python 3.10, where ROS 2 Humble has it."""
 
 

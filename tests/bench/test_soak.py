@@ -59,9 +59,18 @@ def test_latency_that_grows_is_found() -> None:
     assert not checks.latency_does_not_drift([(at, ms + 5 * at) for at, ms in steady]).holds
 
 
+AT = "2026-01-02 10:00:00,123"
+
+
 def test_a_traceback_in_the_log_is_found() -> None:
-    assert checks.nothing_unexpected("10:00 WARNING a robot is late").holds
-    assert not checks.nothing_unexpected("10:00 ERROR x\nTraceback (most recent call last):\n  File").holds
+    traceback = "Traceback (most recent call last):\n  File x\nRuntimeError: as asked for"
+    late, failed = f"{AT} WARNING inferential: a robot is late", f"{AT} ERROR inferential.dispatch: model moody failed "
+    assert checks.nothing_unexpected(late).holds
+    assert checks.nothing_unexpected(f"{late}\n{failed}for client a:\n{traceback}\n{late}").holds
+    for own in (f"{AT} ERROR asyncio: x\n{traceback}", traceback):
+        found = checks.nothing_unexpected(f"{own}\n{failed}for client a:\n{traceback}\n{late}")
+        assert not found.holds
+        assert "1 of them a failure" in found.found
 
 
 @pytest.mark.slow

@@ -51,6 +51,7 @@ def test_models_and_their_versions_are_shown(start: Start, place: Path, run: Any
     compared = run("models", url[0], "--diff")
     assert compared.code == 0
     assert "median ms" in compared.out
+    assert not any(line.startswith("n ") for line in compared.out.splitlines())  # it has one version
     found = json.loads(run("models", url[0], "--json").out)
     assert [one["version"] for one in found[0]["versions"]] == ["a", "b", "c"]
     assert found[1]["inputs"][0] == {"name": "state", "dtype": "float32", "shape": [-1]}

@@ -353,8 +353,8 @@ def test_logs_can_be_json(start: Start) -> None:
     process.stdout.readline()
     process.send_signal(signal.SIGTERM)
     _, err = process.communicate(timeout=60)
-    (result,) = (json.loads(line) for line in err.splitlines() if "listening" in line)
-    assert (result["level"], result["logger"]) == ("info", "inferential")
+    (result,) = (json.loads(line) for line in err.splitlines() if "is loading" in line)
+    assert (result["level"], result["logger"]) == ("info", "inferential.models")
 
 
 @pytest.mark.parametrize("form", [JsonFormatter(), TextFormatter("%(message)s")])

@@ -277,13 +277,13 @@ async def test_json_has_the_figures_and_the_sentence(capsys: pytest.CaptureFixtu
 async def test_requests_that_get_no_answer_are_named_beside_actions_in_time(capsys: pytest.CaptureFixture[str]) -> None:
     def choosy(observation: dict[str, Any]) -> float:
         if observation["state"][0]:
-            raise ValueError("no cup")
+            raise ValueError("no cup") if observation["state"][0] == 1 else KeyError("spoon")
         return 1.0
 
     async with serving(choosy) as (server, page):
         async with AsyncConnection(server.address, "arm") as connection:
             model = connection.model("m", latency_budget_ms=60_000.0)
-            for wanted in (0, 0, 0, 1, 1):
+            for wanted in (0, 0, 0, 1, 2, 1):
                 with contextlib.suppress(InferenceError):
                     await model.infer(20_000, state=np.full(3, wanted, np.float32))
         await asyncio.to_thread(run, ["why", "arm", page.address])
@@ -291,6 +291,7 @@ async def test_requests_that_get_no_answer_are_named_beside_actions_in_time(caps
         await asyncio.to_thread(run, ["why", "arm", page.address, "--json"])
     lines = said.splitlines()
     assert lines[0].startswith("arm: all 3 actions in time")
-    assert re.fullmatch(r"arm: 2 requests without an answer, the last \d+ s ago \(model failed\): .*no cup", lines[-1])
-    (error,) = json.loads(capsys.readouterr().out)["m"]["errors"]
-    assert (error["kind"], error["count"]) == ("model_failed", 2)
+    assert re.fullmatch(r"arm: 2 requests without an answer, the last \d+ s ago \(model failed\): .*no cup", lines[1])
+    assert [" (model failed): " in line for line in lines] == [False, True, True]  # one line for each cause
+    errors = json.loads(capsys.readouterr().out)["m"]["errors"]
+    assert [(error["kind"], error["count"]) for error in errors] == [("model_failed", 1)] * 3

@@ -466,6 +466,15 @@ def test_what_came_before_the_end_is_given_first(server: Server, robot: Robot) -
     assert robot.is_away
 
 
+def test_what_ends_while_an_observation_is_being_sent_may_be_above_a_limit(server: Server, robot: Robot) -> None:
+    end = robot.connect(server)
+    assert "limit" not in robot.link.lost_reason
+    assert robot.link.try_send((b"", b"e", LARGE))
+    abort(end)
+    robot.until(lambda: robot.is_away)
+    assert robot.link.lost_reason.endswith("is it above the server's observations.max_payload_bytes?")
+
+
 def test_an_end_that_sending_finds_is_for_look_to_see_to(server: Server, robot: Robot) -> None:
     end = robot.connect(server)
     end.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")

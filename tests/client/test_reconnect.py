@@ -149,8 +149,9 @@ async def test_requests_that_died_with_the_server_are_no_burden(connect: Connect
     lost = await peer.next()
     peer.stop()
     peer.start()
-    with pytest.raises(RequestRejected, match="lost"):
+    with pytest.raises(RequestRejected, match="lost") as ended:
         await model.get_result(WAIT_MS)
+    assert ended.value.cause == "not_arrived"
     await answered(model, peer, result_for, 2)
     assert await model.get_result(0) is None
     await model.observe(n=n(3))

@@ -18,6 +18,8 @@ class Link(SimpleNamespace):
         state = {"silent": True, "keeps_answers": True, "connected": False, "address": "tcp://a:1", "life": b""}
         super().__init__(**{**state, **given}, sent=[], flags=0)
 
+    lost_reason = "lost"
+
     def try_send(self, frames: Any, flags: int = 0) -> bool:
         self.sent.append(frames)
         self.flags = flags

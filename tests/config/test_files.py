@@ -85,7 +85,8 @@ def test_an_empty_file_has_no_values(write: Write, name: str, text: str) -> None
     ("name", "text", "message"),
     [
         ("f.yaml", "a: 1\nb: [1\nc: 2\n", r":3:\d+: not valid YAML: .*expected ',' or ']'"),
-        ("f.yaml", "a: 1\n\tb: 2\n", r":2:\d+: not valid YAML: .*\\t"),
+        ("f.yaml", "a: 1\n\tb: 2\n", r":2:\d+: not valid YAML: a tab; lines are indented by spaces$"),
+        ("f.yaml", "a:\n\tb: 2\n", r":2:\d+: not valid YAML: a tab; lines are indented by spaces$"),
         ("f.yaml", "a: *b\n", r":1:\d+: not valid YAML: found undefined alias"),
         ("f.yaml", "a: 1\n---\nb: 2\n", r":2:\d+: not valid YAML: expected a single document"),
         ("f.yaml", "a:\n  x: !!python/name:os.system\n", r":2:\d+: not valid YAML: .*python/name"),
@@ -123,6 +124,13 @@ def test_errors_in_a_file_name_line_and_column(write: Write, name: str, text: An
 def test_a_file_that_is_not_there_is_an_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"none\.yaml: cannot be read: No such file or directory"):
         read_file(tmp_path / "none.yaml")
+
+
+def test_the_file_that_was_meant_is_named(write: Write) -> None:
+    meant = write("fleet.yaml", "")
+    write("fleet.md", "")
+    with pytest.raises(ConfigError, match=f"No such file or directory; did you mean {meant}\\?$"):
+        read_file(meant.with_suffix(".yml"))
 
 
 @pytest.mark.parametrize(

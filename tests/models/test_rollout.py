@@ -153,6 +153,7 @@ async def test_a_changed_model_takes_over_and_no_request_is_lost(serve: Serve, s
         done.set()
     assert names[0] == "old"
     assert names[-1] == "new"
+    assert server.status().models[0].answers == len(names)
 
 
 async def test_models_come_and_go_with_the_configuration(serve: Serve) -> None:
@@ -197,9 +198,15 @@ async def test_a_model_that_fails_is_not_asked_until_a_probe_is_answered(serve: 
             await ask(server)
     with pytest.raises(ModelFailing, match="5 requests failed in a row"):
         await ask(server)
-    assert server.status().models[0].state == "failing"
+    failing = server.status().models[0]
+    assert failing.state == "failing"
+    assert failing.since is not None
     (place / "broken").unlink()
     await until(lambda: server.status().models[0].state == "ready")
+    ready = server.status().models[0]
+    for since in (ready.since, ready.versions[0].since):
+        assert since is not None
+        assert since > failing.since + 0.1  # from when it answered again, which is at least the pause later
     assert (await ask(server))["name"] == "m"
 
 

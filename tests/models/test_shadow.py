@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 
 import numpy as np
+import pytest
 from tests.models.floor import Floor
 
 from inferential.models.probes import PATIENCE_S, ROOM, SHADOW_SHARE
 from inferential.models.report import versions_of
+from inferential.models.shadow import Comparison
 
 SHADOWED = {"versions": {"a": {"target": "p:A"}, "b": {"target": "p:B"}}, "active": "a", "shadow": "b"}
 TAKES_S = 0.002
@@ -87,3 +89,12 @@ async def test_where_a_robot_is_always_expected_the_shadow_is_asked_at_last() ->
     floor.now += PATIENCE_S
     assert await floor.runs()
     assert not await floor.runs()
+
+
+@pytest.mark.parametrize("broken", [np.nan, np.inf])
+def test_answers_that_are_no_numbers_are_not_comparable_and_hide_no_others(broken: float) -> None:
+    comparison, actions = Comparison(), np.zeros((2, 3))
+    comparison.add({"actions": actions}, {"actions": actions + 0.5})
+    assert comparison.add({"actions": actions}, {"actions": np.full((2, 3), broken)}) is None
+    assert (comparison.compared, comparison.mean(), comparison.max()) == (1, [0.5] * 3, [0.5] * 3)
+    assert comparison.last_problem == "'actions': a number is not finite"

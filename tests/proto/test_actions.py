@@ -8,7 +8,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
-from inferential.proto.actions import ActionSpec, ActionSpecs, BadActions, Layout, read_chunk
+from inferential.proto.actions import ActionSpec, ActionSpecs, BadActions, read_chunk
+from inferential.proto.layout import Layout
 
 
 @pytest.mark.parametrize("dtype", ["V4", [("a", "f4"), ("b", "f4")], object, "U1", complex, "M8[s]"])
@@ -77,3 +78,20 @@ def test_a_spec_of_a_key_that_is_not_there_is_an_error_as_it_would_check_nothing
     specs = ActionSpecs({"action.arn": {"high": 1.0}})
     with pytest.raises(BadActions, match=r"expected actions at 'action.arn', as action_spec says, got action.arm"):
         specs.read({"action.arm": np.zeros((5, 3))}, ["action.arm"])
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, ml_dtypes.bfloat16])
+def test_what_a_dtype_rounds_is_not_against_a_limit_that_the_policy_keeps(dtype: Any) -> None:
+    spec = ActionSpec(low=-np.pi, high=0.3, max_change=0.05)
+    falling = np.maximum(0.3 - 0.05 * np.arange(60), -np.pi)[:, np.newaxis].astype(dtype)
+    spec.check("arm", falling)
+    spec.check("arm", falling[::-1])
+    wild = np.random.default_rng(0).normal(size=(50, 2)) * 3
+    spec.check("arm", spec.clip("arm", wild.astype(dtype)))
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
+def test_what_is_against_a_limit_by_more_than_rounding_is_refused(dtype: Any) -> None:
+    for actions in ([[0.31], [0.3]], [[0.0], [0.055]]):
+        with pytest.raises(BadActions, match=r"expected (at most high|a change of at most)"):
+            ActionSpec(high=0.3, max_change=0.05).check("arm", np.array(actions, dtype))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,8 @@ import pytest
 
 pytest.importorskip("mcap")
 
+from mcap.reader import make_reader
+from mcap.writer import Writer
 from tests.recording.test_recorder import CAMERA, STATE, ask, files, recording
 
 from inferential import AsyncConnection, InferenceError, LocalDispatcher, Server
@@ -20,6 +23,7 @@ from inferential.proto import JPEG
 from inferential.proto.tensors import EncodedImage as SentImage
 from inferential.recording.reading import EncodedImage, Recorded, read_recording
 from inferential.recording.recorder import Recorder
+from inferential.recording.schemas import NAMES, descriptor_set
 
 
 async def recorded_of(folder: Path, model: Any, *observations: dict[str, Any], **fields: Any) -> list[Recorded]:
@@ -124,12 +128,37 @@ async def test_a_damaged_file_is_read_as_far_as_it_goes_and_that_is_said(
     assert f"{path} is read up to where it is cut short" in caplog.text
 
 
-async def test_robots_of_one_server_and_of_the_next_have_sessions_of_their_own(
+async def test_robots_of_one_server_and_of_another_have_sessions_of_their_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for second in (1e9, 1e9 + 1):
-        monkeypatch.setattr("time.time", lambda second=second: second)
+    monkeypatch.setattr("time.time", lambda: 1e9)  # begun in one second, or after a step of the clock
+    for _ in range(2):
         async with recording(tmp_path) as (server, _):
             await ask(server, times=1)
     found = [one for path in files(tmp_path) for one in read_recording(path)]
     assert len({one.session for one in found}) == 2
+
+
+async def test_requests_of_servers_whose_files_were_merged_are_kept_apart(tmp_path: Path) -> None:
+    for number in range(2):
+        async with recording(tmp_path / str(number)) as (server, _):
+            await ask(server, f"arm-{number}", times=2, state=np.full(7, number, np.float32))
+    both = [list(make_reader(BytesIO(files(tmp_path / name)[0].read_bytes())).iter_messages()) for name in ("0", "1")]
+    path = tmp_path / "merged.mcap"
+    with path.open("wb") as file:
+        writer = Writer(file)
+        writer.start()
+        ids = {name: writer.register_schema(name, "protobuf", descriptor_set()) for name in NAMES}
+        channels: dict[str, int] = {}
+        for pair in zip(*both, strict=True):  # by turns: while one request has not ended the other begins
+            for schema, channel, message in pair:
+                assert schema is not None
+                if channel.topic not in channels:
+                    channels[channel.topic] = writer.register_channel(channel.topic, "protobuf", ids[schema.name])
+                at_ns = message.log_time
+                writer.add_message(channels[channel.topic], at_ns, message.data, at_ns, message.sequence)
+        writer.finish()
+    found = list(read_recording(path))
+    assert len(found) == 4
+    for one in found:
+        np.testing.assert_array_equal(one.seen()["state"], np.full(7, int(one.client_id[-1])))

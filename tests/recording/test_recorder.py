@@ -157,10 +157,10 @@ async def test_only_late_or_failed_requests_may_be_recorded(only: str, ends: lis
 async def read_late(server: Server, late: int, times: int) -> None:
     """Asks so many times, and reads the first so many answers after their deadline."""
     async with AsyncConnection(server.address, "arm-01", "arm") as connection:
-        model = connection.model("pi0", latency_budget_ms=200.0)
+        model = connection.model("pi0", latency_budget_ms=600.0)
         for turn in range(times):
             await model.observe(state=STATE + turn, camera=CAMERA)
-            await asyncio.sleep(0.25 if turn < late else 0.0)
+            await asyncio.sleep(0.9 if turn < late else 0.0)
             assert await model.get_result(5000) is not None
 
 

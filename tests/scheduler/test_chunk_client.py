@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,6 @@ import pytest
 
 from inferential.scheduler import InferenceRequest
 from inferential.scheduler.chunk_client import ChunkClient, note_reserves
-from inferential.scheduler.chunk_lane import ChunkLane
 from inferential.scheduler.slo_model import answer_within_s
 from inferential.scheduler.time.availability import ReplicaSlot
 from inferential.scheduler.time.profile import LatencyProfile
@@ -17,7 +17,6 @@ from inferential.scheduler.time.robot_time import ChunkTime
 
 NOW = 100.0
 WITHIN_S = (0.2, 0.3)
-NONE = ChunkLane(1.0, weighted=True)
 
 
 @pytest.fixture
@@ -55,6 +54,14 @@ def test_a_robot_asks_earlier_by_what_it_does_not_know_of(
     assert reserve_s(left_s, before_s) == pytest.approx(expected_s)
 
 
+@pytest.mark.parametrize("left_s", [math.nan, math.inf, 1e300])
+def test_of_a_robot_that_says_what_cannot_be_nothing_is_reserved(
+    reserve_s: Callable[..., float], left_s: float
+) -> None:
+    assert reserve_s(left_s) == 0.0
+    assert reserve_s(0.1, control_period_s=left_s) == 0.0
+
+
 def test_one_that_is_served_for_the_first_time_came_perhaps_with_others(reserve_s: Callable[..., float]) -> None:
     assert reserve_s(0.0, first=True) == pytest.approx(0.2)
 
@@ -75,27 +82,17 @@ def slots(replicas: int, max_batch_size: int = 8) -> list[ReplicaSlot]:
 
 
 def test_an_answer_may_take_the_wait_for_a_replica_and_a_call_of_those_that_ask() -> None:
-    lately_s, most_s = answer_within_s(slots(1), 8, NONE, NOW) or (0.0, 0.0)
+    lately_s, most_s = answer_within_s(slots(1), 8) or (0.0, 0.0)
     assert lately_s == most_s == pytest.approx(1.95 * 0.15)
-    lately_s, most_s = answer_within_s(slots(4), 12, NONE, NOW) or (0.0, 0.0)
+    lately_s, most_s = answer_within_s(slots(4), 12) or (0.0, 0.0)
     assert lately_s == pytest.approx(0.1 * (2 - 0.05**0.25))
     assert most_s == pytest.approx(0.15 * (2 - 0.05**0.25))
 
 
 def test_where_each_robot_has_a_replica_none_waits() -> None:
-    lately_s, _ = answer_within_s(slots(4), 4, NONE, NOW) or (0.0, 0.0)
+    lately_s, _ = answer_within_s(slots(4), 4) or (0.0, 0.0)
     assert lately_s == pytest.approx(0.08)
 
 
 def test_of_a_model_that_is_not_known_yet_nothing_is_said() -> None:
-    assert answer_within_s([ReplicaSlot("m", "0", 8, LatencyProfile())], 3, NONE, NOW) is None
-
-
-def test_where_more_robots_starve_than_calls_take_none_is_to_ask_earlier(
-    make_request: Callable[..., InferenceRequest],
-) -> None:
-    lane = ChunkLane(1.0, weighted=True)
-    for number in range(17):
-        assert answer_within_s(slots(2), 32, lane, NOW) is not None
-        lane.push(make_request(f"arm-{number}", received_at=NOW, chunk=ChunkTime(NOW - 1, NOW + 0.5, 0.5)))
-    assert answer_within_s(slots(2), 32, lane, NOW) is None
+    assert answer_within_s([ReplicaSlot("m", "0", 8, LatencyProfile())], 3) is None

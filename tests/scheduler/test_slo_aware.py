@@ -228,6 +228,16 @@ def test_by_answers_they_are_served_as_all_others(clock: Any, make_request: Make
     assert called == [["c0"], ["c1", "c2", "c3"]]
 
 
+@pytest.mark.parametrize(("robots", "reserves"), [(4, True), (12, False)])
+def test_robots_are_to_ask_earlier_unless_more_of_them_starve_than_the_next_calls_take(
+    clock: Any, make_request: MakeRequest, bench: Any, robots: int, reserves: bool
+) -> None:
+    run = bench(clock, [20.0, 24.0, 28.0, 32.0])
+    run.run([chunk_at(make_request, clock, f"c{number}", number / 10) for number in range(robots)])
+    _, second, *_ = run.batches
+    assert all((request.chunk.reserve_s > 0) == reserves for request in second.requests)
+
+
 def test_robots_with_chunks_and_others_have_calls_in_proportion(
     clock: Any, make_request: MakeRequest, bench: Any
 ) -> None:

@@ -83,7 +83,7 @@ def until(condition: Callable[[], Any]) -> None:
 
 @pytest.mark.parametrize("asked_before", [1, 4])
 def test_a_robot_that_connects_anew_gets_the_answers_of_a_server_that_stood_still(
-    impatient: None, asked_before: int
+    impatient: None, asked_before: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     model = StandingStill()
     with served(model) as server, Connection(server.address, "arm") as arm:
@@ -91,7 +91,7 @@ def test_a_robot_that_connects_anew_gets_the_answers_of_a_server_that_stood_stil
         asked = [handle.observe(n=np.array(0))]
         assert model.entered.wait(20)
         asked += [handle.observe(n=np.array(number)) for number in range(1, asked_before)]
-        until(lambda: handle.get_result(10) is None and arm.last_error is not None)
+        until(lambda: handle.get_result(10) is None and "no answer to heartbeats" in caplog.text)
         model.goes_on.set()
         results = [handle.get_result(WAIT_MS) for _ in asked]
         assert [(result.request_id, int(result["n"])) for result in results if result is not None] == [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from inferential import InferenceError, LocalDispatcher, Server
 from inferential.config import InferentialConfig
 from inferential.config.alerts import AlertsConfig
 from inferential.telemetry.alerts import Alerts
-from inferential.telemetry.conditions import WINDOW_S, Seen, Totals, Watch
+from inferential.telemetry.conditions import WINDOW_S, Seen, Totals, Watch, in_words
 from inferential.telemetry.webhook import FIRST_RETRY_S, Post, Webhook
 
 URL = "http://127.0.0.1:1/hook"
@@ -103,6 +104,17 @@ def test_a_robot_that_is_gone_is_said_until_it_returns_though_many_leave_after_i
     assert changed(watch, 3, gone, config(conditions=["late"])) == []
 
 
+def test_of_many_robots_that_leave_at_once_one_line_is_said() -> None:
+    watch, settings = Watch(), config(hold_s=0.0)
+    names = [f"arm-{number}" for number in range(40)]
+    gone = watch.look(0, replace(QUIET, connected=[], departed=names), settings)
+    assert len(gone) == 40
+    assert in_words(gone) == "firing: 40 robots are gone: arm-0, arm-1, arm-2, arm-3, arm-4 and 35 more"
+    back = watch.look(1, replace(QUIET, connected=names), settings)
+    assert in_words(back).startswith("resolved: 40 robots are back: arm-0, ")
+    assert in_words(gone[:2]) == "firing: robot arm-0 is gone\nfiring: robot arm-1 is gone"
+
+
 class Receiver:
     """An HTTP server that fails as often as it is to."""
 
@@ -180,7 +192,36 @@ def test_what_would_fail_again_is_not_tried_again(
     assert receiver.came.wait(30)
     webhook.close(10.0)
     assert (webhook.posted, webhook.failed, receiver.posts) == (0, 1, [])
-    assert f"not posted, HTTP {answer}: the arm hangs" in caplog.text
+    leads = f" (a redirect to {receiver.url.removesuffix('/hook')}, not followed: set alerts.webhook to where it leads)"
+    assert f"not posted, HTTP {answer}{leads if answer == 302 else ''}: the arm hangs" in caplog.text
+    assert "/hook" not in caplog.text  # a webhook's path is a secret
+
+
+def test_a_receiver_that_accepts_and_never_ends_its_answer_holds_no_later_post_up() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        webhook = Webhook()
+        for number in range(2):
+            url = f"http://127.0.0.1:{listening.getsockname()[1]}/hook"
+            webhook.post(Post(url, {}, {"text": str(number)}, 60.0))
+        for number in range(2):
+            receiving, _ = listening.accept()
+            with receiving:
+                data = b""
+                while not data.endswith(b"}"):
+                    data += receiving.recv(4096)
+                assert json.loads(data.partition(b"\r\n\r\n")[2]) == {"text": str(number)}
+                receiving.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+                assert receiving.recv(1) == b""  # it is hung up on, and not read to an end that never comes
+        webhook.close(10.0)
+    assert webhook.posted == 2
+
+
+def test_a_reason_of_pages_is_posted_in_short() -> None:
+    watch = Watch()
+    failing = replace(QUIET, models={"arm": ("failing", "RuntimeError: no weights\n" + "x" * 10_000)})
+    (change,) = watch.look(0, failing, config(hold_s=0.0))
+    assert change.text.startswith("model arm is failing: RuntimeError: no weights xxx")
+    assert len(change.text) < 600
 
 
 def test_a_webhook_that_does_not_answer_keeps_no_caller_waiting() -> None:
@@ -233,6 +274,32 @@ async def test_a_failing_model_is_posted_once_and_its_recovery_too(
     assert "model arm is failing" in found[0]["text"] or "requests" in found[0]["text"]
     assert set(found[0]) == {"alert", "state", "subject", "text", "since"}
     assert receiver.headers["authorization"] == "Bearer s3cret"
+
+
+async def test_a_look_that_fails_is_logged_and_the_next_is_taken(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("inferential.telemetry.alerts.LOOK_S", 0.01)
+    settings = InferentialConfig.model_validate({"alerts": {"webhook": URL}})
+    assert settings.alerts is not None
+    looked, looks = asyncio.Event(), 0
+    async with (
+        Server("tcp://127.0.0.1:0", config=settings, dispatcher=LocalDispatcher({})) as server,
+        Alerts(server, settings.alerts) as alerts,
+    ):
+
+        def look(now: float) -> list[Any]:
+            nonlocal looks
+            looks += 1
+            if looks == 1:
+                raise OverflowError("the year 10000")
+            looked.set()
+            return []
+
+        monkeypatch.setattr(alerts, "look", look)
+        async with asyncio.timeout(20):
+            await looked.wait()
+    assert "alerts: the server could not be looked at: OverflowError: the year 10000" in caplog.text
 
 
 def alerts_of(receiver: Receiver) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -122,6 +123,22 @@ def test_a_summary_tells_since_when_and_what_has_not_changed() -> None:
     assert text == (
         "arm-03: 50 % late since 12:03, all network (p95 180 of 191 ms, 50 ms allowed); queue and model unchanged"
     )
+
+
+@pytest.mark.parametrize(
+    ("unchanged", "end"),
+    [
+        (["model"], "; model unchanged"),
+        (["network", "queue", "model", "batch"], "; network, queue and model unchanged"),
+        ([], "allowed)"),
+    ],
+)
+def test_what_has_not_changed_is_enumerated(unchanged: list[str], end: str) -> None:
+    ages = ActionAges()
+    ages.note(100.0, times(), 120.0, 105.0)
+    summary = ages.summary(101.0)
+    assert summary is not None
+    assert sentence("arm", replace(summary, unchanged=unchanged)).endswith(end)
 
 
 def test_what_is_older_than_the_window_is_left_out_and_memory_is_bounded() -> None:

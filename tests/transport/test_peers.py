@@ -31,6 +31,7 @@ from inferential.transport import (
 )
 from inferential.transport.listening import Listener
 from inferential.zmtp import protocol as p
+from inferential.zmtp.sockets import Connected
 
 GREETING = p.greeting()
 LARGE = np.zeros(8_000_000, np.uint8).data
@@ -202,6 +203,18 @@ async def test_a_handshake_that_takes_too_long_is_closed_without_any_other_event
     assert await call(said).is_let_go()
     good.say(message(b"after"))  # the handshake's time is over for it too
     assert await next_of(heard) == (b"good", b"after")
+
+
+async def test_a_handshake_over_a_network_that_takes_seconds_has_twice_the_time(
+    heard: Heard, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(acceptance, "HANDSHAKE_S", 1.0)
+    monkeypatch.setattr(Connected, "round_trip_s", lambda self: 0.3)
+    far, silent = call(GREETING), call(GREETING)
+    await asyncio.sleep(1.2)
+    far.say(hello(b"far")[len(GREETING) :] + message(b"here"))
+    assert await next_of(heard) == (b"far", b"here")
+    assert await silent.is_let_go()
 
 
 async def test_random_bytes_affect_no_other_client(transport: ZmqTransport, heard: Heard, call: Call) -> None:

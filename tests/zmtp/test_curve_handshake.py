@@ -87,6 +87,55 @@ def test_a_client_with_a_known_key_is_known_by_the_name_of_its_key(streams: Stre
     assert robot.peer.socket_type == b"ROUTER"
 
 
+def test_a_client_that_knows_its_server_is_understood_after_one_round_trip(
+    pair: tuple[socket.socket, socket.socket],
+) -> None:
+    """HELLO goes with the greeting, and a message with INITIATE, before the server has said who it is."""
+    before = p.Ready(b"ROUTER", b"", extensions=b"1")
+    known = ClientCurveHandshake(b"DEALER", b"arm-01", CLIENT, SERVER.public, presumed=before)
+    robot = Stream(pair[0], b"DEALER", handshake=known, presumed=True)
+    accepting = Stream(pair[1], b"ROUTER", handshake=server())
+    assert not accepting.handshake()  # it reads the greeting and HELLO, and answers both
+    assert robot.handshake()
+    assert robot.peer is before
+    for text in (b"first", bytes(50_000)):
+        robot.send([b"", b"envelope", text])
+    assert accepting.handshake()
+    assert accepting.peer == p.Ready(b"DEALER", b"arm-01", CLIENT.public)
+    assert message_at(accepting, robot)[2] == b"first"
+    assert message_at(accepting, robot)[2] == bytes(50_000)
+    accepting.send([b"", b"envelope", b"answer"])
+    robot.ping()
+    assert message_at(robot, accepting)[2] == b"answer"
+    assert robot.peer is not before
+    assert robot.peer.extensions
+    robot.close()
+    accepting.close()
+
+
+@pytest.mark.parametrize(
+    "accepting", [lambda: ServerCurveHandshake(b"ROUTER", ServerKeys(SERVER, {}.get, required=True)), null_server]
+)
+def test_a_server_that_is_presumed_wrongly_is_found_out(
+    accepting: Callable[[], Handshake], pair: tuple[socket.socket, socket.socket]
+) -> None:
+    known = ClientCurveHandshake(b"DEALER", b"arm-01", CLIENT, SERVER.public, presumed=p.Ready(b"ROUTER", b""))
+    robot = Stream(pair[0], b"DEALER", handshake=known, presumed=True)
+    other = Stream(pair[1], b"ROUTER", handshake=accepting())
+
+    def go_on() -> None:
+        for _ in range(1000):
+            other.handshake()
+            if robot.handshake():
+                robot.send([b"", b"envelope", b"payload"])  # with it INITIATE leaves
+                robot.receive()
+
+    with pytest.raises(ConnectionEnded):
+        go_on()
+    robot.close()
+    other.close()
+
+
 @pytest.mark.parametrize("size", [0, 1, 220, 221, 222, 255, 256, 2047, 2048, 5000, 150_000, 1_500_000])
 def test_messages_of_all_sizes_arrive_whole_both_ways(size: int, streams: Streams) -> None:
     robot, accepting = streams(client(), server())

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from inferential.cli.output import TENSOR_COLUMNS, print_rows, printable, tensors_text
+from inferential.cli.output import TENSOR_COLUMNS, print_line, print_rows, printable, tensors_text
 from inferential.cli.page_reader import DEFAULT_URL, Certificate, Page, Token, Url, read_status, read_tensors
 
 EXAMPLES = (
@@ -48,6 +48,10 @@ def models(
         Console().print("no models")
         return
     if diff:
+        found = [model for model in found if len(model["versions"]) > 1]
+        if not found:
+            print_line("no model has two versions to compare")
+            return
         print_rows(_DIFF, [row for model in found for row in _compared(model)])
         for model in found:
             for version in model["versions"]:
@@ -94,7 +98,7 @@ def _compared(model: dict[str, Any]) -> list[tuple[str, ...]]:
             printable(model["model_id"]),
             printable(one["version"]) or _ABSENT,
             one["role"],
-            str(one["requests"]),
+            str(one["requests"]) if one["requests"] or one["latency_ms"] is not None else _ABSENT,
             _share(one["errors"], one["requests"]),
             _share(one["deadline_misses"], one["requests"]),
             _ABSENT if one["latency_ms"] is None else f"{one['latency_ms']:.1f}",

@@ -196,3 +196,36 @@ def progress_bar(what: str, total: float, *, shown: bool) -> Iterator[Callable[[
         yield lambda: bar.advance(task)
         bar.update(task, completed=total)  # a search may need fewer steps than it was given room for
         bar.refresh()
+
+
+@contextmanager
+def progress_bars(total: float) -> Iterator[Callable[[str], Callable[[float], None] | None]]:
+    """Shows bars on standard error, one after the other, where that is a terminal.
+
+    Args:
+        total: how far each goes.
+
+    Yields:
+        What begins a bar by its name, and returns what sets how far it is; None where none is shown.
+    """
+    from rich.console import Console
+    from rich.progress import Progress
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lambda what: None
+        return
+    with Progress(console=console, transient=True) as bars:
+
+        def fill() -> None:  # what sets them is called now and then, not at the end
+            for task in bars.task_ids:
+                bars.update(task, completed=total)
+
+        def begin(what: str) -> Callable[[float], None]:
+            fill()
+            task = bars.add_task(what, total=total)
+            return lambda at: bars.update(task, completed=at)
+
+        yield begin
+        fill()
+        bars.refresh()

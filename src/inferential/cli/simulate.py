@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,11 +11,10 @@ from typing import Annotated, Any
 import typer
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.progress import Progress
 from rich.table import Table
 
 from inferential.cli.errors import CliError, missing
-from inferential.cli.output import make_folder, print_json, printable, wants_rich, writing_to
+from inferential.cli.output import make_folder, print_json, printable, progress_bars, wants_rich, writing_to
 from inferential.cli.recordings import read_happened
 from inferential.cli.strategies import compared_strategies
 from inferential.config.problems import ConfigError
@@ -241,15 +239,9 @@ def _closed_loop(run: Run) -> dict[str, Any]:
 
 
 def _run(demand: _Demand, names: Sequence[str], seed: int) -> list[Run]:
-    console = Console(stderr=True)
-    runs = []
-    with Progress(console=console, transient=True) if console.is_terminal else nullcontext() as progress:
-        for name in names:
-            advance = None
-            if progress is not None:
-                task = progress.add_task(name, total=demand.asked.seconds)
-                advance = lambda at, task=task: progress.update(task, completed=at)  # noqa: E731
-            run = run_strategy(
+    with progress_bars(demand.asked.seconds) as begin_bar:
+        return [
+            run_strategy(
                 demand.models,
                 demand.asked.arrivals,
                 name,
@@ -259,12 +251,10 @@ def _run(demand: _Demand, names: Sequence[str], seed: int) -> list[Run]:
                 waiting=demand.asked.waiting,
                 profiled=demand.happened is not None,
                 busy=demand.busy,
-                progress=advance,
+                progress=begin_bar(name),
             )
-            runs.append(run)
-            if advance is not None:
-                advance(demand.asked.seconds)  # it is called now and then, not at the end
-    return runs
+            for name in names
+        ]
 
 
 def _table(measured: Sequence[Measures], bound: int | None) -> Table:

@@ -6,6 +6,7 @@ The server has found it; here it is read over HTTP, as the live page is, and put
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from typing import Annotated, Any
 
@@ -59,8 +60,11 @@ def why(
         )
         return
     for use in uses:
+        name, model = _name(robot, use, len(uses)), models[use["model_id"]]
+        if (nothing_for_s := model["nothing_for_s"]) is not None and nothing_for_s > NOTHING_S:
+            print_line(f"{name}: gets no answer, for {nothing_for_s:.0f} s")  # of actions alone, all may look well
         print_line(_text(robot, use, len(uses)))
-        for line in _without_answer(_name(robot, use, len(uses)), models[use["model_id"]]):
+        for line in _without_answer(name, model):
             print_line(line)
     if not uses:
         state = found["client"]["state"]
@@ -84,14 +88,18 @@ def _text(robot: str, use: dict[str, Any], models: int) -> str:
 
 
 def _without_answer(name: str, model: dict[str, Any]) -> Iterator[str]:
-    """Yields lines about requests of the last minute that got none: of actions alone, all may look well."""
-    if (nothing_for_s := model["nothing_for_s"]) is not None and nothing_for_s > NOTHING_S:
-        yield f"{name}: gets no answer, for {nothing_for_s:.0f} s"
-    for error in model["errors"]:
+    """Yields a line for each cause of requests of the last minute that got none, with the reason of the last."""
+    counts: Counter[tuple[str, str]] = Counter()
+    newest: dict[tuple[str, str], dict[str, Any]] = {}
+    for error in model["errors"]:  # newest first
         if error["last_s_ago"] <= WINDOW_S:
-            requests = "1 request" if error["count"] == 1 else f"{error['count']} requests"
-            when, kind = f"the last {error['last_s_ago']:.0f} s ago", error["kind"].replace("_", " ")
-            yield f"{name}: {requests} without an answer, {when} ({kind}): {error['reason']}"
+            cause = error["kind"], error["cause"]
+            counts[cause] += error["count"]
+            newest.setdefault(cause, error)
+    for cause, error in newest.items():
+        requests = "1 request" if counts[cause] == 1 else f"{counts[cause]} requests"
+        when, kind = f"the last {error['last_s_ago']:.0f} s ago", error["kind"].replace("_", " ")
+        yield f"{name}: {requests} without an answer, {when} ({kind}): {error['reason']}"
 
 
 def _lateness_of(values: dict[str, Any] | None) -> Lateness | None:

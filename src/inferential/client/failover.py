@@ -94,7 +94,7 @@ class _Server:
         """Reads all messages and polls the connection; returns the number of requests that ended."""
         ended = receive(self.link, session)
         if self.link.poll(now):
-            ended += session.lost(self.sent, f"the connection to {self.link.address} was lost before the answer came")
+            ended += session.lost(self.sent, self.link.lost_reason)
             self.sent.clear()
         return ended
 

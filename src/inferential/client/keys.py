@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from inferential.zmtp.certificates import SECRET_SUFFIX, CertificateError, decode_key, decode_z85, read_certificate
 from inferential.zmtp.handshake import Handshake
-from inferential.zmtp.protocol import ConnectionEnded
+from inferential.zmtp.protocol import ConnectionEnded, Ready
 
 if TYPE_CHECKING:
     from inferential.zmtp.curve import KeyPair
@@ -21,9 +21,9 @@ SERVER_KEY, SECRET_KEY = "INFERENTIAL_SERVER_KEY", "INFERENTIAL_SECRET_KEY"
 """The environment variables that are read where an argument is None."""
 _KEY_CHARACTERS = 40
 
-HandshakeMaker = Callable[[bytes], Handshake]
-"""Makes a handshake that says this life, see `zmtp.protocol.LIFE`; b"": none."""
-"""Makes the handshake of one attempt to connect.
+HandshakeMaker = Callable[[bytes, Ready | None], Handshake]
+"""Makes the handshake of one attempt to connect, which says this life (see `zmtp.protocol.LIFE`; b"": none) and
+presumes that the server will say what it said before; None: nothing.
 
 Raises:
     ConnectionEnded: a key file cannot be used any more.
@@ -74,9 +74,9 @@ class RobotKeys:
         return [self._maker(identity, key) for key in keys]
 
     def _maker(self, identity: bytes, server_key: str) -> HandshakeMaker:
-        def make(life: bytes) -> Handshake:
+        def make(life: bytes, presumed: Ready | None) -> Handshake:
             try:
-                return self._handshake(b"DEALER", identity, self._own(), _public(server_key), life)
+                return self._handshake(b"DEALER", identity, self._own(), _public(server_key), life, presumed)
             except CertificateError as error:
                 raise ConnectionEnded(str(error)) from error
 

@@ -71,7 +71,9 @@ class Link:
         self._identity = identity
         self._timeouts = timeouts
         self._selector = selector
-        self._make_handshake = make_handshake or (lambda life: NullHandshake(b"DEALER", identity, life=life))
+        self._make_handshake = make_handshake or (
+            lambda life, presumed: NullHandshake(b"DEALER", identity, life=life, presumed=presumed)
+        )
         self.life: bytes = b""  # said to the server, which keeps for the same life what it owes to this robot
         self._dialer = Dialer(address, selector)
         self._heard_at = -math.inf  # when the outage began, about
@@ -91,6 +93,7 @@ class Link:
         self.keeps_answers: bool = False  # so that a robot that comes back gets what it is owed
         self._log = OutageLog(address)
         self._give_up_at = self._ping_at = 0.0
+        self._was_sending = False  # when the last connection was lost
         self._is_overdue = False  # a heartbeat has no answer, though it had time enough
         self._former: Ready | None = None  # what the server said before the network was away
         self._backoff = Backoff(timeouts, jitter)
@@ -193,6 +196,13 @@ class Link:
         """Whether all that has arrived was read."""
         return self._stream is None or self._stream.drained
 
+    @property
+    def lost_reason(self) -> str:
+        """Why requests end that were sent by the connection that was lost."""
+        limit = "observations.max_payload_bytes"
+        why = f", while an observation was being sent: is it above the server's {limit}?" if self._was_sending else ""
+        return f"the connection to {self.address} was lost before the answer came{why}"
+
     def close(self) -> None:
         """Closes the connection. Closing twice does nothing."""
         self.connected = self.writable = self._writing = self.ended = False
@@ -217,6 +227,7 @@ class Link:
         """Closes the connection and sets the time of the next attempt."""
         stood = self.connected
         code = error.errno if isinstance(error, OSError) else None
+        self._was_sending = self._writing
         self.close()
         self.silent = code in NO_WAY or str(error) == _NO_HANDSHAKE
         self.last_error = (error.strerror if isinstance(error, OSError) else str(error)) or type(error).__name__
@@ -237,13 +248,13 @@ class Link:
         self._heard_at = now
 
     def _use(self, connected: socket.socket, now: float) -> None:
-        handshake = self._make_handshake(self.life)
         said, self._former = self._former, None
         # libzmq (4.3.5) never hears a connection whose first message comes in one read with the handshake.
-        if said is not None and not (said.extensions and isinstance(handshake, NullHandshake)):
-            said = None
+        presumed = said if said is not None and said.extensions else None
+        handshake = self._make_handshake(self.life, presumed)
+        is_presumed = presumed is not None
         try:
-            stream = Stream(connected, b"DEALER", self._identity, None, _FRAMES, handshake, presumed=said)
+            stream = Stream(connected, b"DEALER", self._identity, None, _FRAMES, handshake, presumed=is_presumed)
         except ConnectionEnded:
             self._dialer.discard(connected)
             raise

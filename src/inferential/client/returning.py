@@ -36,7 +36,7 @@ class Returning:
         """Ends the open requests of the connection that was lost, unless it fell silent; returns how many ended."""
         if not (self._link.silent and self._link.keeps_answers):
             self._link.life = os.urandom(LIFE_BYTES)  # the server is to keep nothing of what ends here
-            return session.lost_all(self._reason)
+            return session.lost_all(self._link.lost_reason)
         self._until = now + AWAITED_S
         self.awaited = session.sent_ids()
         return 0
@@ -54,8 +54,4 @@ class Returning:
             if not awaited or link.try_send(session.cancellation((), awaited), flags):
                 return 0  # the server answers each of them
         link.life = os.urandom(LIFE_BYTES)
-        return session.lost(awaited, self._reason)
-
-    @property
-    def _reason(self) -> str:
-        return f"the connection to {self._link.address} was lost before the answer came"
+        return session.lost(awaited, link.lost_reason)

@@ -344,7 +344,7 @@ class Session:
             owner = self._owners.get(request_id)
             mailbox = None if owner is None else owner()
             if mailbox is not None and request_id in mailbox.open:
-                self._end(mailbox, request_id, RequestRejected(reason))
+                self._end(mailbox, request_id, RequestRejected(reason, cause="not_arrived"))
                 count += 1
         return count
 

@@ -11,7 +11,7 @@ class ClientDefaults(Section):
     """What holds for a client that sends no values of its own."""
 
     latency_budget_ms: Positive = 50.0
-    """How old an action may be when it arrives."""
+    """How old an action may be when it arrives, of a client that sends no budget, until its own rhythm is known."""
     priority: int = Field(default=1, ge=0)
     """Priority of its requests; 0 is the highest."""
 

@@ -5,6 +5,7 @@ Which keys are valid is the schema's business; the formats are in `text`, `text_
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -31,7 +32,8 @@ def read_file(path: str | Path) -> Layer:
     try:
         content = Path(path).read_bytes()
     except OSError as error:
-        raise ConfigError([Problem("", f"cannot be read: {error.strerror}", str(path))]) from None
+        meant = _meant(Path(path)) if isinstance(error, FileNotFoundError) else ""
+        raise ConfigError([Problem("", f"cannot be read: {error.strerror}{meant}", str(path))]) from None
     return parse_content(path, content)
 
 
@@ -56,6 +58,16 @@ def parse_content(path: str | Path, content: bytes) -> Layer:
     except RecursionError:
         raise ConfigError([Problem("", "nested too deeply", name)]) from None
     return Layer(name, values, positions)
+
+
+def _meant(path: Path) -> str:
+    """Returns which file was probably meant by one that is not there, for an error; "" where none is like it."""
+    try:
+        names = sorted(one.name for one in path.parent.iterdir() if one.suffix.lower() in _PARSERS)
+    except OSError:
+        return ""
+    close = difflib.get_close_matches(path.name, names, n=1)
+    return f"; did you mean {path.with_name(close[0])}?" if close else ""
 
 
 def _parser(path: str | Path) -> Callable[[str], Parsed]:

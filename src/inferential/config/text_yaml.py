@@ -43,6 +43,8 @@ def compose(text: str) -> Node | None:
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         what = " ".join(filter(None, [error.context, error.problem]))
+        if "'\\t'" in what:
+            what = "a tab; lines are indented by spaces"
         raise SyntaxProblem(f"not valid YAML: {what}", mark and Position(mark.line + 1, mark.column + 1)) from None
     except YAMLError as error:
         raise SyntaxProblem(f"not valid YAML: {' '.join(str(error).split())}") from None

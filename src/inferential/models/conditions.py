@@ -54,6 +54,7 @@ class Conditions:
     def __init__(self) -> None:
         self._pools: dict[str, Condition] = {}
         self._overrides: dict[str, Condition] = {}
+        self._released: dict[str, float] = {}
         self.starting: frozenset[str] = frozenset()
         self.down: frozenset[str] = frozenset()
         self.up_before: set[str] = set()
@@ -70,12 +71,16 @@ class Conditions:
         """Returns whether `override` says what a pool is at."""
         return pool in self._overrides
 
-    def override(self, pool: str, condition: Condition | None) -> None:
-        """Sets what a pool is at, whatever its replicas say: a breaker is open; None: it goes by its replicas again."""
-        if condition is None:
-            self._overrides.pop(pool, None)
-        else:
-            self._overrides[pool] = condition
+    def override(self, pool: str, condition: Condition) -> None:
+        """Sets what a pool is at, whatever its replicas say, until `release`: a breaker is open."""
+        self._overrides[pool] = condition
+        self._sort()
+
+    def release(self, pool: str, now: float) -> None:
+        """Has a pool go by its replicas again; it is ready since then."""
+        if self._overrides.pop(pool, None) is not None and pool in self._pools:
+            self._released[pool] = now
+            self._pools[pool] = self._since_release(pool, self._pools[pool])
         self._sort()
 
     def update(
@@ -99,7 +104,7 @@ class Conditions:
             current = self._folded(pool, replicas.get(pool), takes_calls, now)
             if current.answers and pool in hung:
                 current = Condition(ModelState.HUNG, hung[pool], f"a call has run for more than {HUNG_AFTER_S:.0f} s")
-            self._pools[pool] = current
+            current = self._pools[pool] = self._since_release(pool, current)
             if current.answers:
                 self.up_before.add(pool)
             if former is None or former.state is not current.state or former.why != current.why:
@@ -110,9 +115,19 @@ class Conditions:
             former = self._pools.pop(pool)
             self.up_before.discard(pool)
             self._overrides.pop(pool, None)
+            self._released.pop(pool, None)
             changes.append(Transition(pool, former, Condition(ModelState.STOPPED, now, "it is out of use")))
         self._sort()
         return changes
+
+    def _since_release(self, pool: str, condition: Condition) -> Condition:
+        released = self._released.get(pool)
+        if released is None or condition.since >= released:
+            return condition
+        if not condition.answers:
+            del self._released[pool]
+            return condition
+        return replace(condition, since=released)
 
     def _folded(self, pool: str, replicas: Sequence[Condition] | None, takes_calls: bool, now: float) -> Condition:
         former = self._pools.get(pool)

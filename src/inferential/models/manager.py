@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection, Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from inferential.dispatch.base import REPLICA_LOST, DispatchResult
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from inferential.config.schema import ModelConfig, ModelsConfig
 
 logger: logging.Logger = logging.getLogger("inferential.models")
+
+_REFUSAL = attrgetter("refusal")
 
 
 class ModelManager(HandingOver):
@@ -60,6 +63,8 @@ class ModelManager(HandingOver):
         """Makes what a dispatcher registers of a model's settings; None: the models are the dispatcher's own."""
         self.trials: Trials = Trials()
         self._wanted: dict[str, Plan] = {}  # as configured, whatever was taken back
+        self.ended: dict[str, list[str]] = {}
+        """Pools of each model that were ended: their calls are counted all the same."""
         self._probes = Probes(self._dispatcher, self._engine, self._on_probed, self._on_compared)
 
     # The models that there should be
@@ -133,6 +138,7 @@ class ModelManager(HandingOver):
             logger.warning("model %s: its calls do not end, and it is ended", pool.pool_id)
             self._empty(pool, time.monotonic())
             self._dispatcher.end_calls(pool.pool_id)
+        self.ended.setdefault(pool.model_id, []).extend(self.parts_of(pool.pool_id))
         self._dispatcher.unregister_model(pool.pool_id)
         self.trials.drop_pool(pool.pool_id)
         self._probes.forget(pool.pool_id)
@@ -158,7 +164,7 @@ class ModelManager(HandingOver):
         if batch.handed_over:
             self.note_late_end(batch)
             return
-        if not self.trials.observe and all(one.refusal is None for one in results):
+        if not self.trials.observe and not any(map(_REFUSAL, results)):
             return
         pool = whole(batch.model_id) if self._stateful else batch.model_id
         model_id = self.model_of(pool)
@@ -280,7 +286,7 @@ class ModelManager(HandingOver):
             return
         breaker.probe_ended(time.monotonic(), ok=error is None, why=error or "")
         if error is None:
-            self._conditions.override(pool, None)
+            self._conditions.release(pool, time.monotonic())
             logger.info("model %s answers again", pool)
             self._on_state(pool, ModelState.READY.value)
             self._sort()

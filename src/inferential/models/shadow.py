@@ -42,7 +42,11 @@ class Comparison:
         if not isinstance(mine, np.ndarray) or not isinstance(other, np.ndarray) or mine.shape != other.shape:
             self.last_problem = f"{key!r}: {_described(mine)} and {_described(other)}"
             return None
-        apart = np.abs(np.asarray(mine, np.float64) - np.asarray(other, np.float64))
+        with np.errstate(invalid="ignore"):  # of infinite ones
+            apart = np.abs(np.asarray(mine, np.float64) - np.asarray(other, np.float64))
+        if not np.isfinite(apart).all():  # one NaN would hide what all other answers differ by
+            self.last_problem = f"{key!r}: a number is not finite"
+            return None
         apart = apart.reshape(-1, apart.shape[-1] if apart.ndim else 1)
         if not apart.size:
             return None

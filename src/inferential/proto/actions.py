@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ CHUNK_KEYS = ("actions", "action")
 """Where the chunk of a result is, the first that there is."""
 PART_PREFIXES = ("action.", "actions.", "action/", "actions/")
 """What the keys begin with where a chunk is spread over several; with a slash they are those of a map in a map."""
-_TOLERANCE = 1e-6  # relative: bounds are float64, actions mostly float32
+_TOLERANCE = 1e-6  # relative: bounds are float64, actions mostly float32, and less exact ones have their own resolution
 _SPEC_FIELDS = frozenset({"shape", "low", "high", "max_change"})
 
 
@@ -86,12 +87,13 @@ class ActionSpec:
             BadActions: the first that breaks a rule.
         """
         self._check_shape(key, actions)
-        values = actions.astype(np.float64, copy=False)
+        values, resolution = actions.astype(np.float64, copy=False), _resolution(actions.dtype)
+        tolerance = max(resolution, _TOLERANCE)
         for name, bound, sign in (("low", self.low, -1.0), ("high", self.high, 1.0)):
             if bound is None:
                 continue
             limit = np.asarray(bound)
-            beyond = sign * (values - limit) > _TOLERANCE * np.maximum(np.abs(limit), 1.0)
+            beyond = sign * (values - limit) > tolerance * np.maximum(np.abs(limit), 1.0)
             if beyond.any():
                 at = tuple(int(place) for place in np.argwhere(beyond)[0])
                 bound_at = np.broadcast_to(limit, values.shape[1:])[at[1:]]
@@ -100,7 +102,8 @@ class ActionSpec:
         if self.max_change is not None and len(values) > 1:
             most = np.asarray(self.max_change)
             change = np.abs(np.diff(values, axis=0))
-            if (beyond := change > most * (1 + _TOLERANCE)).any():
+            rounded = resolution * np.maximum(np.abs(values[1:]), np.abs(values[:-1]))
+            if (beyond := change > most * (1 + _TOLERANCE) + rounded).any():
                 at = tuple(int(place) for place in np.argwhere(beyond)[0])
                 wanted = f"a change of at most {np.broadcast_to(most, values.shape[1:])[at[1:]]:g} a step"
                 raise BadActions(f"result {key!r}: expected {wanted}, got {change[at]:g} from action {at[0]} on")
@@ -328,73 +331,10 @@ def _actions(key: str, array: Array, axes: int | None) -> Array:
     raise BadActions(f"result {key!r}: {expected} or [1, T, action_dim], got shape {array.shape}")
 
 
-def _promoted(one: np.dtype[Any], other: np.dtype[Any]) -> np.dtype[Any]:
-    try:
-        return np.promote_types(one, other)
-    except TypeError:  # types beyond numpy's own do not all know each other
-        return other
-
-
-class Layout:
-    """How the arrays of a chunk lie side by side in one, [T, N]; played actions are taken apart again.
-
-    Args:
-        chunk: the arrays by key, each [T, ...].
-        is_spread: whether actions are maps by key; else there is one key, and an action is its array.
-    """
-
-    def __init__(self, chunk: Mapping[str, Array], *, is_spread: bool) -> None:
-        self._parts = {key: (actions.shape[1:], actions.dtype) for key, actions in chunk.items()}
-        self._is_spread = is_spread
-
-    @property
-    def shapes(self) -> Any:
-        """The shape of an action, or the shapes by key."""
-        shapes = {key: shape for key, (shape, _) in self._parts.items()}
-        return shapes if self._is_spread else next(iter(shapes.values()))
-
-    def join(self, chunk: Mapping[str, Array]) -> Array:
-        """Returns the arrays of another chunk side by side.
-
-        Raises:
-            BadActions: an action has another shape than before.
-        """
-        if chunk.keys() != self._parts.keys():
-            raise BadActions(f"result: expected actions at {', '.join(self._parts)}, got {', '.join(chunk)}")
-        for key, actions in chunk.items():
-            if actions.shape[1:] != self._parts[key][0]:
-                shape = self._parts[key][0]
-                raise BadActions(
-                    f"result {key!r}: expected actions of shape {shape} as before, got {actions.shape[1:]}"
-                )
-        rows = [chunk[key].reshape(len(chunk[key]), -1) for key in self._parts]  # whatever order they came in
-        return rows[0] if len(rows) == 1 else np.concatenate(rows, axis=1)
-
-    def widen(self, chunk: Mapping[str, Array]) -> None:
-        """Has the arrays of a key hold the numbers of another chunk too: an int of today may be a float tomorrow."""
-        for key, actions in chunk.items():
-            shape, dtype = self._parts[key]
-            if dtype != actions.dtype:
-                self._parts[key] = shape, _promoted(dtype, actions.dtype)
-
-    def split(self, action: Array) -> Any:
-        """Returns an action [N] in the form of those that came: an array, or arrays by key."""
-        if not self._is_spread:
-            ((shape, _),) = self._parts.values()
-            return action.reshape(shape)
-        parts, at = {}, 0
-        for key, (shape, dtype) in self._parts.items():
-            size = int(np.prod(shape, dtype=int))
-            parts[key] = of_dtype(action[at : at + size].reshape(shape), dtype)
-            at += size
-        return parts
-
-    def flat(self, action: Any) -> Array:
-        """Returns an action of that form as [N].
-
-        Raises:
-            BadActions: it has another form.
-        """
-        parts = action if isinstance(action, Mapping) else {next(iter(self._parts)): action}
-        (row,) = self.join({key: np.asarray(value)[np.newaxis] for key, value in parts.items()})
-        return np.asarray(row)
+@cache
+def _resolution(dtype: np.dtype[Any]) -> float:
+    """Returns by how much of itself a number may be rounded in a dtype: the difference of 1 and the next number."""
+    step = 1.0
+    while dtype.kind not in "biu" and np.asarray(1.0 + step / 2).astype(dtype) != 1:
+        step /= 2
+    return 0.0 if dtype.kind in "biu" else step

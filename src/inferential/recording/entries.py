@@ -181,6 +181,11 @@ def _base(client_id: str, model_id: str) -> str:
     return f"/robots/{_segment(client_id)}/{_segment(model_id)}"
 
 
+def base_of(topic: str) -> str:
+    """Returns what all topics of a robot at a model begin with."""
+    return "/".join(topic.split("/", 4)[:4])
+
+
 def _segment(name: str) -> str:
     """Returns a name as one segment of a topic."""
     return name.replace("/", "_") or "_"

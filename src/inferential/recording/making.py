@@ -6,6 +6,7 @@ A payload is copied when its answer has gone out, wherever it is certain to be t
 from __future__ import annotations
 
 import itertools
+import secrets
 import time
 from abc import abstractmethod
 from typing import Any
@@ -30,7 +31,7 @@ class EntryMaker(Service):
         # Of running requests' payloads, as they were sent; None where those stay as they are.
         self._copies: dict[InferenceRequest, bytes | Place | None] = {}
         self._numbers = itertools.count(1)
-        self._run = f"{int(time.time()):x}"  # as the numbers of connections begin anew with each server
+        self._run = secrets.token_hex(4)  # as the numbers of connections begin anew with each server
 
     @abstractmethod
     def _wants(self, request: InferenceRequest) -> bool:

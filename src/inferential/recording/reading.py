@@ -20,6 +20,7 @@ from inferential.dtype_names import named_dtype
 from inferential.errors import InferentialError
 from inferential.proto.structure import STRUCTURE_KEY, restore
 from inferential.recording.cameras import pixels_in, size_of, values_of
+from inferential.recording.entries import base_of
 from inferential.recording.schemas import ANSWER, IMAGE, NAMES, OBSERVATION, RAW_IMAGE, message_class
 
 logger: logging.Logger = logging.getLogger("inferential.recording")
@@ -127,10 +128,10 @@ def read_recording(path: Path, images: Literal["pixels", "encoded"] = "pixels") 
         OSError: it cannot be read.
     """
     classes = {name: message_class(name) for name in NAMES}
-    parts: dict[int, list[tuple[str, Any]]] = {}
+    parts: dict[tuple[str, int], list[tuple[str, Any]]] = {}  # files of two servers may have been merged into one
     known = False
     try:
-        for schema, message in _messages(path):
+        for topic, schema, message in _messages(path):
             if schema not in classes:
                 continue
             known = True
@@ -138,9 +139,10 @@ def read_recording(path: Path, images: Literal["pixels", "encoded"] = "pixels") 
                 decoded = classes[schema].FromString(message.data)
             except DecodeError:
                 continue
-            parts.setdefault(message.sequence, []).append((schema, decoded))
+            request = base_of(topic), message.sequence
+            parts.setdefault(request, []).append((schema, decoded))
             if schema == ANSWER:
-                yield _recorded(parts.pop(message.sequence), images)
+                yield _recorded(parts.pop(request), images)
     except _CutShortError as error:
         logger.warning("%s is read up to where it is cut short, still written or damaged: %s", path, error)
         return
@@ -152,10 +154,10 @@ class _CutShortError(InferentialError):
     """A file ends before its end; the text says how that was seen."""
 
 
-def _messages(path: Path) -> Iterator[tuple[str, Message]]:
-    """Yields the messages of a file, each with the name of its schema."""
+def _messages(path: Path) -> Iterator[tuple[str, str, Message]]:
+    """Yields the messages of a file, each with its topic and the name of its schema."""
     schemas: dict[int, str] = {}
-    channels: dict[int, str] = {}
+    channels: dict[int, tuple[str, str]] = {}
     with path.open("rb") as file:
         magic = file.read(len(_MAGIC))
         if not _MAGIC.startswith(magic):
@@ -172,9 +174,9 @@ def _messages(path: Path) -> Iterator[tuple[str, Message]]:
             if isinstance(record, Schema):
                 schemas[record.id] = record.name
             elif isinstance(record, Channel):
-                channels[record.id] = schemas.get(record.schema_id, "")
+                channels[record.id] = record.topic, schemas.get(record.schema_id, "")
             elif isinstance(record, Message) and record.channel_id in channels:
-                yield channels[record.channel_id], record
+                yield *channels[record.channel_id], record
 
 
 def _recorded(parts: list[tuple[str, Any]], as_what: Literal["pixels", "encoded"]) -> Recorded:

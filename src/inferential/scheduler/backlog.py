@@ -43,13 +43,20 @@ class Backlog:
     def discard(self, request: InferenceRequest) -> bool:
         """Removes a request that waits no more; returns whether any other waits."""
         source = request.connection or request.client_id
-        requests = self._by_source[source]
+        by_source = self._by_source
+        requests = by_source[source]
         del requests[request]
-        self._move(source, len(requests) + 1, len(requests))
         if requests:
+            self._move(source, len(requests) + 1, len(requests))
             return True
-        del self._by_source[source]
-        return bool(self._by_source)
+        del by_source[source]
+        sources = self._by_count[1]
+        del sources[source]
+        if not sources:
+            del self._by_count[1]
+            if self._most == 1:
+                self._most = 0
+        return bool(by_source)
 
     def of(self, source: Source) -> list[InferenceRequest]:
         """Returns a source's waiting requests, oldest first."""

@@ -54,4 +54,6 @@ def note_reserves(
         asked_before_s = chunk.runs_out_at - request.waiting_since - client.reserve_s
         known_s = max(asked_before_s, answered_at - request.received_at)
         within_s = most_s if client.lasts_until == math.inf else lately_s
-        client.reserve_s = chunk.reserve_s = max(within_s + (request.control_period_s or 0.0) - known_s, 0.0)
+        reserve_s = within_s + (request.control_period_s or 0.0) - known_s
+        # Whatever a robot says of its actions: what is no number is not between these.
+        client.reserve_s = chunk.reserve_s = reserve_s if 0 < reserve_s <= 2 * most_s else 0.0

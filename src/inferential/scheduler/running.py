@@ -168,10 +168,19 @@ class Running:
 
     def free_slots(self, model_id: str) -> Sequence[ReplicaSlot]:
         """Returns the replicas that can begin a call now, the fastest first."""
+        if (calls := self._models.get(model_id)) is not None and self._is_full(calls, self.capacity(model_id)):
+            return ()
         slots = self.slots(model_id)
         if len(slots) == 1:
             return slots if slots[0].free_at == FREE else ()
         return sorted((slot for slot in slots if slot.free_at == FREE), key=_typical)
+
+    @staticmethod
+    def _is_full(calls: _Calls, capacity: Capacity) -> bool:
+        """Returns whether each replica runs as many calls as it may: nothing is to be known of its slots then."""
+        if capacity.single:
+            return capacity.replicas[0] in calls
+        return all(len(calls.get(replica, ())) >= capacity.max_inflight for replica in capacity.replicas)
 
     def free_alone(self, model_id: str) -> ReplicaSlot | None:
         """Returns the fastest free replica of a model that shares no device; None if none is free or it does share."""

@@ -171,7 +171,9 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         limit = min(slot.max_batch_size, slot.profile.explored())
         chunks = lane.chunks
         if chunks and (not lane.has_others or model.is_turn_of_chunks(len(lane))):
-            return chunks.take(slot.profile, limit, now, model.answer_within_s)
+            # Where more robots starve than the next calls take, to have asked earlier would help none of them.
+            starve = chunks.starve(now, limit * len(self._availability.slots(slot.model_id)) + 1)
+            return chunks.take(slot.profile, limit, now, None if starve else model.answer_within_s)
         overloaded = self._is_overloaded(slot.model_id, now)
         largest_within, caution = slot.profile.largest_within, CAUTION if model.needed > 1 else 1.0
         batch: list[InferenceRequest] = []
@@ -201,7 +203,7 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
             batch.append(request)
         lane.end_of_choice()
         if not batch and chunks is not None and len(chunks):
-            return chunks.take(slot.profile, limit, now, model.answer_within_s)
+            return chunks.take(slot.profile, limit, now)
         return batch
 
     def ready_at(self, model_id: str) -> float | None:
@@ -229,10 +231,10 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
     def _waits_until(self, lane: SloLane, slot: ReplicaSlot, now: float) -> float:
         """Returns until when a call waits for more rows, alike for all free replicas; -inf: it does not wait."""
         if chunks := lane.chunks:
-            needed = self._need(slot.model_id, now)
             if lane.has_others or chunks.starve(now, slot.max_batch_size):
                 return -math.inf
-            enough = min(needed, slot.max_batch_size, self._model(slot.model_id).demand.clients(now))
+            model = self._model(slot.model_id)
+            enough = min(self._need(slot.model_id, now), slot.max_batch_size, model.demand.clients(now))
             return chunks.waits_until(slot.profile, enough, now)
         first, live = lane.earliest(), lane.live_count
         if first is None:
@@ -283,10 +285,6 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
             model.forget(client_id)
 
     def _leave_lane(self, request: InferenceRequest) -> None:
-        chunks = self._lanes[request.pool].chunks
-        if chunks is not None and request in chunks:
-            super()._leave_lane(request)
-            return
         since = self._lanes[request.pool].waits_since(request.client_id)
         super()._leave_lane(request)
         lane = self._lanes.get(request.pool)
@@ -370,7 +368,7 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
             model.needed = smallest_sufficient(slots, colocated_models, UTILISATION)
             model.plans = model.needed > 1 and is_alone(model_id, self._availability)
             if model.chunks is not None:
-                model.answer_within_s = answer_within_s(slots, model.demand.clients(now), model.chunks, now)
+                model.answer_within_s = answer_within_s(slots, model.demand.clients(now))
         return model.needed
 
     def _is_overloaded(self, model_id: str, now: float) -> bool:

@@ -156,24 +156,18 @@ def planned_call(
     return call.begins_at, [request for _, request in chosen if request is not None]
 
 
-def answer_within_s(
-    slots: Sequence[ReplicaSlot], clients: int, chunks: ChunkLane, now: float
-) -> tuple[float, float] | None:
+def answer_within_s(slots: Sequence[ReplicaSlot], clients: int) -> tuple[float, float] | None:
     """Returns how long an answer may take that is asked for when all replicas run: the wait for one, and its own call.
 
     Args:
         slots: of its model.
         clients: that ask it lately. Not more than their number's share of a call come at once, of each replica.
-        chunks: the requests of robots that play chunks.
-        now: seconds of `time.monotonic()`.
 
     Returns:
         By the high quantiles of a call and of the time until the first of the replicas is free, whose calls end at any
-        time each: with so many clients, and with however many. None while a replica is not known well enough, and where
-        more robots starve than the next calls of all replicas take: to have asked earlier would help none of them.
+        time each: with so many clients, and with however many. None while a replica is not known well enough.
     """
-    rows = sum(slot.max_batch_size for slot in slots)
-    if not all(slot.profile.warm for slot in slots) or chunks.starve(now, rows + 1):
+    if not all(slot.profile.warm for slot in slots):
         return None
     share = math.ceil(clients / len(slots))
     lately_s, most_s = (

@@ -240,7 +240,7 @@ def status_of(
                 model_id,
                 capacities.of(models.pool_of(model_id)),
                 engine,
-                _health(dispatcher, models.pools_of(model_id)),
+                _health(dispatcher, models.pools_of(model_id), models.ended.get(model_id, ())),
                 problems.get(models.pool_of(model_id)),
                 models.condition(model_id),
                 models.parts_of(models.pool_of(model_id)),
@@ -358,16 +358,22 @@ def model_of(
     )
 
 
-def _health(dispatcher: Dispatcher, pools: Sequence[str]) -> EndpointHealth | None:
-    """Returns the health of a model's calls, whichever of its pools had them; None before the first."""
+def _health(dispatcher: Dispatcher, pools: Sequence[str], ended: Sequence[str]) -> EndpointHealth | None:
+    """Returns the health of a model's calls, whichever of its pools had them; None before the first.
+
+    Of pools that were ended it has the counts.
+    """
     found = [one for one in map(dispatcher.endpoint_health, pools) if one is not None]
-    if len(found) < 2:
+    before = [one for one in map(dispatcher.endpoint_health, ended) if one is not None]
+    if len(found) < 2 and not before:
         return found[0] if found else None
     calls = sum(one.total_requests for one in found)
-    rate = sum(one.error_rate * one.total_requests for one in found) / calls
-    failed = max(found, key=lambda one: one.error_rate)
-    failures = sum(one.failures for one in found)
-    return EndpointHealth(found[0].model_id, found[0].avg_latency_ms, rate, calls, failures, failed.last_error)
+    rate = sum(one.error_rate * one.total_requests for one in found) / max(calls, 1)
+    failed = max(found, key=lambda one: one.error_rate, default=EndpointHealth(""))
+    latency_ms = found[0].avg_latency_ms if found else 0.0
+    calls += sum(one.total_requests for one in before)
+    failures = sum(one.failures for one in (*found, *before))
+    return EndpointHealth(pools[0], latency_ms, rate, calls, failures, failed.last_error)
 
 
 def _latency(profiles: Profiles, model_id: str) -> list[BatchLatency]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,7 +14,9 @@ WINDOW_S = 60.0
 _FEW = 10  # answers due, or requests ended, below which a share says nothing
 _OVER = 0.5  # a share must fall to this part of its limit until it counts as over
 _DOWN = ("failing", "hung")
+_MOST_NAMED = 5  # robots, in a text
 _MOST_ROBOTS = 1024  # that are gone and may return
+_LONGEST = 500  # characters of a reason: models raise pages of text, and chat programs refuse or cut long messages
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,19 @@ class _Condition:
     said: bool = False
 
 
+def in_words(changes: Sequence[Change]) -> str:
+    """Returns a line for each change; where very many robots are gone or back, one for all of them."""
+    lines = [f"{one.state}: {one.text}" for one in changes if one.alert != "robot"]
+    for state, what in (("firing", "gone"), ("resolved", "back")):
+        robots = [one for one in changes if one.alert == "robot" and one.state == state]
+        if len(robots) > _MOST_NAMED:
+            names = ", ".join(one.subject for one in robots[:_MOST_NAMED])
+            lines.append(f"{state}: {len(robots)} robots are {what}: {names} and {len(robots) - _MOST_NAMED} more")
+        else:
+            lines += [f"{state}: {one.text}" for one in robots]
+    return "\n".join(lines)
+
+
 class Watch:
     """Finds changes in what it is shown, each once."""
 
@@ -143,7 +158,7 @@ class Watch:
             yield ("refusals", "fleet"), f"{100 * refused / ended:.0f} % of the requests of a minute were refused"
         for model_id, (state, why) in seen.models.items():
             if state in _DOWN:
-                yield ("model", model_id), f"model {model_id} is {state}{f': {why}' if why else ''}"
+                yield ("model", model_id), f"model {model_id} is {state}{f': {_in_short(why)}' if why else ''}"
         for client_id in seen.departed:
             self._gone.setdefault(client_id)
         for client_id in seen.connected if self._gone else ():
@@ -165,3 +180,8 @@ class Watch:
         while len(history) > 1 and history[1][0] <= now - WINDOW_S:
             history.popleft()
         return history[0][1]
+
+
+def _in_short(why: str) -> str:
+    line = " ".join(why.split())
+    return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…"

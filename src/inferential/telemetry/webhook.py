@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from queue import Empty, Full, Queue
 from typing import Any
+from urllib.parse import urlsplit
 
 logger: logging.Logger = logging.getLogger("inferential.alerts")
 
@@ -114,15 +115,23 @@ class Webhook:
         headers = {"Content-Type": "application/json", "User-Agent": "inferential", **post.headers}
         try:
             request = urllib.request.Request(post.url, data, headers, method="POST")
-            with self._opener.open(request, timeout=post.timeout_s) as response:
-                response.read(1024)
-            return None, False
+            with self._opener.open(request, timeout=post.timeout_s):
+                return None, False  # what it says beside that may take any time
         except urllib.error.HTTPError as error:
             error.close()
-            return f"HTTP {error.code}", error.code >= 500 or error.code in _AGAIN
+            return _refusal(error), error.code >= 500 or error.code in _AGAIN
         except urllib.error.URLError as error:
             return str(error.reason), True
         except (OSError, http.client.HTTPException) as error:
             return str(error) or type(error).__name__, True
         except ValueError as error:  # a header that HTTP does not allow
             return str(error), False
+
+
+def _refusal(error: urllib.error.HTTPError) -> str:
+    """Returns a refusal in words; of where a redirect leads the host alone, as the path of a webhook is a secret."""
+    to = urlsplit(error.headers.get("Location", ""))
+    if not 300 <= error.code < 400 or not to.netloc:
+        return f"HTTP {error.code}"
+    where = f"{to.scheme}://{to.netloc.rpartition('@')[2]}"
+    return f"HTTP {error.code} (a redirect to {where}, not followed: set alerts.webhook to where it leads)"

@@ -320,5 +320,9 @@ def sentence(name: str, lateness: Lateness | None, since: str | None = None) -> 
     if more := [f"{_WORDS.get(cause, cause)} {100 * share:.0f} %" for cause, share in others if share >= _WORTH_SAYING]:
         text += f"; also {', '.join(more)}"
     if same := [cause for cause in ("network", "queue", "model") if cause in lateness.unchanged and cause != main]:
-        text += f"; {' and '.join(same)} unchanged"
+        text += f"; {_enumerated(same)} unchanged"
     return text
+
+
+def _enumerated(words: Sequence[str]) -> str:
+    return " and ".join(part for part in (", ".join(words[:-1]), words[-1]) if part)

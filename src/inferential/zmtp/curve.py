@@ -101,10 +101,10 @@ class Session:
     Args:
         shared: the key that follows from S' and C'.
         sends, receives: the two directions' nonce prefixes.
-        sent, received: the nonces used last by the handshake.
+        sent, received: the nonces used last by the handshake; the second is an attribute too.
     """
 
-    __slots__ = ("_received", "_receives", "_receives_at", "_sends", "_sends_at", "_sent", "_shared")
+    __slots__ = ("_receives", "_receives_at", "_sends", "_sends_at", "_sent", "_shared", "received")
 
     def __init__(self, shared: bytes, sends: bytes, receives: bytes, sent: int, received: int) -> None:
         self._shared = shared
@@ -112,7 +112,7 @@ class Session:
         self._sends, self._receives = bytearray(sends + bytes(8)), bytearray(receives + bytes(8))
         self._sends_at, self._receives_at = pointer_to(self._sends), pointer_to(self._receives)
         self._sent = sent
-        self._received = received
+        self.received = received
 
     def seal(self, flags: int, body: bytes) -> bytes:
         """Returns the MESSAGE that carries a frame.
@@ -187,12 +187,12 @@ class Session:
         if size < OVERHEAD_BYTES or bytes(data[at : at + 8]) != MESSAGE:
             raise ProtocolError("expected an encrypted MESSAGE")
         (number,) = _NUMBER.unpack_from(data, at + 8)
-        if number <= self._received:
+        if number <= self.received:
             raise ProtocolError("an encrypted message was repeated or came out of order")
         _NUMBER.pack_into(self._receives, 16, number)
         if _open(opened, pointer + (at + _BOX_AT), size - _BOX_AT, self._receives_at, self._shared):
             raise ProtocolError(_CANNOT_OPEN.format("MESSAGE"))
-        self._received = number
+        self.received = number
 
 
 def pointer_to(memory: Buffer) -> Any:
@@ -221,10 +221,9 @@ class CurveClient:
         self._metadata = metadata
         self._random_bytes = random_bytes
         self._own = key_pair(random_bytes)
-        self._server_own = b""
-        self._sent = 0
+        self._shared, self._sent = b"", 0
         self.state: State = State.SEND_HELLO
-        self.session: Session | None = None
+        self.session: Session | None = None  # from WELCOME on: frames may follow INITIATE at once
         self.peer_metadata: bytes = b""
 
     def hello(self) -> bytes:
@@ -264,24 +263,26 @@ class CurveClient:
             opened = bindings.crypto_box_open_easy(command[24:], nonce, self._server_key, self._own.secret)
         except CryptoError as error:
             raise ProtocolError("WELCOME cannot be opened: the server holds another key than server_key") from error
-        self._server_own, cookie = opened[:KEY_BYTES], opened[KEY_BYTES:]
+        server_own, cookie = opened[:KEY_BYTES], opened[KEY_BYTES:]
         vouch_nonce = self._random_bytes(16)
         vouch = bindings.crypto_box_easy(
-            self._own.public + self._server_key, b"VOUCH---" + vouch_nonce, self._server_own, self._keys.secret
+            self._own.public + self._server_key, b"VOUCH---" + vouch_nonce, server_own, self._keys.secret
         )
         nonce = self._nonce()
         inner = b"".join((self._keys.public, vouch_nonce, vouch, self._metadata))
-        box = bindings.crypto_box_easy(inner, b"CurveZMQINITIATE" + nonce, self._server_own, self._own.secret)
+        box = bindings.crypto_box_easy(inner, b"CurveZMQINITIATE" + nonce, server_own, self._own.secret)
+        self._shared = _shared(server_own, self._own.secret)
+        self.session = Session(self._shared, _TO_SERVER, _TO_CLIENT, self._sent, 0)
         self.state = State.EXPECT_READY
         return b"".join((INITIATE, cookie, nonce, box))
 
     def _finish(self, command: bytes) -> None:
         if not command.startswith(READY) or len(command) < len(READY) + 8 + 16:
             raise ProtocolError("expected READY")
-        shared = _shared(self._server_own, self._own.secret)
+        assert self.session is not None
         nonce = command[6:14]
-        self.peer_metadata = _open_afternm(command[14:], b"CurveZMQREADY---" + nonce, shared, "READY")
-        self.session = Session(shared, _TO_SERVER, _TO_CLIENT, self._sent, int.from_bytes(nonce, "big"))
+        self.peer_metadata = _open_afternm(command[14:], b"CurveZMQREADY---" + nonce, self._shared, "READY")
+        self.session.received = int.from_bytes(nonce, "big")
         self.state = State.ESTABLISHED
 
     def _nonce(self) -> bytes:

@@ -49,10 +49,10 @@ class Handshake(Protocol):
     """Whether this end accepts the connection."""
 
     peer: Ready | None
-    """What was found out of the peer; None until the handshake is complete."""
+    """What was found out of the peer, or is presumed; messages may be sent then. None before that."""
 
     def greeting(self) -> bytes:
-        """Returns what is sent first."""
+        """Returns what is sent first: the greeting, and what follows it where the peer is presumed to be known."""
         ...
 
     def greeted(self, peer_greeting: bytes) -> bytes:
@@ -104,26 +104,42 @@ class NullHandshake:
         socket_type, identity: sent to the peer.
         accepting: whether this end waits for the client's mechanism before it sends its own.
         life: sent to the peer, see `protocol.LIFE`; b"": not sent.
+        presumed: what the peer said by a connection just before. READY goes with the greeting then, and messages may
+            follow at once, two round trips sooner; what the peer says is checked as it comes.
     """
 
-    def __init__(self, socket_type: bytes, identity: bytes, *, accepting: bool = False, life: bytes = b"") -> None:
+    def __init__(
+        self,
+        socket_type: bytes,
+        identity: bytes,
+        *,
+        accepting: bool = False,
+        life: bytes = b"",
+        presumed: Ready | None = None,
+    ) -> None:
         self._socket_type = socket_type
         self._identity = identity
         self.accepting = accepting
         self._life = life
         self._greeted = False
-        self.peer: Ready | None = None
+        self.peer: Ready | None = presumed
 
     def greeting(self) -> bytes:
-        return greeting()[:VERSION_BYTES] if self.accepting else greeting()
+        if self.accepting:
+            return greeting()[:VERSION_BYTES]
+        return greeting() + (b"" if self.peer is None else self._ready())
 
     def greeted(self, peer_greeting: bytes) -> bytes:
         self._greeted = True
         mechanism = mechanism_of(peer_greeting)
         if mechanism != NULL:
             raise HandshakeError(self._wrong(mechanism), "mechanism")
-        rest = greeting()[VERSION_BYTES:] if self.accepting else b""
-        return rest + ready(self._socket_type, self._identity, self._life)
+        if self.peer is not None:
+            return b""  # it has READY already
+        return (greeting()[VERSION_BYTES:] if self.accepting else b"") + self._ready()
+
+    def _ready(self) -> bytes:
+        return ready(self._socket_type, self._identity, self._life)
 
     def receive(self, command: bytes) -> bytes:
         self.peer = read_ready(command, self._socket_type)

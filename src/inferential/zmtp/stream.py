@@ -28,7 +28,6 @@ from inferential.zmtp.protocol import (
     Ready,
     check_greeting,
     command,
-    greeting,
     is_followed,
     message,
     messages_without_payload,
@@ -62,8 +61,7 @@ class Stream(Connected):
         socket_type, identity: sent to the peer in READY.
         max_frame_bytes, max_frames, allocate: see `reader.Reader`.
         handshake: of another mechanism than NULL; it has socket type and identity itself then.
-        presumed: what a peer of ZMTP 3.1 said by a connection without keys just before. Messages may be sent at once
-            then, two round trips sooner than after its greeting and READY; what it says is checked as it comes.
+        presumed: whether the handshake presumes what the peer will say, which is one of ZMTP 3.1.
     """
 
     def __init__(
@@ -75,15 +73,15 @@ class Stream(Connected):
         max_frames: int = 3,
         handshake: Handshake | None = None,
         allocate: Allocate | None = None,
-        presumed: Ready | None = None,
+        presumed: bool = False,
     ) -> None:
         self._socket = connected
         connected.setblocking(False)
         tcp.prepare(connected)
         self._handshake: Handshake = NullHandshake(socket_type, identity) if handshake is None else handshake
         self._greeting: bytearray | None = bytearray()  # None: it was whole
-        self._presumed = False  # nothing was heard of the peer yet, or its greeting alone
-        self.answers_pings: bool = False
+        self._presumed = presumed  # until it has said who it is
+        self.answers_pings: bool = presumed
         """Whether the peer answers `ping` by ZMTP 3.1."""
         self._limits = max_frame_bytes, max_frames
         # A peer that is not known yet gets no memory for more than the commands of a handshake.
@@ -93,8 +91,8 @@ class Stream(Connected):
         self._unsent: deque[tuple[memoryview, bool]] = deque()  # a buffer, and whether a message ends with it
         self.unsent: int = 0
         """Messages that are not completely handed to the system yet."""
-        self.peer: Ready | None = None
-        """The peer's socket type, identity and key; None until the handshake is complete."""
+        self.peer: Ready | None = self._handshake.peer
+        """The peer's socket type, identity and key; None until messages may be sent."""
         self.on_pong: Callable[[bytes], None] | None = None  # called with the context of each PONG
         self._owed: bytes | None = None  # the newest PING that is to be answered once everything is sent
         self.alive: bool = True
@@ -106,10 +104,8 @@ class Stream(Connected):
         hello, flags = self._handshake.greeting(), 0
         if self._handshake.accepting and self.has_unread(GREETING_BYTES):
             flags = WITH_NEXT  # the answer to that follows at once
-        if presumed is not None:
-            hello += self._handshake.greeted(greeting())
-            self.peer, flags = presumed, WITH_NEXT
-            self._presumed = self.answers_pings = True
+        if self.peer is not None:
+            flags = WITH_NEXT
             self._establish()
         self._send([hello], flags)
 
@@ -129,7 +125,7 @@ class Stream(Connected):
             while self.peer is None:
                 found = self._reader.next()
                 if isinstance(found, bytes):
-                    self._answer(self._handshake.receive(found))
+                    self._answer(self._handshake.receive(found), WITH_NEXT if self._presumed else 0)
                     self.peer = self._handshake.peer
                 elif isinstance(found, list) and isinstance(self._handshake, Zmtp2Handshake):
                     self._handshake.receive_identity(found)
@@ -154,14 +150,17 @@ class Stream(Connected):
             self._send([data], flags)
 
     def _establish(self) -> None:
-        """Goes on with the limits of messages, and in their encrypted form where the handshake has led to one."""
+        """Goes on with the limits of messages, and in their encrypted form where the handshake has led to one; of a
+        peer that is presumed again, once it has said who it is: nothing encrypted comes before."""
         assert isinstance(self._reader, Reader)
         before = self._reader
         wire = self._handshake.wire(*self._limits)
         if wire is None:
             before.limit(self._limits[0])
-        else:
-            self._reader, self._message, self._command = wire.reader, wire.message, wire.command
+            return
+        self._message, self._command = wire.message, wire.command
+        if not self._presumed:
+            self._reader = wire.reader
             self._reader.feed(before.rest())
 
     def reserve_by(self, reserve: Callable[[int], bool]) -> None:
@@ -233,8 +232,7 @@ class Stream(Connected):
         self.answers_pings = supports_heartbeats(bytes(self._greeting))
         rest, whole, self._greeting = bytes(self._greeting[size:]), bytes(self._greeting), None
         answer = self._handshake.greeted(whole)
-        if not self._presumed:  # who sends messages with its READY, as by `presumed`, is answered soon
-            self._answer(answer, WITH_NEXT if self._handshake.accepting and is_followed(rest) else 0)
+        self._answer(answer, WITH_NEXT if self._handshake.accepting and is_followed(rest) else 0)  # it is answered soon
         return rest
 
     def next(self) -> list[Buffer] | Discarded | None:
@@ -288,6 +286,7 @@ class Stream(Connected):
             elif self._presumed:
                 self._handshake.receive(following)
                 self.peer, self._presumed = self._handshake.peer, False
+                self._establish()
             following = self._reader.next()
         if pings and self._unsent:
             self._owed = pings[-1]  # a peer that does not read gets one answer, when it has read

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -131,3 +132,64 @@ def test_a_coroutine_function_is_refused_where_its_result_would_not_be_awaited(n
         pytest.raises(TypeError, match=rf"^{name}: expected a function that is no coroutine function, got"),
     ):
         ChunkRuntime(connection.model("policy"), RATE_HZ, **options)
+
+
+@pytest.mark.parametrize(
+    ("name", "function", "played"),
+    [
+        ("starved", lambda player, last, steps: player.reset(), 5.0),
+        ("on_starved", lambda player, last, steps: player.reset(), 5.0),
+        ("on_starved", lambda player, steps: player.reset(), 0.0),
+    ],
+)
+def test_a_function_for_starved_steps_may_begin_a_new_episode(
+    name: str, function: Callable[..., Any], played: float
+) -> None:
+    players: list[Player] = []
+    count = function.__code__.co_argcount
+    own = (lambda last, steps: function(players[0], last, steps)) if count == 3 else lambda n: function(players[0], n)
+    options: dict[str, Any] = {"starved": "stop" if count == 2 else "hold", name: own}
+    players.append(Player(RATE_HZ, hold_ms=0, **options))
+    player = players[0]
+    player.asked(1, 0.0)
+    player.answered(1, np.full((1, 1), 5.0), 0.0)
+    assert [player.play() for _ in range(2)] == [5.0, played]
+    assert player.play() is None
+    player.asked(2, 1.0)
+    player.answered(2, np.full((2, 2), 3.0), 1.0)  # nothing of the former episode matters
+    assert player.play().tolist() == [3.0, 3.0]
+    assert not player.stats.raised
+
+
+async def test_a_runtime_refuses_a_handle_of_the_other_kind_and_what_is_none() -> None:
+    with Connection("tcp://127.0.0.1:1", client_id="arm") as threads:
+        async with AsyncConnection("tcp://127.0.0.1:1", client_id="arm") as coroutines:
+            one: Any = threads.model("policy")
+            other: Any = coroutines.model("policy")
+            with pytest.raises(TypeError, match=r"got one of an AsyncConnection: use AsyncChunkRuntime$"):
+                ChunkRuntime(other, RATE_HZ)
+            with pytest.raises(TypeError, match=r"got one of a Connection: use ChunkRuntime$"):
+                AsyncChunkRuntime(one, RATE_HZ)
+            wrong: Any
+            for wrong in (threads, "policy", None):
+                with pytest.raises(TypeError, match=r"^model: expected a handle, as connection\.model"):
+                    ChunkRuntime(wrong, RATE_HZ)
+
+
+def test_a_loop_of_threads_refuses_to_act_by_a_coroutine_function_as_the_robot_would_not_move() -> None:
+    async def act(action: Any) -> None: ...
+
+    with Connection("tcp://127.0.0.1:1", client_id="arm") as connection:
+        runtime = ChunkRuntime(connection.model("policy"), RATE_HZ)
+        for wrong in (act, None):
+            with pytest.raises(TypeError, match=r"^act: expected a function"):
+                runtime.run({}, wrong, seconds=0.1)  # type: ignore[arg-type]
+
+
+def test_a_runtime_that_is_let_go_ends_at_once_and_so_leaves_its_handle_to_others() -> None:
+    with Connection("tcp://127.0.0.1:1", client_id="arm") as connection:
+        runtime = ChunkRuntime(connection.model("policy"), RATE_HZ, on_starved=broken, on_error=broken)
+        runtime.step({"x": np.zeros(1)})
+        seen = weakref.ref(runtime)
+        del runtime
+        assert seen() is None

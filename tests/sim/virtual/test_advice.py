@@ -59,6 +59,7 @@ def test_figures_far_below_what_the_server_gave_are_doubted() -> None:
     found = advice_for(SLOW, 4)
     assert "but the server gave" not in found.sentence()
     assert "; but the server gave 100.0%: robots are repeated" in replace(found, was=1.0).sentence()
+    assert "which of them share a call" in replace(found, was=1.0, robots_waiting=4).sentence()
 
 
 def test_requests_that_failed_are_held_against_no_strategy() -> None:

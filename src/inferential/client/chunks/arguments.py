@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from inferential.client.model import Model
 from inferential.proto.actions import holds_numbers, is_finite
 
 
@@ -103,6 +104,22 @@ def check_seconds(seconds: Any) -> None:
         TypeError, ValueError: it is no number.
     """
     check_number("seconds", seconds, "a number of seconds (math.inf: until it is stopped)", lambda s: s == s)
+
+
+def check_model(model: Any, *, awaits: bool) -> None:
+    """Checks that a handle is one whose methods are coroutines, or one whose are not.
+
+    Raises:
+        TypeError: it is the other, or none.
+    """
+    if not hasattr(model, "observe") or not hasattr(model, "never_wait"):
+        raise TypeError(f"model: expected a handle, as connection.model(...) returns it, got {model!r}")
+    if awaits and isinstance(model, Model):  # what others have made may return something to await
+        raise TypeError("model: expected one of an AsyncConnection, got one of a Connection: use ChunkRuntime")
+    if not awaits and iscoroutinefunction(model.observe):
+        raise TypeError(
+            "model: expected a handle of a Connection, got one of an AsyncConnection: use AsyncChunkRuntime"
+        )
 
 
 def check_function(name: str, function: Any) -> None:

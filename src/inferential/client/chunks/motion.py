@@ -19,7 +19,8 @@ import numpy as np
 
 from inferential.client.chunks.arguments import check_choice, check_number, check_stop_action
 from inferential.client.chunks.stats import ChunkStats
-from inferential.proto.actions import Array, BadActions, Layout, is_finite, of_dtype
+from inferential.proto.actions import Array, BadActions, is_finite, of_dtype
+from inferential.proto.layout import Layout
 
 Action = Any
 """An array, or arrays by key where a chunk is spread over several keys."""
@@ -180,10 +181,13 @@ class Motion:
         stats.longest_starved_steps = max(stats.longest_starved_steps, steps)
         is_stopped = steps + self._missed_steps > self._hold_steps
         stats.stopped_steps += is_stopped
+        layout = self.layout
+        assert layout is not None
         output = self._starved_action(last, steps, is_stopped)
+        if self.layout is not layout:  # a function of the user has begun a new episode
+            return output
         try:
-            assert self.layout is not None
-            flat = self.layout.flat(output).copy()
+            flat = layout.flat(output).copy()
             is_action = is_finite(flat)
         except TypeError:  # BadActions: of another shape; or no numbers
             is_action = False
@@ -194,6 +198,9 @@ class Motion:
         return output if self._output is flat else self._copy(self._output)
 
     def _starved_action(self, last: Array, steps: int, is_stopped: bool) -> Action:
+        layout = self.layout  # a function of the user may begin a new episode
+        assert layout is not None
+        held = layout.split(last.copy())
         if self._takes_steps_alone:
             assert callable(self._on_starved)
             chosen = self._ask("on_starved", self._on_starved, steps)
@@ -201,16 +208,16 @@ class Motion:
                 return chosen
         elif is_stopped and self._on_starved is not None:
             if callable(self._on_starved):
-                chosen = self._ask("on_starved", self._on_starved, self._copy(last), steps)
-                return self._copy(last) if chosen is None else chosen
-            return self._copy(last if self._on_starved == "hold" else np.zeros_like(last))
+                chosen = self._ask("on_starved", self._on_starved, layout.split(last.copy()), steps)
+                return held if chosen is None else chosen
+            return held if self._on_starved == "hold" else layout.split(np.zeros_like(last))
         if self._starved == "hold":
-            return self._copy(last)
+            return held
         if self._starved == "stop":
-            return self._copy(np.zeros_like(last)) if self._stop_action is None else _copied(self._stop_action)
+            return layout.split(np.zeros_like(last)) if self._stop_action is None else _copied(self._stop_action)
         assert callable(self._starved)
-        chosen = self._ask("starved", self._starved, self._copy(last), steps)
-        return self._copy(last) if chosen is None else chosen
+        chosen = self._ask("starved", self._starved, layout.split(last.copy()), steps)
+        return held if chosen is None else chosen
 
     def _ask(self, name: str, function: Callable[..., Any], *arguments: Any) -> Action | None:
         """Returns what a user's function chooses to play; the stop action, if there is one, where it raises."""

@@ -46,7 +46,8 @@ from inferential.client.chunks.nudges import SILENCE_S, Nudges
 from inferential.client.chunks.open_requests import Asked, OpenRequests
 from inferential.client.chunks.plan import EnsemblePlan, Merge, MergeRaised, new_plan
 from inferential.client.chunks.stats import ChunkStats
-from inferential.proto.actions import ActionSpecs, Array, Layout, SpecArgument
+from inferential.proto.actions import ActionSpecs, Array, SpecArgument
+from inferential.proto.layout import Layout
 
 _MARGIN_STEPS = 1
 _MIN_TIMEOUT_S = 1.0
@@ -275,8 +276,7 @@ class Player:
         self.stats.lost += self._open.drop_ended(now, awaits)
         in_flight, silence_s = self._open.in_flight, self._silence_s(now, heard_s_ago)
         least_s = _MIN_TIMEOUT_S if silence_s != silence_s else _ANSWER_TIMEOUT_S
-        trips = self._latency.trips
-        usual_s = trips.quantile(self._quantile) if len(trips) else 0.0
+        usual_s = self._latency.trips.quantile(self._quantile)  # nan before the first, which `max` passes over
         self.stats.lost += self._open.give_up(now, max(least_s, _TIMEOUT_ROUND_TRIPS * usual_s))
         if self._asked_step == self._step:
             return False

@@ -11,11 +11,11 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 from weakref import WeakKeyDictionary, ref
 
 from inferential.client.aio import AsyncModel
-from inferential.client.chunks.arguments import check_function, check_key, check_seconds
+from inferential.client.chunks.arguments import check_function, check_key, check_model, check_seconds
 from inferential.client.chunks.motion import Action, OnStarved, Starved
 from inferential.client.chunks.plan import Merge
 from inferential.client.chunks.player import Index, Player
@@ -48,6 +48,9 @@ _PLAYS: WeakKeyDictionary[Any, ref[Any]] = WeakKeyDictionary()
 class _Runtime(Generic[ModelT]):
     """What the runtimes for threads and for asyncio share; see `ChunkRuntime`."""
 
+    _awaits: ClassVar[bool]
+    """Whether the methods of the handle are coroutines."""
+
     def __init__(
         self,
         model: ModelT,
@@ -70,22 +73,25 @@ class _Runtime(Generic[ModelT]):
         action_spec: SpecArgument = None,
         index: Index = "executed",
     ) -> None:
+        self._notices = notices = Notices(logger)
         self._player = Player(
             control_rate_hz,
-            merge,
-            starved,
-            stop_action,
-            rtc,
-            execution_horizon,
-            quantile,
-            follow_rate,
-            on_starved,
-            refresh_ms,
-            hold_ms,
-            action_spec,
-            index,
-            self._say_raised,
+            merge=merge,
+            starved=starved,
+            stop_action=stop_action,
+            rtc=rtc,
+            execution_horizon=execution_horizon,
+            quantile=quantile,
+            follow_rate=follow_rate,
+            on_starved=on_starved,
+            refresh_ms=refresh_ms,
+            hold_ms=hold_ms,
+            action_spec=action_spec,
+            index=index,
+            # Without this runtime itself, which ends when it is let go.
+            on_raised=lambda name, error: _say_raised(notices, name, error),
         )
+        check_model(model, awaits=self._awaits)
         if key is not None:
             check_key(key)
         if on_error is not None:
@@ -95,7 +101,6 @@ class _Runtime(Generic[ModelT]):
         self._model: ModelT = model
         self._key = key
         self._on_error = on_error
-        self._notices = Notices(logger)
         self._itself: ref[Any] = ref(self)
         self._began = False
         model.never_wait()
@@ -156,10 +161,6 @@ class _Runtime(Generic[ModelT]):
                 self._on_error(error)
             except Exception as raised:
                 self._player.note_raised("on_error", raised)
-
-    def _say_raised(self, name: str, error: Exception) -> None:
-        words, place = words_of(error), place_of(error)
-        self._notices.say(name, "%s raised %s%s; the robot goes on", name, words, place, level=logging.ERROR)
 
     def _missed(self, due: float) -> int:
         """Skips the steps whose whole period has passed since the next one was due."""
@@ -249,6 +250,8 @@ class ChunkRuntime(_Runtime[Model]):
         ```
     """
 
+    _awaits = False
+
     def step(self, observe: Observe | Mapping[str, Any]) -> Action | None:
         """Takes one control step: reads the chunks that arrived, requests one if it is time to, and returns the action.
 
@@ -310,6 +313,7 @@ class ChunkRuntime(_Runtime[Model]):
             seconds: how long it runs.
         """
         check_seconds(seconds)
+        check_function("act", act)
         period_s, start, number = self._player.period_s, time.monotonic(), 0
         while number * period_s < seconds:
             time.sleep(max(start + number * period_s - time.monotonic(), 0.0))
@@ -319,6 +323,8 @@ class ChunkRuntime(_Runtime[Model]):
 
 class AsyncChunkRuntime(_Runtime[AsyncModel]):
     """Plays action chunks as `ChunkRuntime` does, for asyncio: of an `AsyncModel`, with coroutines for methods."""
+
+    _awaits = True
 
     async def step(self, observe: AsyncObserve | Mapping[str, Any]) -> Action | None:
         """Takes one control step, as `ChunkRuntime.step`; `observe` may be a coroutine function."""
@@ -362,6 +368,11 @@ class AsyncChunkRuntime(_Runtime[AsyncModel]):
             if isinstance(done, Awaitable):
                 await done
             number += 1 + self._missed(start + (number + 1) * period_s)
+
+
+def _say_raised(notices: Notices, name: str, error: Exception) -> None:
+    words, place = words_of(error), place_of(error)
+    notices.say(name, "%s raised %s%s; the robot goes on", name, words, place, level=logging.ERROR)
 
 
 def chunk_of(result: Mapping[str, Any], key: str | None = None) -> Array:

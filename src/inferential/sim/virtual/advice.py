@@ -80,10 +80,12 @@ class Advice:
     def _doubt(self) -> str:
         """Returns what speaks against the figures: that they are far from what the server gave."""
         if self.was - max(shares[0] for shares in self.shares.values()) > _FAR:
-            return (
-                f"; but the server gave {self.was:.1%}: robots are repeated here at the times at which they asked, and "
-                "would have asked at others where they were answered at others, so believe the differences alone"
+            why = (
+                "which of them share a call is a matter of less than a millisecond"
+                if self.robots_waiting
+                else "robots are repeated here at the times at which they asked, whatever they are answered"
             )
+            return f"; but the server gave {self.was:.1%}: {why}, so believe the differences alone"
         in_force = self.shares.get(self.in_force or "")
         if in_force is not None and in_force[0] - self.was > _FAR:
             return (
