@@ -139,14 +139,14 @@ async def test_a_model_of_ones_own_may_refuse_an_observation(
         Server("tcp://127.0.0.1:0", dispatcher=LocalDispatcher(made)) as server,
         AsyncConnection(server.address) as connection,
     ):
-        for name, kind, text in (
-            ("picky", InvalidObservation, "state: too cold"),
-            ("Batch", InvalidObservation, "state: all too cold"),
-            ("broken", ModelFailed, "ValueError: no"),
+        for name, kind, text, cause in (
+            ("picky", InvalidObservation, "state: too cold", "model"),
+            ("Batch", InvalidObservation, "state: all too cold", "model"),
+            ("broken", ModelFailed, "ValueError: no", "ValueError"),
         ):
             with pytest.raises(kind) as caught:
                 await connection.model(name).infer(WAIT_MS, state=np.ones(1))
-            assert caught.value.reason == text
+            assert (caught.value.reason, caught.value.cause) == (text, cause)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from hypothesis.extra import numpy as hnp
 from inferential.observation.slots import SlotInfo
 from inferential.proto import inferential_pb2 as pb
 from inferential.proto.images import ImageError
+from inferential.replica.outcomes import BY_MODEL, Refused
 from inferential.replica.rows import Layout, RowReader, RowWriter, write_refusal
 
 ARRAYS = hnp.arrays(
@@ -70,13 +71,18 @@ def test_a_payload_that_is_too_short_is_refused() -> None:
 
 def test_a_refusal_has_a_status_and_a_reason() -> None:
     description = write_refusal("MODEL_FAILED", "ValueError: caf\udce9")
-    assert RowReader(pb.ModelResponse).layout(description) == ("MODEL_FAILED", "ValueError: caf?", "")
+    assert RowReader(pb.ModelResponse).layout(description) == Refused("MODEL_FAILED", "ValueError: caf?")
 
 
 def test_a_refusal_says_where_the_model_raised() -> None:
     description = write_refusal("MODEL_FAILED", "ValueError", " (caf\udce9.py:3)\nTraceback")
     layout = RowReader(pb.ModelResponse).layout(description)
-    assert layout == ("MODEL_FAILED", "ValueError", " (caf?.py:3)\nTraceback")
+    assert layout == Refused("MODEL_FAILED", "ValueError", " (caf?.py:3)\nTraceback")
+
+
+def test_a_refusal_says_that_it_is_the_models_own() -> None:
+    judged = write_refusal("INVALID_OBSERVATION", "too cold", cause=BY_MODEL)
+    assert RowReader(pb.ModelResponse).layout(judged) == Refused("INVALID_OBSERVATION", "too cold", cause="model")
 
 
 def test_what_is_no_description_is_refused() -> None:

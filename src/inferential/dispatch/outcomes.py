@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from inferential.errors import InferentialError
+from inferential.errors import InferentialError, InvalidObservation
+from inferential.observation.slots import ObservationError
 from inferential.proto.tensors import Buffer
+from inferential.replica.outcomes import BY_MODEL, Refused
 from inferential.scheduler.request import InferenceRequest, Refusal
 
 
@@ -63,6 +65,15 @@ class BatchFailedError(InferentialError):
     def __init__(self, text: str, place: str = "") -> None:
         super().__init__(text)
         self.place = place
+
+
+def refused_row(refused: Refused) -> Exception:
+    """Returns the error of a row that another process gave no result for."""
+    if refused.status == "BATCH_FAILED":
+        return BatchFailedError(refused.reason, refused.place)
+    if refused.status != "INVALID_OBSERVATION":
+        return RemoteModelError(refused.reason, refused.place)
+    return InvalidObservation(refused.reason) if refused.cause == BY_MODEL else ObservationError(refused.reason)
 
 
 class CallTimeout(InferentialError):

@@ -12,9 +12,9 @@ from inferential.dispatch.outcomes import (
     RemoteModelError,
     ReplicaLost,
     WorkerDied,
+    refused_row,
 )
 from inferential.dispatch.suspects import not_again, note_alone, run_apart, session_of
-from inferential.observation.slots import ObservationError
 from inferential.proto import Observation as ObservationMessage
 from inferential.proto.messages import put_metadata, split_values
 from inferential.proto.seen import SEEN_KEY
@@ -76,8 +76,7 @@ class ProcessRunner:
         if isinstance(outcome, Values):
             return Answer(outcome.values, outcome.model_version, outcome.fresh)
         if isinstance(outcome, Refused):
-            is_invalid = outcome.status == "INVALID_OBSERVATION"
-            return ObservationError(outcome.reason) if is_invalid else RemoteModelError(outcome.reason, outcome.place)
+            return refused_row(outcome)
         assert isinstance(outcome, Died)
         if not outcome.ran:
             return ReplicaLost(outcome.reason)

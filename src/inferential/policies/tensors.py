@@ -40,7 +40,7 @@ class TensorSpec:
     optional: bool = False
 
     def __str__(self) -> str:
-        return f"{self.name}: {self.form}"
+        return f"{self.name}: {self.form}{' (optional)' if self.optional else ''}"
 
     @property
     def form(self) -> str:

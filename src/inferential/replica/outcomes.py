@@ -26,6 +26,10 @@ class CallFailed(InferentialError):
         self.place = place
 
 
+BY_MODEL = "model"
+"""The cause of a refusal that is the model's own judgement of an observation."""
+
+
 @dataclass(frozen=True, slots=True)
 class Refused:
     """A row without a result.
@@ -34,11 +38,13 @@ class Refused:
         status: its name.
         reason: why.
         place: where the model raised that, as `FailurePlaces` says it.
+        cause: the reason in one word; "": it does not say.
     """
 
     status: str
     reason: str
     place: str = ""
+    cause: str = ""
 
 
 @dataclass(frozen=True, slots=True)

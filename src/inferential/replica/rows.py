@@ -150,8 +150,8 @@ class RowReader:
         self._message = message
         self._known: dict[bytes, Layout] = {}
 
-    def layout(self, description: bytes | memoryview) -> Layout | tuple[str, str, str]:
-        """Returns what a description says, or what `Refused` has where it is a refusal.
+    def layout(self, description: bytes | memoryview) -> Layout | Refused:
+        """Returns what a description says.
 
         Raises:
             ValueError: it is no description.
@@ -167,7 +167,8 @@ class RowReader:
         except Exception as error:  # DecodeError is a class of either implementation of protobuf
             raise ValueError(f"no description of a row: {error}") from error
         if self._message is pb.ModelResponse and message.status != pb.OK:
-            return pb.Status.Name(message.status), message.reason, message.metadata.get(_PLACE_KEY, "")
+            place = message.metadata.get(_PLACE_KEY, "")
+            return Refused(pb.Status.Name(message.status), message.reason, place, message.cause)
         # What a model returns stays flat on its way to the robot; what it is given does not.
         structured = self._message is pb.Observation and STRUCTURE_KEY in message.metadata
         seen = message.metadata.pop(SEEN_KEY, "") if SEEN_KEY in message.metadata else ""
@@ -181,10 +182,10 @@ class RowReader:
         return layout
 
 
-def write_refusal(status: str, reason: str, place: str = "") -> bytes:
-    """Returns the description of a row without a result."""
+def write_refusal(status: str, reason: str, place: str = "", cause: str = "") -> bytes:
+    """Returns the description of a row without a result: what `Refused` has."""
     metadata = {_PLACE_KEY: _valid(place)} if place else {}
-    return pb.ModelResponse(status=status, reason=_valid(reason), metadata=metadata).SerializeToString()
+    return pb.ModelResponse(status=status, reason=_valid(reason), metadata=metadata, cause=cause).SerializeToString()
 
 
 def _valid(text: str) -> str:
@@ -220,5 +221,5 @@ def read_outcomes(reader: RowReader, frames: Sequence[bytes | memoryview]) -> li
             values = layout.values(frames[at + 1])
             outcomes.append(Values(values, version, fresh[(at - 3) // 2] == "1") if fresh else Values(values, version))
         else:
-            outcomes.append(Refused(*layout))
+            outcomes.append(layout)
     return outcomes

@@ -42,6 +42,8 @@ from inferential.errors import InferentialError, InvalidObservation
 from inferential.proto import inferential_pb2 as pb
 from inferential.proto.messages import put_metadata, read_response, split_values
 from inferential.proto.tensors import Buffer, pack
+from inferential.replica.outcomes import BY_MODEL, Refused
+from inferential.replica.rows import write_refusal
 from inferential.replica.shared import Place
 
 HELLO, CALL, RESULT, FAILED, FREE, GOODBYE = b"H", b"C", b"R", b"X", b"F", b"G"
@@ -126,15 +128,16 @@ def read_offsets(frame: Buffer) -> list[int]:
 def write_row(outcome: Any) -> tuple[bytes, Buffer]:
     """Envelope and payload of one row's outcome: values by key, or an exception."""
     if isinstance(outcome, Exception):
+        cause = ""
         if isinstance(outcome, InvalidRow):
             status, reason = "INVALID_OBSERVATION", str(outcome)
         elif type(outcome).__name__ == "BatchFailedError":  # of the room above
             status, reason = "BATCH_FAILED", str(outcome)
         elif isinstance(outcome, InvalidObservation):
-            status, reason = "INVALID_OBSERVATION", outcome.reason
+            status, reason, cause = "INVALID_OBSERVATION", outcome.reason, BY_MODEL
         else:
             status, reason = "MODEL_FAILED", f"{type(outcome).__name__}: {outcome}"
-        return pb.ModelResponse(status=status, reason=reason.encode(errors="replace").decode()).SerializeToString(), b""
+        return write_refusal(status, reason, cause=cause), b""
     message = pb.ModelResponse()
     tensors, metadata = split_values(outcome)
     payload = pack(message.tensors, tensors)
@@ -142,9 +145,10 @@ def write_row(outcome: Any) -> tuple[bytes, Buffer]:
     return message.SerializeToString(), payload
 
 
-def read_row(envelope: Buffer, payload: Buffer) -> dict[str, Any] | tuple[str, str]:
-    """Values of a row, or the name of a status and a reason; ValueError where it is neither."""
+def read_row(envelope: Buffer, payload: Buffer) -> dict[str, Any] | Refused:
+    """Values of a row, or why it has none; ValueError where it is neither."""
     response = read_response(envelope, payload)
     if response.message.status == pb.OK:
         return response.values
-    return pb.Status.Name(response.message.status), response.message.reason
+    message = response.message
+    return Refused(pb.Status.Name(message.status), message.reason, cause=message.cause)

@@ -27,6 +27,7 @@ from inferential.replica.metadata import metadata_of
 from inferential.replica.method_caller import MethodCaller
 from inferential.replica.model import Method, methods_of
 from inferential.replica.observations import ObservationReader
+from inferential.replica.outcomes import BY_MODEL
 from inferential.replica.results import ResultWriter
 from inferential.replica.rows import write_refusal
 from inferential.replica.sessions import NO_ROBOT, SessionRow, SessionStore
@@ -368,7 +369,7 @@ class Worker:
                 assert self._single is not None
                 result = self._call(self._single, row)
             except InvalidObservation as error:
-                parts += (write_refusal("INVALID_OBSERVATION", error.reason), b"")
+                parts += (write_refusal("INVALID_OBSERVATION", error.reason, cause=BY_MODEL), b"")
             except BaseException as error:
                 parts += (write_refusal("MODEL_FAILED", words_of(error), self._places.of(error)), b"")
             else:

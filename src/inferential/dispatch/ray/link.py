@@ -15,9 +15,8 @@ from typing import Any
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from inferential.dispatch.base import Answer, RemoteModelError, ReplicaLost
-from inferential.dispatch.outcomes import BatchFailedError
-from inferential.observation.slots import ObservationError
+from inferential.dispatch.base import Answer, ReplicaLost
+from inferential.dispatch.outcomes import refused_row
 from inferential.proto.tensors import Buffer
 from inferential.replica.endpoint import HEARTBEAT_MS, HEARTBEAT_TIMEOUT_MS
 from inferential.replica.shared import Place, ServersMemory
@@ -263,7 +262,4 @@ def _row(envelope: Buffer, payload: Buffer, version: str, fresh: bool | None) ->
     row = read_row(envelope, payload)
     if isinstance(row, dict):
         return Answer(row, version, fresh)
-    status, reason = row
-    if status == "BATCH_FAILED":
-        return BatchFailedError(reason)
-    return ObservationError(reason) if status == "INVALID_OBSERVATION" else RemoteModelError(reason)
+    return refused_row(row)
