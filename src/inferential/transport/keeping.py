@@ -27,7 +27,7 @@ class KeepingRouter(RouterSocket):
         self.on_lost: Callable[[KeptAnswer], None] | None = None
         """Called with each answer that was kept for a robot which did not come back."""
         self.spoken_for: dict[int, set[int]] = {}
-        """By the number of a connection, the requests of former ones of which it is told already, or will be."""
+        """By the number of a connection, the requests of former ones that have their ends, or will have them."""
         self.open_ids: Callable[[int], set[int]] = lambda number: set()
         """Returns the requests that wait or run of a connection, and of former ones of its robot."""
         self._returns = Returns()
