@@ -99,8 +99,7 @@ class Serving:
         """Starts the process and waits until it listens, again on the address that it had before."""
         if self.places:
             self._config["transport"] = {"bind": self.address}
-        path = Path(self._folder.name) / "server.json"
-        path.write_text(json.dumps(self._config))
+        path = self._write()
         paths = os.pathsep.join([str(ROOT / "src"), str(ROOT), os.environ.get("PYTHONPATH", "")])
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
@@ -125,6 +124,17 @@ class Serving:
         if expected - self.places.keys():
             self.kill()
             raise RuntimeError(f"the server ended before it listened:\n{self._log.read_text()[-2000:]}")
+
+    def _write(self) -> Path:
+        path = Path(self._folder.name) / "server.json"
+        path.write_text(json.dumps(self._config))
+        return path
+
+    def configure(self, **config: Any) -> None:
+        """Changes tables of its configuration file, and has it read that."""
+        self._config.update(config)
+        self._write()
+        self._process.send_signal(signal.SIGHUP)
 
     def _read(self, expected: set[str]) -> Iterator[tuple[str, str]]:
         assert self._process.stdout is not None

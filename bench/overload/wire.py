@@ -35,9 +35,10 @@ def message(*bodies: bytes) -> bytes:
     return b"".join(frame(body, MORE) for body in bodies[:-1]) + frame(bodies[-1])
 
 
-def ready(identity: bytes, socket_type: bytes = b"DEALER") -> bytes:
-    """Returns the command that ends the handshake."""
-    properties = ((b"Socket-Type", socket_type), (b"Identity", identity))
+def ready(identity: bytes, socket_type: bytes = b"DEALER", life: bytes = b"") -> bytes:
+    """Returns the command that ends the handshake; with the 16 bytes of a life the robot may come back within that."""
+    properties = [(b"Socket-Type", socket_type), (b"Identity", identity)]
+    properties += [(b"X-Inferential-Life", life)] if life else []
     body = b"".join(bytes((len(name),)) + name + len(value).to_bytes(4) + value for name, value in properties)
     return frame(b"\5READY" + body, COMMAND)
 
@@ -109,7 +110,7 @@ def address_of(server: str) -> tuple[str, int]:
     return host, int(port)
 
 
-def connect(server: str, identity: bytes, timeout_s: float = 10.0) -> tuple[socket.socket, Frames]:
+def connect(server: str, identity: bytes, timeout_s: float = 10.0, life: bytes = b"") -> tuple[socket.socket, Frames]:
     """Connects and shakes hands; returns the socket, which blocks, and what reads its frames.
 
     Raises:
@@ -118,7 +119,7 @@ def connect(server: str, identity: bytes, timeout_s: float = 10.0) -> tuple[sock
     connected = socket.create_connection(address_of(server), timeout_s)
     try:
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        connected.sendall(GREETING + ready(identity))
+        connected.sendall(GREETING + ready(identity, life=life))
         data, frames = b"", Frames()
         while len(data) < GREETING_BYTES:
             piece = connected.recv(4096)

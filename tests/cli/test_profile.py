@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import resource
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from inferential.config.profiles import load_profiles
+from inferential.config.profiles import load_profiles, save_profiles
 from inferential.scheduler.time.profile import Profiles
 
 
@@ -31,6 +32,20 @@ def test_a_model_of_the_configuration_is_saved_under_its_id_for_a_server(run: An
     load_profiles(profiles, "profiles.json")
     assert [size.batch_size for size in profiles.of("arm").sizes()] == [1, 3]
     assert json.loads((place / "profiles.json").read_text()).keys() == {"arm"}
+
+
+def test_a_full_disk_leaves_the_figures_that_were_there(tmp_path: Path) -> None:
+    path, figures = tmp_path / "profiles.json", {"arm": [{"batch_size": 1, "median_ms": 1.0, "high_ms": 2.0}]}
+    save_profiles(figures, path)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            save_profiles(figures, path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert json.loads(path.read_text()) == figures
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_strings_and_scalars_are_part_of_an_observation(run: Any) -> None:

@@ -337,6 +337,41 @@ def test_what_a_users_scheduler_does_not_take_is_refused(
     assert kinds([requests[2]]) == [RefusalKind.REJECTED]
 
 
+def raises(*given: Any) -> Any:
+    raise RuntimeError("no such thing")
+
+
+@pytest.mark.parametrize("method", ["next_batch", "tick", "queue_len"])
+def test_a_users_scheduler_that_raises_is_asked_again_and_logged_once(
+    method: str, clock: Any, make_request: MakeRequest, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    scheduler: Any = Stack(SchedulingConfig())
+    queues, request = ClientQueues(SchedulingConfig(), scheduler), make_request("a")
+    with monkeypatch.context() as patch:
+        patch.setattr(scheduler, method, raises)
+        queues.offer(request, clock.now)
+        for _ in range(2):
+            queues.tick()
+            if not take(queues, "m", 1, clock.now) and request.state is RequestState.QUEUED:
+                assert queues.ready_at([ReplicaSlot("m", "", 1, LatencyProfile())]) is not None
+    assert request.state is RequestState.DISPATCHED or take(queues, "m", 1, clock.now) == [request]
+    assert caplog.text.count("scheduler Stack failed") == 1
+
+
+def test_a_request_that_a_users_scheduler_fails_on_is_refused_at_once(
+    clock: Any, make_request: MakeRequest, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    scheduler: Any = Stack(SchedulingConfig())
+    queues, request, next_one = ClientQueues(SchedulingConfig(), scheduler), make_request("a"), make_request("b")
+    with monkeypatch.context() as patch:
+        patch.setattr(scheduler, "submit", raises)
+        queues.offer(request, clock.now)
+    assert [one.refusal and one.refusal.cause for one in queues.ended()] == ["scheduler_failed"]
+    queues.offer(next_one, clock.now)
+    assert take(queues, "m", 9, clock.now) == [next_one]
+    assert caplog.text.count("scheduler Stack failed") == 1
+
+
 def test_a_users_scheduler_never_runs_what_was_superseded_or_expired(
     stack: ClientQueues, clock: Any, make_request: MakeRequest
 ) -> None:

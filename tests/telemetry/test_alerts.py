@@ -276,5 +276,31 @@ async def test_a_failing_model_is_posted_once_and_its_recovery_too(
     assert receiver.headers["authorization"] == "Bearer s3cret"
 
 
+async def test_a_look_that_fails_is_logged_and_the_next_is_taken(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("inferential.telemetry.alerts.LOOK_S", 0.01)
+    settings = InferentialConfig.model_validate({"alerts": {"webhook": URL}})
+    assert settings.alerts is not None
+    looked, looks = asyncio.Event(), 0
+    async with (
+        Server("tcp://127.0.0.1:0", config=settings, dispatcher=LocalDispatcher({})) as server,
+        Alerts(server, settings.alerts) as alerts,
+    ):
+
+        def look(now: float) -> list[Any]:
+            nonlocal looks
+            looks += 1
+            if looks == 1:
+                raise OverflowError("the year 10000")
+            looked.set()
+            return []
+
+        monkeypatch.setattr(alerts, "look", look)
+        async with asyncio.timeout(20):
+            await looked.wait()
+    assert "alerts: the server could not be looked at: OverflowError: the year 10000" in caplog.text
+
+
 def alerts_of(receiver: Receiver) -> list[dict[str, Any]]:
     return [one for post in receiver.posts for one in post["alerts"]]

@@ -136,6 +136,41 @@ async def test_the_stream_tells_the_status_and_then_what_is_new(opened: Open) ->
     assert third["batches"] == []
 
 
+@pytest.mark.parametrize(
+    ("limit", "path"), [("MAX_VIEWERS", "/api/stream"), ("MAX_READERS", "/api/requests?seconds=60")]
+)
+async def test_more_than_so_many_streams_are_refused(
+    limit: str, path: str, opened: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(f"inferential.web.http.{limit}", 2)
+    request = f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+    async with opened() as (_, page), asyncio.timeout(20):
+        host, port = page.address.removeprefix("http://").split(":")
+        writers = []
+        for _number in range(2):
+            reader, writer = await asyncio.open_connection(host, int(port))
+            writer.write(request)
+            assert (await reader.readline()).startswith(b"HTTP/1.1 200")
+            await reader.readuntil(b"\r\n\r\n")
+            await reader.readline()  # the first of it
+            writers.append(writer)
+        assert (await get(page, path))[0] == 503
+        for writer in writers:
+            writer.close()
+        while (await page_answers(page, path)) == 503:  # noqa: ASYNC110 (nothing tells of it)
+            await asyncio.sleep(0.02)
+
+
+async def page_answers(page: HttpServer, path: str) -> int:
+    """Returns the status of an answer that may have no end."""
+    host, port = page.address.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+    status = int((await reader.readline()).split()[1])
+    writer.close()
+    return status
+
+
 async def test_over_http_the_stream_is_server_sent_events(opened: Open) -> None:
     async with opened() as (_, page):
         reader, writer = await asyncio.open_connection(*page.address.removeprefix("http://").split(":"))

@@ -252,7 +252,9 @@ def test_robots_that_get_no_answers_and_their_models_are_red(browser: Browser) -
         assert "answers0" in browser.evaluate(facts)
         browser.wait("document.querySelector('.card').dataset.state === 'down'")
         assert browser.evaluate("document.querySelector('.condition').textContent").startswith("failing since ")
-        assert "the gripper has no policy" in browser.evaluate("document.querySelector('.card').textContent")
+        card = browser.evaluate("document.querySelector('.card').textContent")
+        assert card.count("the gripper has no policy") == 1
+        assert re.search(r"\d+ % fail$", card)
         browser.wait("document.querySelectorAll('.card')[1].dataset.state === 'down'")
         hung = browser.evaluate("document.querySelectorAll('.condition')[1].textContent")
         assert re.match("hung since .*: 1 call.* took longer than call_timeout_ms", hung)

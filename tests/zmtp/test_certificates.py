@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import resource
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -66,6 +69,24 @@ def test_a_secret_key_is_written_for_its_owner_alone_whatever_the_umask(tmp_path
         os.umask(before)
     assert stat.S_IMODE(secret.stat().st_mode) == 0o600
     assert stat.S_IMODE(public.stat().st_mode) == 0o644
+
+
+@contextmanager
+def full_disk() -> Iterator[None]:
+    """No file grows beyond ten bytes, as on a disk that is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_leaves_no_half_of_a_key(tmp_path: Path) -> None:
+    with full_disk(), pytest.raises(OSError, match="File too large"):
+        c.write_certificates(tmp_path, "arm-01", KEYS.public, KEYS.secret)
+    assert list(tmp_path.iterdir()) == []
+    c.write_certificates(tmp_path, "arm-01", KEYS.public, KEYS.secret)
 
 
 @pytest.mark.parametrize("suffix", [c.PUBLIC_SUFFIX, c.SECRET_SUFFIX])

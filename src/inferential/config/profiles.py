@@ -6,6 +6,7 @@ What the figures mean is in `scheduler.profile`; this is where they are read and
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -38,6 +39,15 @@ def save_profiles(figures: dict[str, list[dict[str, float]]], path: str | Path) 
     """Writes such a file, as JSON.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: it cannot be written; a file that was there is as it was.
     """
-    Path(path).write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    text, place = json.dumps(figures, indent=2) + "\n", Path(path).resolve()
+    if place.exists() and not place.is_file():  # as /dev/stdout
+        place.write_text(text, encoding="utf-8")
+        return
+    part = place.with_name(f".{place.name}.{os.getpid()}.part")
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(place)
+    finally:
+        part.unlink(missing_ok=True)

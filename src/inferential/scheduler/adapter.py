@@ -1,20 +1,35 @@
 """Adapts a scheduler that has only submit, next_batch, tick, status and queue_len to what the server needs.
 
 It keeps the order of `next_batch`. Requests for a model that is busy are set aside, in that order, until it is free.
+What a user's scheduler raises is logged, and ends one request at most; it is asked again.
 """
 
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
 
-from inferential.scheduler.base import ModelAwareScheduler, Scheduler
-from inferential.scheduler.request import InferenceRequest, RequestState
+from inferential.scheduler.base import ModelAwareScheduler, QueueFullError, Scheduler
+from inferential.scheduler.request import QUEUE_FULL, InferenceRequest, Refusal, RefusalKind, RequestState
+
+logger: logging.Logger = logging.getLogger("inferential.scheduler")
 
 TICK_S = 0.01
 """Seconds until a scheduler is asked again whose requests wait and whose `next_batch` returned nothing."""
+_Given = ParamSpec("_Given")
+_Answer = TypeVar("_Answer")
+
+
+def refusal_of(error: Exception) -> Refusal:
+    """Returns the refusal of a request that a scheduler does not take, as it raises."""
+    if isinstance(error, QueueFullError):
+        return Refusal(RefusalKind.REJECTED, "the scheduler takes no more requests", QUEUE_FULL)
+    text = f"the scheduler failed: {type(error).__name__}: {error}"
+    return Refusal(RefusalKind.REJECTED, text, "scheduler_failed")
 
 
 class SchedulerAdapter(ModelAwareScheduler):
@@ -29,14 +44,38 @@ class SchedulerAdapter(ModelAwareScheduler):
         self.window: int | None = getattr(scheduler, "window", None)
         self._set_aside: dict[str, dict[InferenceRequest, None]] = {}
         self._gave_nothing_at = -math.inf
+        self._failed = False
+
+    def _asked(
+        self, otherwise: _Answer, ask: Callable[_Given, _Answer], *given: _Given.args, **named: _Given.kwargs
+    ) -> _Answer:
+        """Returns what the user's scheduler answers; `otherwise` where it raises."""
+        try:
+            return ask(*given, **named)
+        except Exception:
+            self._note_failure()
+            return otherwise
+
+    def _note_failure(self) -> None:
+        if not self._failed:
+            self._failed = True
+            logger.exception("scheduler %s failed; further failures are not logged", type(self._scheduler).__name__)
 
     def submit(self, request: InferenceRequest) -> None:
-        self._gave_nothing_at = -math.inf
-        self._scheduler.submit(request)
+        self._submit(self._scheduler.submit, request)
 
     def resubmit(self, request: InferenceRequest) -> None:
+        self._submit(getattr(self._scheduler, "resubmit", self._scheduler.submit), request)
+
+    def _submit(self, submit: Callable[[InferenceRequest], None], request: InferenceRequest) -> None:
         self._gave_nothing_at = -math.inf
-        getattr(self._scheduler, "resubmit", self._scheduler.submit)(request)
+        try:
+            submit(request)
+        except QueueFullError:
+            raise
+        except Exception:
+            self._note_failure()
+            raise
 
     def next_batch_for_model(self, model_id: str, limit: int | None = None) -> list[InferenceRequest]:
         """Removes and returns requests of one model; sets those of other models aside that come before them."""
@@ -58,13 +97,13 @@ class SchedulerAdapter(ModelAwareScheduler):
 
         It is asked at most as often as it says that requests wait, for it may give the same ones again and again.
         """
-        for _ in range(max(self._scheduler.queue_len(), 0) + 1):
-            batch = self._scheduler.next_batch()
+        for _ in range(max(self._queue_len(), 0) + 1):
+            batch: list[InferenceRequest] = self._asked([], self._scheduler.next_batch)
             if not batch:
                 return None
             for request in batch:
                 # A request that has ended meanwhile is still in the user's scheduler, which offers no removal.
-                if request.state is RequestState.QUEUED:
+                if isinstance(request, InferenceRequest) and request.state is RequestState.QUEUED:
                     self._set_aside.setdefault(request.pool, {})[request] = None
             if model_id in self._set_aside:
                 return self._set_aside[model_id]
@@ -74,7 +113,11 @@ class SchedulerAdapter(ModelAwareScheduler):
         """Returns -inf where requests of the model are set aside, else when to ask again."""
         if model_id in self._set_aside:
             return -math.inf
-        return self._gave_nothing_at + TICK_S if self._scheduler.queue_len() else None
+        return self._gave_nothing_at + TICK_S if self._queue_len() else None
+
+    def _queue_len(self) -> int:
+        """Returns how many requests wait in the user's scheduler; 1 where it does not say, so that it is asked."""
+        return self._asked(1, self._scheduler.queue_len)
 
     def remove(self, request: InferenceRequest) -> bool:
         """Removes a request that was set aside; in the user's scheduler it stays, and is skipped when it comes."""
@@ -87,7 +130,7 @@ class SchedulerAdapter(ModelAwareScheduler):
         return True
 
     def tick(self) -> int | None:
-        return self._scheduler.tick()
+        return self._asked(None, self._scheduler.tick)
 
     def models(self) -> list[str]:
         return list(self._set_aside)
@@ -97,14 +140,14 @@ class SchedulerAdapter(ModelAwareScheduler):
 
     def on_client_connected(self, client_id: str) -> None:
         if hasattr(self._scheduler, "on_client_connected"):
-            self._scheduler.on_client_connected(client_id)
+            self._asked(None, self._scheduler.on_client_connected, client_id)
 
     def on_client_disconnected(self, client_id: str) -> None:
         if hasattr(self._scheduler, "on_client_disconnected"):
-            self._scheduler.on_client_disconnected(client_id)
+            self._asked(None, self._scheduler.on_client_disconnected, client_id)
 
     def status(self) -> dict[str, Any]:
-        return self._scheduler.status()
+        return self._asked({}, self._scheduler.status)
 
     def queue_len(self) -> int:
-        return self._scheduler.queue_len() + sum(map(len, self._set_aside.values()))
+        return self._queue_len() + sum(map(len, self._set_aside.values()))

@@ -19,9 +19,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from inferential.scheduler.adapter import SchedulerAdapter
+from inferential.scheduler.adapter import SchedulerAdapter, refusal_of
 from inferential.scheduler.backlog import Backlog
-from inferential.scheduler.base import QueueFullError, Scheduler
+from inferential.scheduler.base import Scheduler
 from inferential.scheduler.client_queue import ClientQueue, Key, key_of
 from inferential.scheduler.floods import Floods
 from inferential.scheduler.heap import LazyHeap
@@ -232,9 +232,9 @@ class ClientQueues(OrderedWaiting):
         limited = isinstance(self._order, SchedulerAdapter) and not retried
         try:
             (self._order.submit if limited else self._order.resubmit)(request)
-        except QueueFullError:
+        except Exception as error:
             queue.hold_back(request)
-            self.end(request, Refusal(RefusalKind.REJECTED, "the scheduler takes no more requests", QUEUE_FULL), now)
+            self.end(request, refusal_of(error), now)
         else:
             queue.shown[request] = None
 

@@ -76,23 +76,30 @@ class Egress:
         A result whose request has ended already, as during shutdown, is dropped.
         """
         tried: list[DispatchResult] = []
+        all_sent = True
         try:
             for result in results:
                 if result.request.state is DISPATCHED:
-                    self._send_result(result)
+                    all_sent = self._send_result(result) and all_sent
                     tried.append(result)
         finally:
-            self._accounting.answered([result for result in tried if result.request.state is ANSWERED])
-            for result in tried:
-                request = result.request
-                if request.refusal is not None:
-                    self._accounting.invalidated(request)
-                elif self.on_result is not None:
-                    self.on_result(result)
-                self._notify(request)
+            sent = tried if all_sent else [result for result in tried if result.request.state is ANSWERED]
+            self._accounting.answered(sent)
+            if not all_sent or self.on_result is not None or self.on_end is not None or self._callbacks:
+                self._tell_ended(tried)
 
-    def _send_result(self, result: DispatchResult) -> None:
-        """Sends a result and ends its request, which is refused if its client is unreachable."""
+    def _tell_ended(self, results: Iterable[DispatchResult]) -> None:
+        """Calls what is to be called with results that were sent, or could not be, and with their requests."""
+        for result in results:
+            request = result.request
+            if request.refusal is not None:
+                self._accounting.invalidated(request)
+            elif self.on_result is not None:
+                self.on_result(result)
+            self._notify(request)
+
+    def _send_result(self, result: DispatchResult) -> bool:
+        """Sends a result and ends its request; False: it is refused, as its client is unreachable."""
         request = result.request
         if self._transport.backlogged and request.takes_latest and request.connection in self._transport.backlogged:
             posted = self._post_newest(request, result.envelope, result.payload)
@@ -100,10 +107,11 @@ class Egress:
             posted = self._post(request, result.envelope, result.payload)
         if not posted:
             request.refuse(Refusal(RefusalKind.REJECTED, "the client cannot be reached", CLIENT_GONE))
-            return
+            return False
         request.move(ANSWERED)
         request.inference_ms = result.latency_ms
         request.sent_at = time.monotonic()
+        return True
 
     def _post_newest(self, request: InferenceRequest, envelope: bytes, payload: Buffer) -> bool:
         """Sends a result over a connection that has more to send than it takes; a newer one replaces an older."""

@@ -6,6 +6,7 @@ The event loop looks once a second, which takes microseconds; a thread posts (`w
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -15,10 +16,13 @@ from inferential.config.alerts import AlertsConfig
 from inferential.config.services import ServiceConfig
 from inferential.metrics import names
 from inferential.metrics.store import LabelSet
+from inferential.notices import Notices
 from inferential.server import Server
 from inferential.server.service import Service
 from inferential.telemetry.conditions import Change, Seen, Totals, Watch, in_words
 from inferential.telemetry.webhook import Post, Webhook
+
+logger: logging.Logger = logging.getLogger("inferential.alerts")
 
 LOOK_S = 1.0
 END_S = 2.0
@@ -42,6 +46,7 @@ class Alerts(Service):
         self._counts: dict[str, float] = dict.fromkeys(map(str, _COUNTED), 0.0)
         self._webhook: Webhook | None = None
         self._task: asyncio.Task[None] | None = None
+        self._notices = Notices(logger)
 
     @property
     def address(self) -> str:
@@ -70,7 +75,11 @@ class Alerts(Service):
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(LOOK_S)
-            self.look(time.monotonic())
+            try:
+                self.look(time.monotonic())
+            except Exception as error:  # of one part of what is looked at: alerts about the others go on
+                text, kind = "alerts: the server could not be looked at: %s: %s", type(error).__name__
+                self._notices.say(kind, text, kind, error, level=logging.ERROR)
 
     def look(self, now: float) -> list[Change]:
         """Looks at the server, posts what has changed, and returns it.

@@ -68,10 +68,8 @@ class KeepingRouter(RouterSocket):
             if client is not None and client.life and client.stream.has_hung_up():
                 self._take_rest(client)
 
-    def _writable(self, number: int, size: int) -> ClientConnection:
-        if number not in self._connections.by_number:
-            number = self._returns.place(number)
-        return super()._writable(number, size)
+    def _successor(self, number: int) -> ClientConnection | None:
+        return self._connections.by_number.get(self._returns.place(number))
 
     def _take_rest(self, client: ClientConnection) -> None:
         """Ends a connection that its robot has given up, and keeps what it had sent."""

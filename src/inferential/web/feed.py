@@ -85,6 +85,11 @@ class Feed:
         found = self._server.robot(client_id)
         return None if found is None else _json(found)
 
+    @property
+    def viewers(self) -> int:
+        """How many streams of events are open."""
+        return len(self._viewers)
+
     async def events(self) -> AsyncIterator[str]:
         """Yields the whole status now, then what changes; a viewer that is too slow misses some of that.
 

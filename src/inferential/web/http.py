@@ -38,6 +38,10 @@ _STATIC = {"/": "index.html", "/style.css": "style.css", **{f"/{name}": name for
 _TYPES = {"html": "text/html; charset=utf-8", "js": "text/javascript; charset=utf-8", "css": "text/css; charset=utf-8"}
 _ASK_S = 5.0  # how long a model may take to say what it takes; one behind another server is asked there
 _LONGEST_S = 3600.0  # of watching requests
+MAX_VIEWERS = 64
+"""Open pages at once: each costs the event loop a little with every event."""
+MAX_READERS = 8
+"""Who may watch how requests end, which costs a little with each of them."""
 _COOKIE = "inferential_token"
 _HEADERS = {
     # Nothing from elsewhere is loaded, framed or sent to.
@@ -65,6 +69,7 @@ class HttpServer(Service):
         super().__init__(server, config)
         self._feed = Feed(server)
         self._exporter = Exporter(server)
+        self._readers = 0
         self._listener = HttpListener("http", config)
 
     @property
@@ -130,6 +135,9 @@ class HttpServer(Service):
         return {key: [one.as_dict() for one in read_specs(said.get(key))] for key in ("inputs", "outputs")}
 
     async def _stream(self, request: Request) -> Response:
+        if self._feed.viewers >= MAX_VIEWERS:
+            return PlainTextResponse(f"{MAX_VIEWERS} pages are open already\n", 503)
+
         async def events() -> AsyncIterator[str]:
             async for event in self._feed.events():
                 yield f"data: {event}\n\n"
@@ -143,7 +151,18 @@ class HttpServer(Service):
             seconds = math.nan
         if not 0 < seconds <= _LONGEST_S:
             return PlainTextResponse(f"seconds: expected above 0, at most {_LONGEST_S:g}\n", 400)
-        return StreamingResponse(RequestStream(self._server).lines(seconds), media_type="application/jsonl")
+        if self._readers >= MAX_READERS:
+            return PlainTextResponse(f"{MAX_READERS} others watch requests already\n", 503)
+
+        async def lines() -> AsyncIterator[str]:
+            self._readers += 1
+            try:
+                async for some in RequestStream(self._server).lines(seconds):
+                    yield some
+            finally:
+                self._readers -= 1
+
+        return StreamingResponse(lines(), media_type="application/jsonl")
 
     async def _robot(self, request: Request) -> Response:
         found = self._feed.robot(request.path_params["client_id"])

@@ -15,6 +15,8 @@ from inferential.server import Server
 from inferential.tracking.outcome_counts import UsedLate
 
 _EVERY_S = 0.25
+_AT_ONCE = 32
+"""Lines that are written in one go; between two such the event loop is left to robots."""
 _WAITING = 100_000
 """Requests that may wait to be sent; a reader that is slower misses those beyond."""
 
@@ -38,8 +40,10 @@ class RequestStream:
             while (left := until - time.monotonic()) > 0:
                 await asyncio.sleep(min(left, _EVERY_S))
                 ended, self._ended = self._ended, []
-                # The empty line says that time passes.
-                yield "".join(json.dumps(one) + "\n" for one in ended) + "\n"
+                for at in range(0, len(ended), _AT_ONCE):
+                    yield "".join(json.dumps(one) + "\n" for one in ended[at : at + _AT_ONCE])
+                    await asyncio.sleep(0)
+                yield "\n"  # which says that time passes
         finally:
             self._server.unwatch(self)
 

@@ -170,7 +170,11 @@ def write_certificates(
     public = f'curve\n    public-key = "{encode_z85(public_key)}"\n'
     secret = f'    secret-key = "{encode_z85(secret_key)}"\n'
     _write(secret_path, _SECRET_HEAD + section + public + secret, 0o600)
-    _write(public_path, _PUBLIC_HEAD + section + public, 0o644)
+    try:
+        _write(public_path, _PUBLIC_HEAD + section + public, 0o644)
+    except OSError:
+        secret_path.unlink()
+        raise
     return public_path, secret_path
 
 
@@ -179,5 +183,9 @@ def _write(path: Path, text: str, mode: int) -> None:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     except FileExistsError as error:
         raise FileExistsError(f"{path} exists; keys are not overwritten") from error
-    with open(descriptor, "w", encoding="utf-8") as file:
-        file.write(text)
+    try:
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+    except OSError:  # such as a full disk: half a file would be in the way of the next try
+        path.unlink()
+        raise

@@ -59,7 +59,8 @@ function showCard(card, model, workers, now) {
   showSizes(card.sizes, model.latency);
   showProcesses(card, workers, now);
   const failing = model.error_rate > 0.005 && model.last_error;
-  const failures = failing ? `${(100 * model.error_rate).toFixed(0)} % fail: ${model.last_error}` : "";
+  const error = failing && !model.why.includes(model.last_error) ? `: ${model.last_error}` : "";  // said above
+  const failures = failing ? `${(100 * model.error_rate).toFixed(0)} % fail${error}` : "";
   const problem = model.problem && !model.why.includes(model.problem) ? model.problem : "";
   setText(card.error, [problem, failures].filter(Boolean).join("; "));
 }

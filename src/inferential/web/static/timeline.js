@@ -58,6 +58,12 @@ function draw() {
     pen.stroke();
     pen.fillText(`${second} s`, x + 4, height - 9);
   }
+  for (let row = 1; row <= lanes.size; row += 1) {
+    pen.beginPath();
+    pen.moveTo(0, row * lane + 0.5);
+    pen.lineTo(width, row * lane + 0.5);
+    pen.stroke();
+  }
   for (const batch of batches.values()) {
     const row = lanes.get(`${batch.model_id}\n${batch.replica}`) ?? lanes.get(`${batch.model_id}\n`);
     if (row === undefined) continue;
