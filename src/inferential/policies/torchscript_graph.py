@@ -61,7 +61,7 @@ def trains(module: Any) -> str:
         if flag is None and dropped is None:
             continue
         inputs = list(node.inputs())
-        # An argument that is no constant, as of a scripted module, depends on eval().
+        # An argument that is no constant, which scripted modules have, depends on eval().
         if (flag is None or inputs[flag].toIValue() is True) and (dropped is None or inputs[dropped].toIValue()):
             return str(node.kind()).partition("::")[2]
     return ""
