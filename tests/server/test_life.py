@@ -164,7 +164,7 @@ async def test_requests_that_are_not_served_while_draining_are_refused(connect: 
 async def test_what_a_robot_has_sent_and_was_not_read_yet_is_refused_too(
     gate: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server_module, "_READ_GRACE_S", 0.0)
+    monkeypatch.setattr(server_module, "READ_GRACE_S", 0.0)
     server = Server(config=config(server={"drain_timeout_s": 0.0}), dispatcher=LocalDispatcher({"m": gate}))
     await server.start()
     robot, frames = await asyncio.to_thread(connect_raw, server.address, b"robot")
