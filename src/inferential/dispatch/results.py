@@ -21,6 +21,7 @@ from inferential.dispatch.outcomes import (
     CallTimeout,
     DispatchResult,
     RemoteModelError,
+    ReplicaLost,
     UnknownModelError,
     WorkerDied,
 )
@@ -53,7 +54,7 @@ CONFIDENCE_KEY = "confidence"
 _REFUSAL = attrgetter("refusal")
 _LOG_EVERY_S = 1.0
 _MAX_EPISODES = 10_000
-_LOGGED = (ModelLoadError, WorkerDied, CallTimeout)  # by the replica that it happened to
+_LOGGED = (ModelLoadError, ReplicaLost, WorkerDied, CallTimeout)  # by the replica that it happened to
 # The dtypes that this line added, and which dtype of the 1.x line holds their values.
 _WIDER = {"int8": "int32", "int16": "int32", "uint16": "int32", "uint32": "int64", "uint64": "int64"}
 
