@@ -36,7 +36,7 @@ def run(seconds: float) -> dict[str, Any]:
     for strategy in ("deadline_aware", "batch_optimized", "slo_aware"):
         counts[f"straight, {strategy}"] = _schedule(strategy, waiting=0)
         counts[f"queued behind 1,000, {strategy}"] = _schedule(strategy, waiting=1000)
-    counts["served, coroutine"] = served()
+    counts |= served()
     return {"python": ".".join(platform.python_version_tuple()[:2]), "bytecodes": counts}
 
 

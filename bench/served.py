@@ -1,7 +1,8 @@
 """How many bytecodes a whole server runs for one request; `opcodes` has those of single parts.
 
-A robot asks one request after another; its thread is not counted, and neither is asyncio. The clock goes on by
-a microsecond each time it is read: counting takes so much longer than the work itself that the server would go by it.
+Robots ask, and ask again once all are answered; their thread is not counted, and neither is asyncio, nor a model's
+process. The clock goes on by a microsecond each time it is read: counting takes so much longer than the work itself
+that the server would go by it.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ import numpy as np
 
 import inferential
 from bench.overload.wire import Frames, Observations, connect
-from inferential import LocalDispatcher, Server
+from inferential import LocalDispatcher, ModelProcess, ModelThread, Server
 
-_WARM, _COUNTED = 64, 256
+_COUNTED = 256
+_WARM = 64
+_BATCH = "bench.overload.models:Batch"
 _ACTIONS = np.zeros(8, np.float32)
 _FOLDER = inferential.__path__[0]
 
@@ -31,31 +34,55 @@ async def _policy(observation: dict[str, Any]) -> Any:
     return {"actions": _ACTIONS}
 
 
-def served() -> int:
-    """Returns the bytecodes for one answer of a coroutine model to the only robot."""
-    return asyncio.run(_served())
+def _function(observation: dict[str, Any]) -> Any:
+    return {"actions": _ACTIONS}
 
 
-async def _served() -> int:
-    async with Server("tcp://127.0.0.1:0", dispatcher=LocalDispatcher({"policy": _policy})) as server:
-        connected, frames = await asyncio.to_thread(connect, server.address, b"robot-1")
-        with connected:
-            messages = Observations("robot-1", "policy")
-            await asyncio.to_thread(_ask, connected, frames, messages, range(1, 1 + _WARM))
-            numbers, used = range(1 + _WARM, 1 + _WARM + _COUNTED), time.thread_time()
+def served() -> dict[str, int]:
+    """Returns the bytecodes for one answer, by what answers: to the only robot, or to one of 64 in the same call."""
+    cases = {
+        "coroutine": (_policy, 1),
+        "thread": (ModelThread(_function), 1),
+        "process": (ModelProcess(_BATCH), 1),
+        "row of 64, process": (ModelProcess(_BATCH), 64),
+    }
+    return {f"served, {name}": asyncio.run(_served(*case)) for name, case in cases.items()}
+
+
+class _Robot:
+    """A robot's socket, and what it sends."""
+
+    def __init__(self, address: str, name: str) -> None:
+        self.socket: socket.socket
+        self.frames: Frames
+        self.socket, self.frames = connect(address, name.encode())
+        self.messages = Observations(name, "policy")
+
+
+async def _served(model: Any, robots: int) -> int:
+    async with Server("tcp://127.0.0.1:0", dispatcher=LocalDispatcher({"policy": model})) as server:
+        fleet = [await asyncio.to_thread(_Robot, server.address, f"robot-{number}") for number in range(robots)]
+        try:
+            await asyncio.to_thread(_ask, fleet, range(1, 1 + _WARM))
+            numbers, used = range(1 + _WARM, 1 + _WARM + _COUNTED // min(robots, 16)), time.thread_time()
             clock = itertools.count(time.monotonic(), 1e-6)
             with patch("time.monotonic", clock.__next__), patch("time.thread_time", lambda: used):
-                asked = asyncio.create_task(asyncio.to_thread(_ask, connected, frames, messages, numbers))
+                asked = asyncio.create_task(asyncio.to_thread(_ask, fleet, numbers))
                 count = await _counted(asked)
-    return round(count / _COUNTED)
+        finally:
+            for robot in fleet:
+                robot.socket.close()
+    return round(count / len(numbers) / robots)
 
 
-def _ask(connected: socket.socket, frames: Frames, messages: Observations, numbers: Sequence[int]) -> None:
-    """Asks with these request ids, each once the one before is answered."""
+def _ask(fleet: Sequence[_Robot], numbers: Sequence[int]) -> None:
+    """Has each robot ask with these request ids, once all have the answers to the one before."""
     for number in numbers:
-        connected.sendall(messages.message(number, time.time_ns()))
-        while not any(isinstance(found, list) for found in frames.feed(connected.recv(4096))):
-            pass
+        for robot in fleet:
+            robot.socket.sendall(robot.messages.message(number, time.time_ns()))
+        for robot in fleet:
+            while not any(isinstance(found, list) for found in robot.frames.feed(robot.socket.recv(4096))):
+                pass
 
 
 async def _counted(asked: asyncio.Task[None]) -> int:

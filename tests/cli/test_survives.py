@@ -48,6 +48,28 @@ def logged(process: subprocess.Popen[str], pattern: str) -> str:
     raise AssertionError(f"{pattern!r} never came: {seen}")
 
 
+HANGUP_WHILE_IT_IS_IMPORTED = """
+import builtins, os, signal, sys
+from inferential.cli.main import main
+imported = builtins.__import__
+
+def sending(name, *args, **options):
+    if name.startswith("inferential."):
+        os.kill(os.getpid(), signal.SIGHUP)
+    return imported(name, *args, **options)
+
+builtins.__import__ = sending
+main(["serve", "--help"])
+"""
+
+
+def test_a_hangup_while_it_is_imported_does_not_end_it() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", HANGUP_WHILE_IT_IS_IMPORTED], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 LISTENING = r"listening on (tcp://\S+?), strategy"
 
 

@@ -252,7 +252,8 @@ async def test_results_that_fail_when_they_are_looked_at_fail_their_call(serving
         ("Unprintably", {}, "Unprintable"),
         ("Raises", {}, "Base: loading"),
         ("sys_exit", {}, "NoneType"),
-        ("Policy", {"python": "/"}, "its interpreter / cannot be started"),
+        ("Policy", {"python": "/"}, "its interpreter / cannot be started: Permission denied"),
+        ("Policy", {"python": "~/no/python"}, "its interpreter ~/no/python cannot be started: No such file"),
         ("Policy", {"python": "/bin/true"}, "its process exited with status 0"),
     ],
 )

@@ -8,6 +8,8 @@ import json
 import os
 import pickle
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +20,7 @@ import pytest
 
 pytest.importorskip("mcap")
 
+from mcap.reader import make_reader
 from tests.recording.test_files import KEEP, Requests
 from tests.recording.test_recorder import ask, recorded, recording
 
@@ -142,6 +145,24 @@ def drops(server: Server) -> int:
 
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="Linux only")
+
+
+def test_where_the_server_is_killed_all_that_it_has_handed_over_is_written(tmp_path: Path) -> None:
+    memory, requests = RecordersMemory(0), Requests(10)
+    command = [sys.executable, "-m", "inferential.recording.process", str(tmp_path), str(memory.fd)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, pass_fds=[memory.fd], env=environment, **pipes) as writing:
+        assert writing.stdout is not None
+        writing.stdout.close()
+        writing.stdout = None
+        entries = [requests.next() for _ in range(5)] + [requests.next("leg", envelope=b"\xff\xff"), requests.next()]
+        _, errors = writing.communicate(b"".join(map(framed, entries)), timeout=60)
+    assert (writing.returncode, errors.decode()) == (0, "")
+    (path,) = tmp_path.iterdir()
+    with path.open("rb") as file:
+        assert make_reader(file).get_summary() is not None  # it is finished
+    assert len(list(read_recording(path))) == 7
 
 
 async def test_a_process_that_is_killed_is_reported_and_every_request_counted(

@@ -57,3 +57,27 @@ def test_a_process_that_ends_for_the_first_time_is_started_again_at_once_and_the
         life.loaded(at + 1.0)
         delays.append(life.ended(at + 1.5))
     assert delays == [0.0, 2 * FIRST_DELAY_S, 4 * FIRST_DELAY_S]
+
+
+def test_a_model_is_broken_once_it_cannot_be_loaded() -> None:
+    life = Lifecycle(10.0, None)
+    assert not life.broken
+    life.started(0.0)
+    life.ended(1.0, "no weights")
+    assert life.broken
+    life.started(2.0)
+    assert life.broken
+    life.loaded(3.0)
+    assert not life.broken
+
+
+def test_of_a_model_that_was_up_one_process_that_ends_while_it_loads_decides_nothing() -> None:
+    life = Lifecycle(10.0, None)
+    life.started(0.0)
+    life.loaded(1.0)
+    broken = []
+    for at in (2.0, 3.0, 4.0):
+        life.ended(at, "killed")
+        broken.append(life.broken)
+        life.started(at)
+    assert broken == [False, False, True]

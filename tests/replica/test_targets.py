@@ -62,6 +62,13 @@ def test_a_target_that_leads_nowhere_says_why(target: str, text: str, module: st
         load_target(target.format(module=module), {})
 
 
+def test_args_that_do_not_fit_are_refused_with_those_that_do(module: str) -> None:
+    with pytest.raises(TargetError, match=r"unexpected keyword argument 'gian'.*; args may have gain$"):
+        load_target(f"{module}:make", {"gian": 2.0})
+    with pytest.raises(TargetError, match=r"unexpected keyword argument 'gain'.*; args may have nothing$"):
+        load_target(f"{module}:breaks", {"gain": 2.0})
+
+
 def test_args_for_what_cannot_be_called_are_refused(module: str) -> None:
     with pytest.raises(TargetError, match="it takes no args: Policy cannot be called"):
         load_target(f"{module}:model", {"gain": 1.0})

@@ -56,7 +56,7 @@ class Ledger:
             1,
             response_id=f"response-{next(self._numbers)}",
         )
-        return IncomingRequest(request, "franka", None, 0.0, explicit_budget_ms, None)
+        return IncomingRequest(request, 0.0, explicit_budget_ms, None)
 
     def known(self, client_id: str = "arm", period_s: float = 0.02, times: int = 10) -> None:
         """A client that observes in a rhythm."""
@@ -230,6 +230,7 @@ def test_a_deferred_arrival_has_the_serve_interval_of_its_client(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ledger.known(times=1)
+    ledger.shares.limits_any = True
     monkeypatch.setattr(ledger.shares, "interval_ms", lambda client_id, model_id: 40.0)
     arrival = ledger.arrival()
     assert ledger.accounting.defer(arrival)

@@ -66,7 +66,7 @@ class EgressBench:
         request = InferenceRequest("arm", "policy", identity, b"", b"", now, 0.0, None, 0.0, 50.0, 1)
         request.connection = connection
         request.request_id, request.response_id, request.protocol_version = number, f"answer-{number}", version
-        self.accounting.arrived(IncomingRequest(request, "franka", None, 0.0, None, None))
+        self.accounting.arrived(IncomingRequest(request, 0.0, None, None))
         request.move(RequestState.QUEUED)
         request.move(RequestState.DISPATCHED)
         return request

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
 from inferential import InferenceError, LocalDispatcher, Server
 from inferential.dispatch.base import GpuUse, NodeUse
+from inferential.metrics import MetricsCollector, names
 from inferential.telemetry.prometheus import MAX_VALUES, OTHER, Exporter
 
 
@@ -85,6 +89,34 @@ async def test_metrics_whose_names_differ_by_what_is_added_do_not_collide(server
     for name in ("drops", "drops_count", "last_drops", "custom_drops"):
         server.metrics.record(name, 1.0)
     assert len(custom(exporter)) == 8
+
+
+_POINTS = st.lists(
+    st.tuples(
+        st.sampled_from((names.E2E_LATENCY_MS, names.RESPONSES_SERVED, names.BATCH_SIZE, "grip_force")),
+        st.sampled_from(("arm-1", "arm-2")),
+        st.integers(0, MAX_VALUES + 5).map(lambda number: f"m{number % 3 if number % 2 else number}"),
+        st.integers(0, 8000).map(lambda eighths: eighths / 8),  # whose sums are exact in any order
+    ),
+    max_size=200,
+)
+
+
+@given(_POINTS)
+def test_points_that_come_together_are_counted_as_if_they_came_one_by_one(
+    points: list[tuple[str, str, str, float]],
+) -> None:
+    together, one_by_one = (SimpleNamespace(metrics=MetricsCollector(), running=False) for _ in range(2))
+    exporters = [Exporter(cast("Server", server)) for server in (together, one_by_one)]
+    groups = {name: together.metrics.group(name) for name in dict.fromkeys(point[0] for point in points)}
+    for name, client_id, model_id, value in points:
+        together.metrics.add(groups[name], 1.0, (("client", client_id), ("model", model_id)), (value,))
+    for name in groups:  # in the order in which they are flushed
+        for other, client_id, model_id, value in points:
+            if other == name:
+                one_by_one.metrics.record(name, value, {"client": client_id, "model": model_id})
+    found, expected = (exporter.text().decode() for exporter in exporters)
+    assert sorted(found.splitlines()) == sorted(expected.splitlines())
 
 
 async def test_gpus_are_gauges_as_far_as_they_are_known() -> None:

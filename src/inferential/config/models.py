@@ -42,7 +42,7 @@ class ModelConfig(Section):
     """How long one call may take. Then its robot gets an error, and a process is replaced; a thread cannot be ended,
     and its slot is lost until the call returns."""
     memory_limit_mb: Positive | None = None
-    """Resident memory from which on a process of the model is replaced."""
+    """Resident memory from which on a process of the model is replaced; what the model starts is not counted."""
     spare: bool = False
     """Whether a process more waits beside each of the model's, its modules imported, to follow it if it ends: robots
     then wait only as long as making the model takes."""

@@ -10,6 +10,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 from inferential.dispatch.health import EndpointHealth
@@ -344,27 +345,25 @@ class Dispatcher(ABC):
     async def _dispatch_batch(self, requests: Sequence[InferenceRequest], replica: str = "") -> list[DispatchResult]:
         if not requests:
             return []
-        started, pool = time.monotonic(), requests[0].pool
+        first = requests[0]
+        started, pool = time.monotonic(), first.pool
         for request in requests:
             request.dispatched_at = started
         if len(requests) > 1 and self._suspects.known:
             outcomes = await self._suspects.run(requests, lambda some: self.outcomes(some, replica))
         else:
             outcomes = await self.outcomes(requests, replica)
-        if requests[0].keeps_state and requests[0].pool == pool:
+        if first.keeps_state and first.pool == pool:
             self._suspects.note(requests, outcomes)
         latency_ms = (time.monotonic() - started) * 1e3
-        if requests[0].pool != pool:  # another one was given them meanwhile, and these are no answers to them
+        if first.pool != pool:  # another one was given them meanwhile, and these are no answers to them
             return [self._results.unwritten(*one, latency_ms) for one in zip(requests, outcomes, strict=True)]
-        if not any(isinstance(outcome, Exception) for outcome in outcomes):
+        rows = len(outcomes)
+        if any(map(isinstance, outcomes, repeat(Exception))):
+            rows -= sum(map(isinstance, outcomes, repeat(ObservationError)))
+        else:
             self.on_returned(requests)
-        if len(requests) == 1:
-            return [self._results.write(requests[0], outcomes[0], latency_ms, 1)]
-        rows = sum(not isinstance(outcome, ObservationError) for outcome in outcomes)
-        return [
-            self._results.write(request, outcome, latency_ms, rows)
-            for request, outcome in zip(requests, outcomes, strict=True)
-        ]
+        return self._results.write_all(requests, outcomes, latency_ms, rows)
 
     def outcomes(self, requests: Sequence[InferenceRequest], replica: str) -> Coroutine[Any, Any, Sequence[Any]]:
         """Returns results and exceptions of one call, one for each request; raises nothing.

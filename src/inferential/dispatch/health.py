@@ -26,6 +26,16 @@ class EndpointHealth:
     last_error: str | None = None
     _alpha: float = field(default=0.2, repr=False)
 
+    def update_all(self, latency_ms: float, count: int) -> None:
+        """Adds so many calls at once, each of which took `latency_ms` milliseconds and returned a result."""
+        if count == 1:
+            self.update(latency_ms, True)
+            return
+        left = (1.0 - self._alpha) ** count
+        self.total_requests += count
+        self.avg_latency_ms = latency_ms + left * (self.avg_latency_ms - latency_ms)
+        self.error_rate *= left
+
     def update(self, latency_ms: float, success: bool, error: str | None = None) -> None:
         """Adds one call.
 

@@ -34,6 +34,7 @@ from inferential.dispatch.local_replica import (
     problem_of,
     sees_timestamps,
     takes_calls,
+    taking,
     uses_of,
 )
 from inferential.dispatch.process import ProcessRunner, description_of, infer
@@ -215,10 +216,10 @@ class LocalDispatcher(Dispatcher):
     def max_batch_size(self, model_id: str) -> int:
         """Returns the model's own `max_batch_size`; 8 where it has `infer_batch` and none; else 1.
 
-        Of several replicas it is the least. A model whose calls are short, in a thread, takes 8: they share their
-        hand-over, and run one after another.
+        Of several replicas that are up it is the least. A model whose calls are short, in a thread, takes 8 together.
         """
-        return min((model.max_batch_size for model in self._of(model_id)), default=1)
+        models = self._of(model_id)
+        return min((models[number].max_batch_size for number in taking(models)), default=1)
 
     def max_inflight(self, model_id: str) -> int | None:
         """Returns what a model's processes take, 0 while none is up; None for a model in the server's process."""
@@ -229,8 +230,8 @@ class LocalDispatcher(Dispatcher):
         models = self._of(model_id)
         if not any(isinstance(one, WorkerProcess) for one in models):
             return None if any(map(takes_calls, models)) else 0
-        taken = [one.max_inflight for one in models if isinstance(one, WorkerProcess) and one.max_inflight]
-        return min(taken, default=0)
+        workers = [one for number in taking(models) if isinstance(one := models[number], WorkerProcess)]
+        return min((one.max_inflight for one in workers), default=0)
 
     def lost_slots(self, model_id: str) -> int:
         """Returns how many calls over their time each replica that `replicas` names has to bear."""
@@ -241,9 +242,8 @@ class LocalDispatcher(Dispatcher):
         models = self._of(model_id)
         if len(models) < 2:
             return ("",)
-        taking = [number for number, one in enumerate(models) if takes_calls(one)] or range(len(models))
-        least = min(lost(models[number]) for number in taking)
-        return [str(number) for number in taking if lost(models[number]) == least]
+        slots = {number: lost(models[number]) for number in taking(models)}
+        return [str(number) for number, gone in slots.items() if gone == min(slots.values())]
 
     def keeps_state(self, model_id: str) -> bool:
         """Returns whether a replica of the model that is up takes the robots' sessions."""

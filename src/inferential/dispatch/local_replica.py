@@ -47,6 +47,19 @@ def takes_calls(replica: Replica) -> bool:
     return replica.up if isinstance(replica, InProcessReplica) else replica.max_inflight > 0
 
 
+def taking(replicas: Sequence[Replica]) -> list[int]:
+    """Returns the numbers of those that calls go to: the ones that are up; else the ones that cannot be loaded, and
+    say why; else all."""
+    for takes in (_is_up, takes_calls):
+        if found := [number for number, one in enumerate(replicas) if takes(one)]:
+            return found
+    return list(range(len(replicas)))
+
+
+def _is_up(replica: Replica) -> bool:
+    return replica.up
+
+
 def begin(replica: Replica) -> None:
     """Begins to load it."""
     if isinstance(replica, WorkerProcess):

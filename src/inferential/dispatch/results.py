@@ -6,7 +6,9 @@ import logging
 import math
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import repeat
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from inferential.dispatch.outcomes import (
     CallTimeout,
     DispatchResult,
     RemoteModelError,
+    ReplicaLost,
     UnknownModelError,
     WorkerDied,
 )
@@ -48,9 +51,10 @@ logger: logging.Logger = logging.getLogger("inferential.dispatch")
 
 CONFIDENCE_KEY = "confidence"
 """Where a result says how far its chunk can be trusted: a number from 0 to 1, or one for each action."""
+_REFUSAL = attrgetter("refusal")
 _LOG_EVERY_S = 1.0
 _MAX_EPISODES = 10_000
-_LOGGED = (ModelLoadError, WorkerDied, CallTimeout)  # by the replica that it happened to
+_LOGGED = (ModelLoadError, ReplicaLost, WorkerDied, CallTimeout)  # by the replica that it happened to
 # The dtypes that this line added, and which dtype of the 1.x line holds their values.
 _WIDER = {"int8": "int32", "int16": "int32", "uint16": "int32", "uint32": "int64", "uint64": "int64"}
 
@@ -73,15 +77,24 @@ class ResultWriter:
         self._places = FailurePlaces()
         self._traced = ""  # the place that was logged with a traceback last: rows of a call may share one
 
-    def write(self, request: InferenceRequest, outcome: Any, latency_ms: float, batch_size: int) -> DispatchResult:
-        """Returns the result of one request.
+    def write_all(
+        self, requests: Sequence[InferenceRequest], outcomes: Sequence[Any], latency_ms: float, batch_size: int
+    ) -> list[DispatchResult]:
+        """Returns the results of one call's requests, and notes how it went.
 
         Args:
-            request: whose.
-            outcome: what the model returned for it, or an exception.
+            requests: of one model.
+            outcomes: what the model returned for each, or an exception.
             latency_ms: how long the call took.
             batch_size: rows in the call.
         """
+        results = list(map(self.write, requests, outcomes, repeat(latency_ms), repeat(batch_size)))
+        if answered := [*map(_REFUSAL, results)].count(None):
+            self._health_of(requests[0].pool).update_all(latency_ms, answered)
+        return results
+
+    def write(self, request: InferenceRequest, outcome: Any, latency_ms: float, batch_size: int) -> DispatchResult:
+        """Returns the result of one request, as `write_all`, which notes those that are there."""
         if not isinstance(outcome, Exception):
             try:
                 return self._response(request, outcome, latency_ms, batch_size)
@@ -89,7 +102,7 @@ class ResultWriter:
                 outcome = failure_of(error)
         refusal = _refusal(request.model_id, outcome)
         if refusal.kind is RefusalKind.MODEL_FAILED:
-            self._note(request.pool, latency_ms, refusal.reason)
+            self._health_of(request.pool).update(latency_ms, False, refusal.reason)
         if refusal.logged:
             self._log(request, refusal.reason, outcome)
         return DispatchResult(request, latency_ms, refusal=refusal)
@@ -140,7 +153,6 @@ class ResultWriter:
             fallback="" if request.pool is request.model_id else _other_model(request),
             execution_horizon=0 if request.steps_remaining is None else _horizon(request, values, now),
         )
-        self._note(request.pool, latency_ms, None)
         return DispatchResult(request, latency_ms, response_id, envelope, payload, values)
 
     def _is_restarted(self, request: InferenceRequest, *, fresh: bool) -> bool:
@@ -153,11 +165,11 @@ class ResultWriter:
             del self._episodes[next(iter(self._episodes))]
         return fresh and known == episode
 
-    def _note(self, model_id: str, latency_ms: float, error: str | None) -> None:
+    def _health_of(self, model_id: str) -> EndpointHealth:
         health = self.health.get(model_id)
         if health is None:
             health = self.health[model_id] = EndpointHealth(model_id)
-        health.update(latency_ms, error is None, error)
+        return health
 
     def _log(self, request: InferenceRequest, reason: str, error: Exception) -> None:
         """Logs a model's failure, at most once a second: a broken model may fail with every request.

@@ -32,37 +32,41 @@ Row = tuple[float, LabelSet, tuple[float, ...]]
 """Seconds of `time.monotonic()`, labels, and a value for each metric of a group."""
 
 
-class Columns(NamedTuple):
-    """Events of a group: the time and the labels of each, and of each metric their values."""
+class Table(NamedTuple):
+    """Points of metrics that share their times and labels: by metric a column, with a value for each time."""
 
+    names: Sequence[str]
     times: Sequence[float]
     keys: Sequence[LabelSet]
-    values: Sequence[Sequence[float]]
+    columns: Sequence[Sequence[float]]
+
+
+TablesOf = Callable[[Sequence[Any]], Iterable[Table]]
+"""Returns what rows mean. It may be called in any thread."""
 
 
 Sink = Callable[[str, Sequence[float], Sequence[LabelSet]], None]
 """Called with a metric's name, values, and the labels of each."""
 
 
-def _columns_of(rows: Sequence[Row]) -> Columns:
-    times, keys, values = zip(*rows, strict=True)
-    return Columns(times, keys, list(zip(*values, strict=True)))
-
-
 class MetricGroup:
-    """Metrics of one event, recorded together with one set of labels. Made by `MetricsCollector.group`."""
+    """Metrics of one event, recorded together. Made by `MetricsCollector.group`."""
 
-    __slots__ = ("columns_of", "flush_at", "names", "overlapping", "rows", "runs")
+    __slots__ = ("flush_at", "names", "overlapping", "rows", "runs", "tables_of")
 
-    def __init__(self, names: tuple[str, ...], flush_at: int, columns_of: Callable[[Sequence[Any]], Columns]) -> None:
+    def __init__(self, names: tuple[str, ...], flush_at: int, tables_of: TablesOf | None) -> None:
         self.names: tuple[str, ...] = names
         self.flush_at: int = flush_at
-        self.columns_of = columns_of  # of what `rows` has
+        self.tables_of: TablesOf = tables_of or self._table_of
         self.overlapping: list[MetricGroup] = [
             self
         ]  # groups that share a metric with this one, oldest first: flushed together
         self.rows: deque[Any] = deque()  # whose append and popleft need no lock
         self.runs: deque[tuple[Row, int]] = deque()  # of groups that `add_run` records; these have no `rows`
+
+    def _table_of(self, rows: Sequence[Row]) -> tuple[Table]:
+        times, keys, values = zip(*rows, strict=True)
+        return (Table(self.names, times, keys, list(zip(*values, strict=True))),)
 
 
 class MetricsCollector:
@@ -119,16 +123,15 @@ class MetricsCollector:
         if self._callbacks:
             self._callbacks.fire(name, value, labels or {})
 
-    def group(self, *names: str, columns_of: Callable[[Sequence[Any]], Columns] | None = None) -> MetricGroup:
+    def group(self, *names: str, tables_of: TablesOf | None = None) -> MetricGroup:
         """Returns a group of metrics that are recorded together.
 
         Args:
             names: of the metrics.
-            columns_of: returns what rows mean that `add_rows` records, all at once; it may be called in any thread.
-                None: rows are recorded by `add`.
+            tables_of: returns what rows mean that `add_rows` records. None: they are as `add` makes them, with a value
+                for each metric.
         """
-        flush_at = _FLUSH_AFTER_ROWS + _FLUSH_SPREAD_ROWS * len(self._groups)
-        group = MetricGroup(names, flush_at, columns_of or _columns_of)
+        group = MetricGroup(names, _FLUSH_AFTER_ROWS + _FLUSH_SPREAD_ROWS * len(self._groups), tables_of)
         for other in self._groups:
             if not set(names).isdisjoint(other.names):
                 other.overlapping.append(group)
@@ -164,9 +167,10 @@ class MetricsCollector:
         group.rows.append(row)
         with self._lock:
             self._flush()
-        _, (key,), columns = group.columns_of((row,))
-        for name, (value,) in zip(group.names, columns, strict=True):
-            self._callbacks.fire(name, value, dict(key))
+        for names, _, keys, columns in group.tables_of((row,)):
+            for name, column in zip(names, columns, strict=True):
+                for key, value in zip(keys, column, strict=True):
+                    self._callbacks.fire(name, value, dict(key))
 
     def add_run(self, group: MetricGroup, row: Row, count: int) -> None:
         """Records the same event so many times; a group gets either all its events by this, or none."""
@@ -187,12 +191,12 @@ class MetricsCollector:
                 if group.runs:
                     self._flush_runs(group)
                 continue
-            times, keys, columns = group.columns_of([*map(deque.popleft, repeat(buffered, len(buffered)))])
-            rows = Rows.of(times, keys)
-            for name, column in zip(group.names, columns, strict=True):
-                self._series_of(name).extend(rows, column)
-                for sink in self._sinks:
-                    sink(name, column, keys)
+            for names, times, keys, columns in group.tables_of([*map(deque.popleft, repeat(buffered, len(buffered)))]):
+                rows = Rows.of(times, keys)
+                for name, column in zip(names, columns, strict=True):
+                    self._series_of(name).extend(rows, column)
+                    for sink in self._sinks:
+                        sink(name, column, keys)
 
     def _flush_runs(self, group: MetricGroup) -> None:
         runs = [group.runs.popleft() for _ in range(len(group.runs))]

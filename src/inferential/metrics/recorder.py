@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
-from itertools import groupby, repeat
-from operator import attrgetter, mul, sub
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import compress, groupby, repeat
+from operator import attrgetter, gt, mul, sub
+from typing import cast
 
 from inferential.metrics import names
-from inferential.metrics.collector import Columns, MetricsCollector
+from inferential.metrics.collector import MetricsCollector, Table
 from inferential.metrics.store import LabelSet
 from inferential.scheduler.request import CANCELLED, CLIENT_GONE, QUEUE_FULL, InferenceRequest, RefusalKind
 
@@ -29,7 +30,11 @@ _ONCE = (1.0,)
 _MAX_KEYS = 8192  # of clients and models, whose labels are kept
 # What is taken of each request on its way; what follows from it is computed for dozens of them at once.
 _DEPARTED = attrgetter("client_id", "model_id", "received_at")
-_ANSWERED = attrgetter("sent_at", "client_id", "model_id", "inference_ms", "received_at")
+_ANSWERED = attrgetter("sent_at", "client_id", "model_id", "inference_ms", "received_at", "deadline")
+_SEEN = names.OBSERVATION_STALENESS_MS, names.PAYLOAD_SIZE_BYTES
+_IN_RHYTHM = *_SEEN, names.LEARNED_CADENCE_MS, names.TIME_UNTIL_NEXT_MS, names.CADENCE_DEVIATION
+_BATCH, _DEPARTURE = (names.QUEUE_DEPTH, names.BATCH_SIZE), (names.SCHEDULING_WAIT_MS,)
+_ANSWER, _MISS = (names.INFERENCE_LATENCY_MS, names.E2E_LATENCY_MS, names.RESPONSES_SERVED), (names.DEADLINE_MISSES,)
 
 
 def _labels_of(request: InferenceRequest) -> dict[str, str]:
@@ -46,25 +51,14 @@ class Recorder:
         self._add_run = metrics.add_run
         self._metrics = metrics
         self._keys: dict[tuple[str, str], LabelSet] = {}
-        self._arrival = metrics.group(
-            names.OBSERVATION_STALENESS_MS, names.PAYLOAD_SIZE_BYTES, columns_of=self._arrivals
-        )
-        self._arrival_with_cadence = metrics.group(
-            names.OBSERVATION_STALENESS_MS,
-            names.PAYLOAD_SIZE_BYTES,
-            names.LEARNED_CADENCE_MS,
-            names.TIME_UNTIL_NEXT_MS,
-            names.CADENCE_DEVIATION,
-            columns_of=self._arrivals_with_cadence,
-        )
-        self._batch = metrics.group(names.QUEUE_DEPTH, names.BATCH_SIZE, columns_of=_batches)
-        self._departure = metrics.group(names.SCHEDULING_WAIT_MS, columns_of=self._departures)
-        self._answer = metrics.group(
-            names.INFERENCE_LATENCY_MS, names.E2E_LATENCY_MS, names.RESPONSES_SERVED, columns_of=self._answers
-        )
+        self._arrival = metrics.group(*_SEEN, tables_of=self._arrivals)
+        self._arrival_in_rhythm = metrics.group(*_IN_RHYTHM, tables_of=self._arrivals_in_rhythm)
+        self._batch = metrics.group(*_BATCH, tables_of=_batches)
+        self._departure = metrics.group(*_DEPARTURE, tables_of=self._departures)
+        self._answer = metrics.group(*_ANSWER, *_MISS, tables_of=self._answers)
         self._superseded = metrics.group(names.REQUESTS_SUPERSEDED)
         self._overtaken = metrics.group(names.PAYLOAD_SIZE_BYTES, names.REQUESTS_SUPERSEDED)
-        self._miss = metrics.group(names.DEADLINE_MISSES)
+        self._miss = metrics.group(*_MISS)
         self._unanswered = metrics.group(names.DEADLINE_MISSES, names.REQUESTS_UNANSWERED)
         self._use = metrics.group(names.ACTION_AGE_MS, names.ACTION_UNREAD_MS)
         self._use_of_known = metrics.group(names.ACTION_AGE_MS, names.ACTION_UNREAD_MS, names.NETWORK_MS)
@@ -81,31 +75,34 @@ class Recorder:
 
     def _keys_of(self, client_ids: Sequence[str], model_ids: Sequence[str]) -> Sequence[LabelSet]:
         known = list(map(self._keys.get, zip(client_ids, model_ids, strict=True)))
-        found = [key for key in known if key is not None]
-        return found if len(found) == len(known) else list(map(self._key, client_ids, model_ids))
+        return list(map(self._key, client_ids, model_ids)) if None in known else cast("list[LabelSet]", known)
 
-    # From rows, as they are recorded, to columns
+    # From rows, as they are recorded, to tables
 
-    def _arrivals(self, rows: Sequence[tuple[float, str, str, float, int]]) -> Columns:
+    def _arrivals(self, rows: Sequence[tuple[float, str, str, float, int]]) -> Iterator[Table]:
         times, clients, models, staleness_ms, sizes = zip(*rows, strict=True)
-        return Columns(times, self._keys_of(clients, models), (staleness_ms, list(map(float, sizes))))
+        yield Table(_SEEN, times, self._keys_of(clients, models), (staleness_ms, list(map(float, sizes))))
 
-    def _arrivals_with_cadence(
+    def _arrivals_in_rhythm(
         self, rows: Sequence[tuple[float, str, str, float, int, float, float, float]]
-    ) -> Columns:
+    ) -> Iterator[Table]:
         times, clients, models, staleness_ms, sizes, *seconds = zip(*rows, strict=True)
         columns = staleness_ms, list(map(float, sizes)), *map(_ms, seconds)
-        return Columns(times, self._keys_of(clients, models), columns)
+        yield Table(_IN_RHYTHM, times, self._keys_of(clients, models), columns)
 
-    def _departures(self, rows: Sequence[tuple[float, tuple[str, str, float]]]) -> Columns:
+    def _departures(self, rows: Sequence[tuple[float, tuple[str, str, float]]]) -> Iterator[Table]:
         times, departed = zip(*rows, strict=True)
         clients, models, received = zip(*departed, strict=True)
-        return Columns(times, self._keys_of(clients, models), (_ms(map(sub, times, received)),))
+        yield Table(_DEPARTURE, times, self._keys_of(clients, models), (_ms(map(sub, times, received)),))
 
-    def _answers(self, rows: Sequence[tuple[float, str, str, float, float]]) -> Columns:
-        times, clients, models, inference_ms, received = zip(*rows, strict=True)
-        columns = inference_ms, _ms(map(sub, times, received)), _ONCE * len(rows)
-        return Columns(times, self._keys_of(clients, models), columns)
+    def _answers(self, rows: Sequence[tuple[float, str, str, float, float, float]]) -> Iterator[Table]:
+        times, clients, models, inference_ms, received, deadlines = zip(*rows, strict=True)
+        keys = self._keys_of(clients, models)
+        yield Table(_ANSWER, times, keys, (inference_ms, _ms(map(sub, times, received)), _ONCE * len(rows)))
+        late = list(map(gt, times, deadlines))
+        if any(late):
+            missed = list(compress(times, late))
+            yield Table(_MISS, missed, list(compress(keys, late)), (_ONCE * len(missed),))
 
     # Events
 
@@ -137,7 +134,7 @@ class Recorder:
         row = request.received_at, request.client_id, request.model_id, staleness_ms, len(request.payload)
         if learned_cadence_s is not None and cadence_deviation_s is not None:
             cadence = learned_cadence_s, request.time_until_next, cadence_deviation_s
-            self._add_rows(self._arrival_with_cadence, (row + cadence,))
+            self._add_rows(self._arrival_in_rhythm, (row + cadence,))
             return
         self._add_rows(self._arrival, (row,))
         if learned_cadence_s is not None:
@@ -178,11 +175,8 @@ class Recorder:
         self._add_rows(self._departure, zip(repeat(now), map(_DEPARTED, requests)))
 
     def answered(self, requests: Sequence[InferenceRequest]) -> None:
-        """Records results that were sent."""
+        """Records results that were sent, and which of them after their deadlines."""
         self._add_rows(self._answer, map(_ANSWERED, requests))
-        for request in requests:
-            if request.sent_at > request.deadline:
-                self._add(self._miss, request.sent_at, self._key(request.client_id, request.model_id), _ONCE)
 
     def late(self, request: InferenceRequest, cause: str, now: float) -> None:
         """Records an action that was late, by its cause."""
@@ -262,10 +256,10 @@ class Recorder:
             self._record(names.CLIENT_DISCONNECTED, 1.0, {names.CLIENT: client_id})
 
 
-def _batches(rows: Sequence[tuple[float, str, int, int]]) -> Columns:
+def _batches(rows: Sequence[tuple[float, str, int, int]]) -> Iterator[Table]:
     times, models, depths, sizes = zip(*rows, strict=True)
     keys = [((names.MODEL, model_id),) for model_id in models]
-    return Columns(times, keys, (list(map(float, depths)), list(map(float, sizes))))
+    yield Table(_BATCH, times, keys, (list(map(float, depths)), list(map(float, sizes))))
 
 
 def _ms(seconds: Iterable[float]) -> list[float]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Collection, Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 from inferential.dispatch.base import REPLICA_LOST, DispatchResult
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from inferential.config.schema import ModelConfig, ModelsConfig
 
 logger: logging.Logger = logging.getLogger("inferential.models")
+
+_REFUSAL = attrgetter("refusal")
 
 
 class ModelManager(HandingOver):
@@ -161,7 +164,7 @@ class ModelManager(HandingOver):
         if batch.handed_over:
             self.note_late_end(batch)
             return
-        if not self.trials.observe and all(one.refusal is None for one in results):
+        if not self.trials.observe and not any(map(_REFUSAL, results)):
             return
         pool = whole(batch.model_id) if self._stateful else batch.model_id
         model_id = self.model_of(pool)

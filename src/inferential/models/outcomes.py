@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from inferential.dispatch.base import DispatchResult
+from inferential.dispatch.outcomes import NOT_LOADED
 from inferential.models.shadow import Comparison
 from inferential.models.trials import Outcome
-from inferential.scheduler.request import RefusalKind
+from inferential.scheduler.request import Refusal, RefusalKind
 
 
 def outcomes_of(results: Sequence[DispatchResult], now: float) -> list[Outcome]:
@@ -20,8 +21,13 @@ def outcomes_of(results: Sequence[DispatchResult], now: float) -> list[Outcome]:
             one.latency_ms,
         )
         for one in results
-        if one.refusal is None or one.refusal.kind in (RefusalKind.MODEL_FAILED, RefusalKind.BATCH_FAILED)
+        if one.refusal is None or _is_of_model(one.refusal)
     ]
+
+
+def _is_of_model(refusal: Refusal) -> bool:
+    """Returns whether a model has failed at a request, and neither is away nor had anything to do with it."""
+    return refusal.kind in (RefusalKind.MODEL_FAILED, RefusalKind.BATCH_FAILED) and refusal.cause != NOT_LOADED
 
 
 def compare(comparison: Comparison, active: DispatchResult, shadow: DispatchResult) -> list[float] | None:

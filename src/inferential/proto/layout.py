@@ -50,7 +50,7 @@ class Layout:
         for key, actions in chunk.items():
             shape, dtype = self._parts[key]
             if dtype != actions.dtype:
-                self._parts[key] = shape, _promoted(dtype, actions.dtype)
+                self._parts[key] = shape, promoted(dtype, actions.dtype)
 
     def split(self, action: Array) -> Any:
         """Returns an action [N] in the form of those that came: an array, or arrays by key."""
@@ -75,7 +75,8 @@ class Layout:
         return np.asarray(row)
 
 
-def _promoted(one: np.dtype[Any], other: np.dtype[Any]) -> np.dtype[Any]:
+def promoted(one: np.dtype[Any], other: np.dtype[Any]) -> np.dtype[Any]:
+    """Returns a dtype that holds the numbers of both; the other where none is known."""
     try:
         return np.promote_types(one, other)
     except TypeError:  # types beyond numpy's own do not all know each other

@@ -59,7 +59,10 @@ class _Report:
             return
         self._said_at = now
         line = {"recorded": self.recorded, "dropped": self.dropped, "problem": problem, "unread": unread}
-        print(json.dumps(line), flush=True)
+        try:
+            print(json.dumps(line), flush=True)
+        except BrokenPipeError:  # the server was killed: what it has handed over is written nevertheless
+            sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (until this process ends)
         self.recorded = self.dropped = 0
 
 

@@ -32,6 +32,7 @@ class Lifecycle:
         self._call_began_at: float | None = None
         self._condition = Condition(ModelState.STOPPED, -math.inf, "it has not been started")
         self._why = ""  # the latest process ended
+        self._unloaded = 1  # processes in a row that ended before their model was there; none has been up yet
 
     def condition(self, now: float) -> Condition:
         """Returns what the process is at."""
@@ -39,6 +40,12 @@ class Lifecycle:
         if self._condition.answers and began is not None and now - began > HUNG_AFTER_S:
             return Condition(ModelState.HUNG, began, f"a call has run for more than {HUNG_AFTER_S:.0f} s")
         return self._condition
+
+    @property
+    def broken(self) -> bool:
+        """Whether the model cannot be loaded, so that waiting for it is of little use: of one that was up before, a
+        process that ends while it loads may have been killed, and the next one decides."""
+        return self._unloaded > 1
 
     def started(self, now: float) -> None:
         """A process was started; it loads its model."""
@@ -55,6 +62,7 @@ class Lifecycle:
     def loaded(self, now: float) -> None:
         """The model is there."""
         self._up_at = now
+        self._unloaded = 0
         self._load_by = math.inf
         self._condition = Condition(ModelState.READY, now, logged=True)
 
@@ -62,6 +70,7 @@ class Lifecycle:
         """The process has ended; returns after how many seconds to start another one."""
         if self._up_at is not None and now - self._up_at >= FORGIVEN_AFTER_S:
             self._failures = 0
+        self._unloaded += self._up_at is None
         at_once = self._up_at is not None and not self._failures  # robots wait for it
         self._up_at, self._load_by, self._call_began_at = None, math.inf, None
         self._why = why

@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
+from inferential.errors import system_reason
 from inferential.proto import inferential_pb2 as pb
 from inferential.proto.tensors import Buffer
 from inferential.replica.busy_polling import BusyPolling
@@ -94,7 +95,6 @@ class WorkerProcess(WorkerView):
         self._life = Lifecycle(spec.load_timeout_s, None if timeout_ms is None else timeout_ms / 1e3)
         self.greeting: Greeting | None = None  # while it takes calls
         self._problem = "it has not been started"
-        self._broken = False
         self._calls: dict[int, Call] = {}
         self._numbers = 0
         self._pace = Pace()
@@ -133,7 +133,7 @@ class WorkerProcess(WorkerView):
     def begin(self) -> None:
         """Starts the process, and another one whenever it cannot load its model."""
         self._closed = False
-        if not self._broken:
+        if not self.broken:
             self._problem = "its process is loading"  # and later ones are, for what ended the one before
         self._begin()
 
@@ -161,8 +161,7 @@ class WorkerProcess(WorkerView):
                 await self._starting
         if self._spare is not None:
             await self._spare.close()
-        process = self._process
-        if process is None:
+        if self._process is None:
             return
         if self._calls or not self.up:
             self._kill("the server ends")
@@ -299,7 +298,8 @@ class WorkerProcess(WorkerView):
         try:
             spawned = await (self._start() if self._spare is None else self._spare.take())
         except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: no thread can be started
-            self._over(f"its interpreter {self._spec.python or sys.executable} cannot be started: {error}")
+            why = system_reason(error) if isinstance(error, OSError) else error
+            self._over(f"its interpreter {self._spec.python or sys.executable} cannot be started: {why}")
             return
         finally:
             self._starting = None
@@ -316,7 +316,7 @@ class WorkerProcess(WorkerView):
             self._kill("the server ends")
 
     def _on_greeting(self, greeting: Greeting) -> None:
-        self.greeting, self._broken = greeting, False
+        self.greeting = greeting
         self._life.loaded(time.monotonic())
         if self._timer is not None:
             self._timer.cancel()
@@ -340,7 +340,7 @@ class WorkerProcess(WorkerView):
         loop = asyncio.get_running_loop()
         was_up, pid = self.up, self.pid
         reason = f"{cause} (process {pid})" if was_up else cause
-        self.greeting, self._problem, self._broken = None, reason, not was_up
+        self.greeting, self._problem = None, reason
         timed_out = self._killed_for is not None and self._killed_for[1]
         calls, self._calls = self._calls, {}
         marked = min(calls, default=0), ALL_ROWS

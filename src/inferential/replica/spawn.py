@@ -112,7 +112,7 @@ async def spawn(python: str | None, env: Mapping[str, str], inbox_fd: int = -1) 
     """Starts a worker.
 
     Args:
-        python: the interpreter; None: the one that runs this.
+        python: the interpreter, of the current directory where its path is relative; None: the one that runs this.
         env: environment variables to add.
         inbox_fd: of the memory that payloads are received into; -1: there is none.
 
@@ -128,12 +128,11 @@ async def spawn(python: str | None, env: Mapping[str, str], inbox_fd: int = -1) 
         memory = None
     memory_fd = -1 if memory is None else memory.fd
     descriptors = (theirs.fileno(), line, memory_fd, inbox_fd)
-    command = [python or sys.executable, _BOOTSTRAP, *map(str, descriptors)]
     fds = [fd for fd in descriptors if fd >= 0]
 
     def start() -> subprocess.Popen[bytes]:
         return subprocess.Popen(
-            command,
+            [os.path.expanduser(python or sys.executable), _BOOTSTRAP, *map(str, descriptors)],
             stdin=subprocess.DEVNULL,
             pass_fds=fds,
             env={**_DEFAULTS, **os.environ, **env},

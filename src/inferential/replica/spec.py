@@ -36,7 +36,8 @@ class ModelProcess:
         replicas: how many processes; or, for each, further environment variables.
         load_timeout_s: how long importing and making the model may take.
         call_timeout_ms: how long one call may take; then its process is ended, and another one started.
-        memory_limit_mb: resident memory (RSS) above which a process is ended, and another one started.
+        memory_limit_mb: resident memory (RSS) above which a process is ended, and another one started; that of
+            processes which the model starts is not counted.
         warm_up: what is run before the model answers: a file of observations (.npz, .json), `module:function` which
             returns some, or "last": the newest that a robot has sent for the model.
         spare: whether a process more waits beside each, its modules imported, to follow it if it ends.

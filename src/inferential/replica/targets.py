@@ -146,22 +146,24 @@ def _built(make: Callable[..., Any], args: Mapping[str, Any]) -> Any:
         model = make(**args)
     except Exception as error:
         takes = "" if args or isinstance(make, type) else " (it has no parameter for an observation)"
-        fix = "" if args or not _lacks_args(make) else "; arguments stand in a configuration file, as args of the model"
-        raise TargetError(f"calling it to make the model failed{takes}: {in_words(error)}{fix}") from error
+        raise TargetError(f"calling it to make the model failed{takes}: {in_words(error)}{_fix(make, args)}") from error
     if inspect.iscoroutine(model):
         model.close()
         raise TargetError("it is an async function without parameters; what makes a model must not be async")
     return model
 
 
-def _lacks_args(make: Callable[..., Any]) -> bool:
+def _fix(make: Callable[..., Any], args: Mapping[str, Any]) -> str:
+    """Returns what to do about args that do not fit what is called with them; "" where they do."""
     try:
-        inspect.signature(make).bind()
+        inspect.signature(make).bind(**args)
     except TypeError:
-        return True
+        if not args:
+            return "; arguments stand in a configuration file, as args of the model"
+        return f"; args may have {', '.join(inspect.signature(make).parameters) or 'nothing'}"
     except ValueError:  # some built-in functions have no signature
         pass
-    return False
+    return ""
 
 
 def in_words(error: BaseException) -> str:

@@ -22,7 +22,6 @@ class WorkerView:
 
     greeting: Greeting | None
     _problem: str
-    _broken: bool
     _process: Spawned | None
     _pace: Pace
     _life: Lifecycle
@@ -43,8 +42,8 @@ class WorkerView:
 
     @property
     def broken(self) -> bool:
-        """Whether the latest process ended before its model was loaded: waiting for the next one is of little use."""
-        return self._broken
+        """Whether its model cannot be loaded: waiting for the next process is of little use."""
+        return self._life.broken
 
     @property
     def pid(self) -> int | None:
@@ -66,5 +65,5 @@ class WorkerView:
         A broken one takes calls, to fail them at once.
         """
         if self.greeting is None:
-            return 1 if self._broken else 0
+            return 1 if self.broken else 0
         return _QUICK_INFLIGHT if self._pace.quick else self.greeting.max_inflight

@@ -8,7 +8,7 @@ the queues, so a staged request cannot be overlooked.
 
 from __future__ import annotations
 
-from collections.abc import Sized
+from collections.abc import Callable, Sized
 from typing import TYPE_CHECKING
 
 from inferential.scheduler.base import Scheduler
@@ -43,6 +43,8 @@ class Admission:
         self.staged: dict[str, dict[str, InferenceRequest]] = {}
         self.running_in_order: Sized = self._queues.running_in_order
         self.floods: Floods[Key] = self._queues.floods
+        self.waits: Callable[[int], int] = self._queues.waits
+        """Returns how many requests of a connection wait; staged ones, which are about to be dispatched, do not."""
 
     @property
     def scheduler(self) -> Scheduler:
@@ -73,10 +75,6 @@ class Admission:
     def ready(self, model_id: str) -> int:
         """Returns how many requests of a model may run now: not those held behind others of their robot, nor floods."""
         return self._queues.shown(model_id) + len(self.staged.get(model_id, ()))
-
-    def waits(self, connection: int) -> int:
-        """Returns how many requests of a connection wait; staged ones, which are about to be dispatched, do not."""
-        return self._queues.waits(connection)
 
     def sizes(self) -> dict[str, int]:
         """Returns the number of rows in each table; all are 0 where nothing waits."""

@@ -56,6 +56,8 @@ class Engine:
         self._config = config
         self._running = Running(capacity, self.profiles)
         self._admission = Admission(config, scheduler, self._running)
+        self.waits: Callable[[int], int] = self._admission.waits
+        """Returns how many requests of a connection wait."""
         self._last: dict[str, str] = {}  # by device, the model that had it last
         self._decided_at = -math.inf  # `work` ran for this moment, and no request came since
 
@@ -333,10 +335,6 @@ class Engine:
         for request in queues.of_connection(connection):
             if request.request_id in request_ids:
                 queues.end(request, CANCELLED, now)
-
-    def waits(self, connection: int) -> int:
-        """Returns how many requests of a connection wait."""
-        return self._admission.waits(connection)
 
     def swap(self, config: SchedulingConfig, scheduler: Scheduler, now: float) -> None:
         """Puts another strategy in charge, of the requests that wait too."""

@@ -49,4 +49,4 @@ class Waiting:
 
     def waits(self, connection: int) -> int:
         """Returns how many requests of a connection wait."""
-        return sum([backlog.count(connection) for backlog in self._backlogs.values()])
+        return sum([backlog.count(connection) for backlog in self._backlogs.values()]) if self._backlogs else 0

@@ -11,6 +11,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from inferential.dispatch.base import DispatchResult
@@ -45,6 +46,7 @@ _SHARES_EACH_S = 0.001
 
 _CALLS_WAITED, _WAITED_BESIDE_S = 3, 5e-3
 """Calls and seconds that a request may wait beside a flood before less is shared with that."""
+_REQUEST = attrgetter("request")
 _ENDED_BY_ROBOT = frozenset({CANCELLED.cause, CLIENT_GONE, NEW_EPISODE.cause})
 
 
@@ -129,16 +131,24 @@ class Accounting:
     def defer(self, incoming: IncomingRequest) -> bool:
         """Defers the record of an arrival until `flush`; False if it must be recorded at once.
 
-        It must be if the client is new, or sends from another connection than before.
+        It must be if the client has not asked this model before, or sends from another connection than it did.
         """
         request = incoming.request
-        if self._fleet.owner(request.client_id) != request.identity:
+        track = self._fleet.track(request.client_id, request.model_id)
+        if track is None or track.client.identity != request.identity:
             return False
-        request.serve_interval_ms = self._shares.interval_ms(request.client_id, request.pool)
-        if request.serve_interval_ms and not incoming.renews and not request.in_order:
-            request.pace_s = self._shares.pace_s(request.client_id, request.pool)
+        if self._shares.limits_any:
+            self._limit(incoming)
         self._arrivals.append(incoming)
         return True
+
+    def _limit(self, incoming: IncomingRequest) -> None:
+        """Notes in a request how often its client can be served."""
+        request = incoming.request
+        request.serve_interval_ms = self._shares.interval_ms(request.client_id, request.pool)
+        # A robot that is asked for newer observations sends several for each answer, and floods nothing by that.
+        if request.serve_interval_ms and not incoming.renews and not request.in_order:
+            request.pace_s = self._shares.pace_s(request.client_id, request.pool)
 
     def dispatched(self, batch: Batch, queue_depth: int) -> None:
         """Defers the record of a dispatched batch until `flush`."""
@@ -152,12 +162,13 @@ class Accounting:
             self._arrived(self._arrivals.popleft())
         while self._batches:
             batch, queue_depth = self._batches.popleft()
-            rows = len(batch.requests)
-            self._recorder.dispatched(batch.requests[0].model_id, batch.requests, queue_depth, batch.started_at)
+            requests = batch.requests
+            self._recorder.dispatched(requests[0].model_id, requests, queue_depth, batch.started_at)
             self._call_times.began(batch)
-            for request in batch.requests:
-                if rows > 1:
+            if (rows := len(requests)) > 1:
+                for request in requests:
                     request.rows = rows
+            for request in requests:
                 if request.steps_remaining is not None:
                     self._fleet.action_horizon.on_dispatch(
                         request.client_id, request.model_id, request.request_id, request.received_at
@@ -166,38 +177,39 @@ class Accounting:
     def _arrived(self, incoming: IncomingRequest) -> bool:
         request = incoming.request
         client_id, model_id, now = request.client_id, request.model_id, request.received_at
+        steps_remaining, client_type = request.steps_remaining, request.client_type
         update = self._fleet.on_observation(
             client_id,
             model_id,
-            incoming.client_type,
+            client_type,
             request.identity,
             now,
-            request.steps_remaining,
-            incoming.control_period_s,
+            steps_remaining,
+            request.control_period_s,
         )
         request.track = update.track
         if update.is_new:
             self._on_connected(client_id)
             self._recorder.active_clients(self._fleet.active_count)
         request.time_until_next = update.time_until_next_s
-        request.deadline = deadline_of(
-            now,
-            explicit_budget_ms=incoming.explicit_budget_ms,
-            runs_out_at=update.runs_out_at,
-            cadence_s=update.steady_cadence_s,
-            default_budget_ms=request.latency_budget_ms,
-        )
-        if request.steps_remaining is not None and incoming.explicit_budget_ms is None:
-            request.chunk = chunk_time(self._fleet.action_horizon, incoming)
-        self._shares.note(client_id, model_id, self._weight_of(request), incoming.client_type, request.pool)
-        request.serve_interval_ms = self._shares.interval_ms(client_id, request.pool)
-        # A robot that is asked for newer observations sends several for each answer, and floods nothing by that.
-        if request.serve_interval_ms and not incoming.renews and not request.in_order:
-            request.pace_s = self._shares.pace_s(client_id, request.pool)
-        if self._shares.finds_floods and not request.floods:
-            self._engine.expect(request)
-        if incoming.applied is not None and incoming.applied.request_id:
-            self._applied(request, incoming.applied)
+        if incoming.explicit_budget_ms is None:  # else the request has its deadline
+            request.deadline = deadline_of(
+                now,
+                explicit_budget_ms=None,
+                runs_out_at=update.runs_out_at,
+                cadence_s=update.steady_cadence_s,
+                default_budget_ms=request.latency_budget_ms,
+            )
+            if steps_remaining is not None:
+                request.chunk = chunk_time(self._fleet.action_horizon, incoming)
+        self._shares.note(client_id, model_id, self._weight_of(request), client_type, request.pool)
+        if self._shares.limits_any:
+            self._limit(incoming)
+            if self._shares.finds_floods and not request.floods:
+                self._engine.expect(request)
+        applied = incoming.applied
+        if applied is not None and applied.request_id:
+            self._applied(request, applied)
         self._recorder.observed(request, incoming.staleness_ms, update.learned_cadence_s, update.cadence_deviation_s)
         if incoming.is_stale or incoming.misalignment_ms:
             self._recorder.flawed(request, incoming.misalignment_ms, is_stale=incoming.is_stale)
@@ -232,12 +244,13 @@ class Accounting:
     def answered(self, results: Sequence[DispatchResult]) -> None:
         """Records results of one call that were sent, whose requests say when."""
         self.flush()
-        requests = [result.request for result in results]
-        if not requests:
+        if not results:
             return
+        requests = list(map(_REQUEST, results))
         self._recorder.answered(requests)
         for result, request, times in zip(results, requests, self._call_times.of(requests), strict=True):
-            counts = self._counts(request)
+            track: Track | None = request.track
+            counts = track.counts if track is not None and track.stands else self._counts(request)
             if counts is not None:
                 reports = request.protocol_version >= PROTOCOL_VERSION and request.connection >= 0
                 cause = counts.on_answer(request.request_id if reports else 0, times)
@@ -366,9 +379,6 @@ class Accounting:
         self._recorder.active_clients(self._fleet.active_count)
 
     def _counts(self, request: InferenceRequest) -> OutcomeCounts | None:
-        track: Track | None = request.track
-        if track is not None and track.stands:
-            return track.counts
         if self._fleet.client(request.client_id) is None:
             return None  # a disconnected client has no record
         return self._fleet.outcomes.of(request.client_id, request.model_id)

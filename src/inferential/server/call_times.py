@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Sequence
+from itertools import repeat
 from operator import attrgetter
 
 from inferential.scheduler.request import InferenceRequest
@@ -15,6 +16,10 @@ from inferential.tracking.lateness import ServerTimes
 _WAITED_S = 1e-3  # for less than that it is not asked what a request waited for
 _REMEMBERED_CALLS = 64
 _TAKEN = attrgetter("received_at", "dispatched_at", "sent_at", "deadline", "inference_ms")
+# As `ServerTimes`, of a request that had its call to itself, at once.
+_ALONE = attrgetter(
+    "received_at", "dispatched_at", "sent_at", "deadline", "dispatched_at", "inference_ms", "inference_ms"
+)
 
 
 class CallTimes:
@@ -37,16 +42,19 @@ class CallTimes:
 
     def of(self, requests: Sequence[InferenceRequest]) -> list[ServerTimes]:
         """Returns the times of the answers to requests of one call, which have been sent."""
-        pool, is_alone = requests[0].pool, requests[0].rows == 1
-        calls = self._calls.get(pool, ())
-        alone_ms = 0.0 if is_alone else self._profiles.of(pool).typical(1) * 1e3
-        found, new = list[ServerTimes](), tuple.__new__
-        for received_at, dispatched_at, sent_at, deadline, inference_ms in map(_TAKEN, requests):
-            first_call_at = dispatched_at
-            if dispatched_at - received_at > _WAITED_S:
-                first = bisect_left(calls, received_at)
-                if first < len(calls):
-                    first_call_at = calls[first]
-            times = received_at, dispatched_at, sent_at, deadline, first_call_at, inference_ms, alone_ms or inference_ms
-            found.append(new(ServerTimes, times))  # a third of the time of calling it
-        return found
+        request = requests[0]
+        if len(requests) == 1 == request.rows and request.dispatched_at - request.received_at <= _WAITED_S:
+            return [tuple.__new__(ServerTimes, _ALONE(request))]
+        calls = tuple(self._calls.get(request.pool, ()))
+        alone_ms = 0.0 if request.rows == 1 else self._profiles.of(request.pool).typical(1) * 1e3
+        count = len(calls)
+        received, dispatched, sent, deadlines, inference_ms = zip(*map(_TAKEN, requests), strict=True)
+        first_calls = [
+            calls[place] if place < count and dispatched_at - received_at > _WAITED_S else dispatched_at
+            for place, received_at, dispatched_at in zip(
+                map(bisect_left, repeat(calls), received), received, dispatched, strict=True
+            )
+        ]
+        alone = repeat(alone_ms) if alone_ms else inference_ms
+        times = zip(received, dispatched, sent, deadlines, first_calls, inference_ms, alone)  # noqa: B905 (`repeat`)
+        return list(map(tuple.__new__, repeat(ServerTimes), times))

@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from contextvars import copy_context
+from operator import attrgetter
 
 from inferential.dispatch.base import MAX_REPLICAS_LOST, REPLICA_LOST, Dispatcher, DispatchResult
 from inferential.dispatch.inline import Resumed, start_inline
@@ -22,6 +23,7 @@ from inferential.server.history import History
 
 logger: logging.Logger = logging.getLogger("inferential")
 
+_REFUSAL, _STATE = attrgetter("refusal"), attrgetter("state")
 STOOD_S = 1.0
 """During a call of this length the event loop may have stood still, and robots may have given up their connections."""
 _NO_RESULT = Refusal(RefusalKind.MODEL_FAILED, "the backend gave no result", "no_result")
@@ -170,7 +172,7 @@ class Executor:
                 task = self._tasks.pop(batch, None)
                 was_followed = self._ahead and self._take_followed(batch)
                 if was_followed or task is None or self._unreturned.pop(id(batch.requests), None) is not None:
-                    self._free(batch, now, ok=any(result.refusal is None for result in results))
+                    self._free(batch, now, ok=None in map(_REFUSAL, results))
                 if self._running_in_order:
                     self._engine.release(batch, now)
                 self._models.note_call(batch, results, now)
@@ -181,8 +183,8 @@ class Executor:
 
     def _returned(self, requests: Sequence[InferenceRequest]) -> None:
         """Has what waits for the slot of a call begun first: its model would stand idle while answers are written."""
-        if not self._engine.waiting():
-            return  # the answers come first
+        if not self._unreturned or not self._engine.waiting():
+            return  # it runs inline, or the answers come first
         batch = self._unreturned.pop(id(requests), None)
         if batch is not None:
             self._free(batch, time.monotonic(), ok=True)
@@ -220,13 +222,16 @@ class Executor:
         if batch.handed_over:
             self._egress.drop(results)
             return
-        self._egress.answer([result for result in results if result.refusal is None])
-        for result in results:
-            if result.refusal is not None and result.request.state is DISPATCHED:
-                self._retry_or_refuse(result.request, result.refusal)
-        for request in batch.requests:
-            if request.state is DISPATCHED:
-                self._egress.refuse(request, _NO_RESULT)
+        failed = any(map(_REFUSAL, results))
+        self._egress.answer([result for result in results if result.refusal is None] if failed else results)
+        if failed:
+            for result in results:
+                if result.refusal is not None and result.request.state is DISPATCHED:
+                    self._retry_or_refuse(result.request, result.refusal)
+        if DISPATCHED in map(_STATE, batch.requests):
+            for request in batch.requests:
+                if request.state is DISPATCHED:
+                    self._egress.refuse(request, _NO_RESULT)
 
     def _retry_or_refuse(self, request: InferenceRequest, refusal: Refusal) -> None:
         failed = refusal.kind is RefusalKind.MODEL_FAILED

@@ -6,6 +6,7 @@ import math
 from collections import deque
 from dataclasses import dataclass
 from itertools import islice
+from operator import attrgetter
 
 from inferential.scheduler.running import Batch
 
@@ -38,6 +39,7 @@ class BatchStatus:
     clients: tuple[str, ...]
 
 
+_CLIENT_ID = attrgetter("client_id")
 _FinishedCall = tuple[int, str, str, float, float, bool, list[str]]
 """The fields of a `BatchStatus`, which is built only when the status is read."""
 
@@ -70,7 +72,7 @@ class History:
     def ended(self, batch: Batch, now: float, *, ok: bool) -> None:
         """Moves a call to the finished ones."""
         self.ended_count += 1
-        clients = [request.client_id for request in batch.requests]  # not the requests, which hold large payloads
+        clients = list(map(_CLIENT_ID, batch.requests))  # not the requests, which hold large payloads
         self._finished.append(
             (self._running.pop(batch), batch.model_id, batch.replica, batch.started_at, now, ok, clients)
         )
@@ -84,7 +86,7 @@ class History:
         newest = islice(reversed(self._finished), 0, count, max(math.ceil(count / most), 1))
         found = [self._status(*call) for call in newest][::-1]
         for batch, number in self._running.items():
-            clients = [request.client_id for request in batch.requests]
+            clients = list(map(_CLIENT_ID, batch.requests))
             found.append(self._status(number, batch.model_id, batch.replica, batch.started_at, None, True, clients))
         return found
 

@@ -42,8 +42,6 @@ class IncomingRequest:
 
     Attributes:
         request: the request that is scheduled.
-        client_type: the kind of robot, as the client states it.
-        control_period_s: how long one action of a chunk is played, in seconds; None if the client did not state it.
         staleness_ms: age of the observation at arrival, as its robot says, else by the client's wall clock.
         renews, played_id, played_from, applied: as the client states them, see `proto.fields`.
         explicit_budget_ms: maximum age of an action at its arrival, as client or configuration state it; None if
@@ -54,8 +52,6 @@ class IncomingRequest:
     """
 
     request: InferenceRequest
-    client_type: str
-    control_period_s: float | None
     staleness_ms: float
     explicit_budget_ms: float | None
     refusal: Refusal | None
@@ -331,8 +327,6 @@ class Ingress:
             self.models.keep_order(request)
         return IncomingRequest(
             request,
-            sender.client_type,
-            policy.control_period_s,
             staleness_ms,
             policy.explicit_budget_ms,
             refusal or self._unknown_model(model_id),

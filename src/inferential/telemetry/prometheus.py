@@ -9,7 +9,11 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import repeat
+from operator import mul
+from typing import cast
 
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import (
@@ -29,6 +33,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 OTHER = "other"
 """Label of all models, or causes, beyond the first MAX_VALUES."""
 MAX_VALUES = 64
+_MAX_KEYS = 8192
 _PREFIX = "inferential_"
 # From a control period's fraction to seconds: VLAs at 20 to 100 ms, and what goes wrong above.
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0)
@@ -43,6 +48,11 @@ class _Histogram:
     def __init__(self, bounds: Sequence[float]) -> None:
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
+
+    def add(self, values: Sequence[float], bounds: Sequence[float]) -> None:
+        self.total = sum(values, self.total)
+        for place, count in Counter(map(bisect_left, repeat(bounds), values)).items():
+            self.counts[place] += count
 
 
 class _CustomSeries:
@@ -68,6 +78,7 @@ class Exporter:
     def __init__(self, server: Server) -> None:
         self._server = server
         self._known: dict[str, set[str]] = {names.MODEL: set(), names.ERROR: set()}
+        self._keys: dict[tuple[str, ...], dict[LabelSet, tuple[str, ...]]] = {}  # by the names of the labels
         self._histograms: dict[str, dict[tuple[str, ...], _Histogram]] = {}
         self._counters: dict[str, dict[tuple[str, ...], float]] = {}
         self._bounds: dict[str, tuple[float, Sequence[float]]] = {}
@@ -193,26 +204,38 @@ class Exporter:
         yield from (busy, used)
 
     def _take(self, name: str, values: Sequence[float], keys: Sequence[LabelSet]) -> None:
-        counts = self._counters.get(name)
+        counts, by_key = self._counters.get(name), self._histograms.get(name)
         if counts is not None:
-            for value, labels in zip(values, keys, strict=True):
-                key = self._key(name, labels)
-                counts[key] = counts.get(key, 0.0) + value
-            return
-        by_key = self._histograms.get(name)
-        if by_key is None:
-            if name not in self._labels:
-                self._take_custom(name, values, keys)
-            return
-        scale, bounds = self._bounds[name]
-        for value, labels in zip(values, keys, strict=True):
-            key = self._key(name, labels)
-            one = by_key.get(key)
-            if one is None:
-                one = by_key[key] = _Histogram(bounds)
-            scaled = value * scale
-            one.counts[bisect_left(bounds, scaled)] += 1
-            one.total += scaled
+            for key, column in self._by_key(name, values, keys):
+                counts[key] = sum(column, counts.get(key, 0.0))
+        elif by_key is not None:
+            scale, bounds = self._bounds[name]
+            for key, column in self._by_key(name, values, keys):
+                one = by_key.get(key)
+                if one is None:
+                    one = by_key[key] = _Histogram(bounds)
+                one.add(list(map(mul, column, repeat(scale))), bounds)
+        elif name not in self._labels:
+            self._take_custom(name, values, keys)
+
+    def _by_key(
+        self, name: str, values: Sequence[float], keys: Sequence[LabelSet]
+    ) -> Iterable[tuple[tuple[str, ...], Sequence[float]]]:
+        """Returns the values by what is left of their labels: mostly the same for all that were recorded together."""
+        labels = self._labels[name]
+        known = self._keys.setdefault(labels, {})
+        found = list(map(known.get, keys))
+        if None in found:
+            if len(known) > _MAX_KEYS:
+                known.clear()
+            found = [known.setdefault(key, self._key(labels, key)) for key in keys]
+        first = found[0]
+        if found.count(first) == len(found):
+            return ((cast("tuple[str, ...]", first), values),)
+        by_key: dict[tuple[str, ...], list[float]] = {}
+        for key, value in zip(cast("list[tuple[str, ...]]", found), values, strict=True):
+            by_key.setdefault(key, []).append(value)
+        return by_key.items()
 
     def _take_custom(self, name: str, values: Sequence[float], keys: Sequence[LabelSet]) -> None:
         by_labels = self._custom.setdefault(_INVALID.sub("_", name), {})
@@ -226,9 +249,9 @@ class Exporter:
             one.total += value
             one.last = float(value)
 
-    def _key(self, name: str, labels: LabelSet) -> tuple[str, ...]:
-        values = dict(labels)
-        return tuple([self._bounded(label, values.get(label, "")) for label in self._labels.get(name, ())])
+    def _key(self, labels: Sequence[str], key: LabelSet) -> tuple[str, ...]:
+        values = dict(key)
+        return tuple([self._bounded(label, values.get(label, "")) for label in labels])
 
     def _bounded(self, label: str, value: str) -> str:
         known = self._known.setdefault(label, set())

@@ -32,17 +32,18 @@ _LONGEST_LAG_S = 1.0
 _LAGS = 32  # the newest, of each robot and model
 _MAX_UNDER_WAY = 16  # chunks of one robot and model; beyond it, the oldest is forgotten
 
+_CHUNK_KEYS = ("actions", "action")
+
 
 def horizon_of(values: Mapping[str, Any] | None) -> int | None:
     """Returns the length T of a result's [T, ...] array `actions` or `action`; None if it has no chunk."""
     if values is None:
         return None
-    chunk = values.get("actions")
-    if chunk is None or isinstance(chunk, str) or len(chunk.shape) < 2:
-        chunk = values.get("action")
-        if chunk is None or isinstance(chunk, str) or len(chunk.shape) < 2:
-            return None
-    return int(chunk.shape[0])
+    for key in _CHUNK_KEYS:
+        chunk = values.get(key)
+        if chunk is not None and not isinstance(chunk, str) and len(chunk.shape) > 1:
+            return int(chunk.shape[0])
+    return None
 
 
 @dataclass(frozen=True, slots=True)

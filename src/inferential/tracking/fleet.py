@@ -26,6 +26,9 @@ SWEEP_S = 0.25
 MAX_DEPARTED = 64
 
 
+_NONE: set[str] = set()
+
+
 class ClientUpdate(NamedTuple):
     """What is known of a client after an observation.
 
@@ -113,6 +116,10 @@ class Fleet:
         """Returns a client; None if it is not connected."""
         return self.registry.get(client_id)
 
+    def track(self, client_id: str, model_id: str) -> Track | None:
+        """Returns what is tracked of a connected client and a model; None before its first observation for that."""
+        return self._tracks.get((client_id, model_id))
+
     def owner(self, client_id: str) -> bytes | None:
         """Returns the identity of a client's connection; None if it is not connected."""
         state = self.registry.get(client_id)
@@ -137,15 +144,17 @@ class Fleet:
             is_new, client, rhythm = False, track.client, track.rhythm
             client.last_seen = now
             client.total_requests += 1
-            client.client_type = client_type or client.client_type
-            client.identity = identity or client.identity
+            if client_type:
+                client.client_type = client_type
+            if identity:
+                client.identity = identity
             before = rhythm.period if rhythm.intervals else None
             interval = now - rhythm.last
             rhythm.last = now
             rhythm.learn(interval, self.cadence.alpha)
-        overdue = self._overdue.get(client_id)
-        returned = overdue is not None and model_id in overdue
-        if overdue is not None:
+        returned = False
+        if self._overdue and model_id in (overdue := self._overdue.get(client_id, _NONE)):
+            returned = True
             overdue.discard(model_id)
         if self._next_sweep_at is None:
             self._next_sweep_at = now + self._sweep_s()
@@ -153,18 +162,14 @@ class Fleet:
         soonest = now + self.cadence.overdue_multiplier * rhythm.period  # NaN while the period is unknown
         if not until <= soonest or until > now + self._timeout_s:
             self._quiet_until[client_id] = self._next_change(client_id, now)
-        learned = rhythm.period if rhythm.intervals else None
-        return ClientUpdate(
-            track,
-            is_new,
-            returned,
-            interval,
-            0.0 if learned is None else learned,
-            learned,
-            None if before is None or interval is None else interval - before,
-            learned if rhythm.intervals >= STEADY_AFTER and not rhythm.is_irregular else None,
-            track.horizon.observed(steps_remaining, control_period_s, now),
-        )
+        runs_out_at = track.horizon.observed(steps_remaining, control_period_s, now)
+        if not rhythm.intervals:
+            return ClientUpdate(track, is_new, returned, interval, 0.0, None, None, None, runs_out_at)
+        learned = rhythm.period
+        deviation = None if before is None or interval is None else interval - before
+        steady = None if rhythm.intervals < STEADY_AFTER or rhythm.is_irregular else learned
+        update = track, is_new, returned, interval, learned, learned, deviation, steady, runs_out_at
+        return tuple.__new__(ClientUpdate, update)  # a third of the time of calling it
 
     def _begin(
         self, client_id: str, model_id: str, client_type: str, identity: bytes, now: float

@@ -26,8 +26,10 @@ class KeepingRouter(RouterSocket):
         """Called when there are any; None: nothing is kept."""
         self.on_lost: Callable[[KeptAnswer], None] | None = None
         """Called with each answer that was kept for a robot which did not come back."""
-        self.answered_late: dict[int, set[int]] = {}
-        """By the number of a connection, the requests of former ones whose answers it was sent at once."""
+        self.spoken_for: dict[int, set[int]] = {}
+        """By the number of a connection, the requests of former ones that have their ends, or will have them."""
+        self.open_ids: Callable[[int], set[int]] = lambda number: set()
+        """Returns the requests that wait or run of a connection, and of former ones of its robot."""
         self._returns = Returns()
         self._unread: dict[int, list[Received]] = {}  # of a connection that is being ended
         self._expiry: asyncio.TimerHandle | None = None
@@ -68,10 +70,8 @@ class KeepingRouter(RouterSocket):
             if client is not None and client.life and client.stream.has_hung_up():
                 self._take_rest(client)
 
-    def _writable(self, number: int, size: int) -> ClientConnection:
-        if number not in self._connections.by_number:
-            number = self._returns.place(number)
-        return super()._writable(number, size)
+    def _successor(self, number: int) -> ClientConnection | None:
+        return self._connections.by_number.get(self._returns.place(number))
 
     def _take_rest(self, client: ClientConnection) -> None:
         """Ends a connection that its robot has given up, and keeps what it had sent."""
@@ -96,7 +96,7 @@ class KeepingRouter(RouterSocket):
                 self._returns.keep_unread(message)
             if self._expiry is None and self._loop is not None:
                 self._expiry = self._loop.call_later(KEPT_S, self._expire)
-        self.answered_late.pop(client.number, None)
+        self.spoken_for.pop(client.number, None)
         super()._on_closed(client)
 
     def _on_registered(self, client: ClientConnection) -> None:
@@ -107,7 +107,7 @@ class KeepingRouter(RouterSocket):
             return
         for identity, envelope, payload, at, _ in (*owed.waiting, *owed.unread):
             self.inherited.append((identity, envelope, payload, at, client.number))
-        self.answered_late[client.number] = {answer.request_id for answer in owed.answers}
+        self.spoken_for[client.number] = {answer.request_id for answer in owed.answers} | self.open_ids(client.number)
         for answer in owed.answers:
             try:
                 self.post(client.number, answer.envelope, answer.payload)

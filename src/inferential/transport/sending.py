@@ -82,8 +82,12 @@ class Sender:
         self._connections.update_events(client)
         self._budget.sending(client)
 
+    def _successor(self, number: int) -> ClientConnection | None:
+        """Returns the connection that takes the place of one that has ended; None: there is none."""
+        return None
+
     def _writable(self, number: int, size: int) -> ClientConnection:
-        client = self._connections.by_number.get(number)
+        client = self._connections.by_number.get(number) or self._successor(number)
         if client is None:
             raise OSError(errno.EHOSTUNREACH, "the client is not connected")
         if not (unsent := client.stream.unsent):

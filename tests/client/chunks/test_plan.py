@@ -140,6 +140,19 @@ def test_bad_merges_are_named() -> None:
         plan.add(1, chunk(0))
 
 
+@pytest.mark.parametrize(("name", "half"), [("average", 0.35), ("ensemble", 0.25)])
+def test_floats_beside_whole_numbers_are_not_rounded(name: str, half: float) -> None:
+    whole, floats = np.zeros((4, 2), np.int64), np.full((4, 2), 0.5, np.float32)
+    for first, second in ((whole, floats), (floats, whole)):
+        plan = new_plan(name)
+        plan.add(0, first)
+        plan.add(1, second)
+        found = plan.action(1)
+        assert found is not None
+        share = half if first is whole else 0.5 - half
+        assert found[0] == pytest.approx(share, abs=0.01)
+
+
 @pytest.mark.parametrize("gives", [None, "x", [["a", "b"]] * 2, [[1j, 0]] * 2, [[None, 0.0]] * 2])
 def test_a_merge_that_gives_no_actions_changes_nothing(gives: Any) -> None:
     plan = new_plan(lambda old, new: gives)

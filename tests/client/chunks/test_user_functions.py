@@ -166,9 +166,9 @@ async def test_a_runtime_refuses_a_handle_of_the_other_kind_and_what_is_none() -
         async with AsyncConnection("tcp://127.0.0.1:1", client_id="arm") as coroutines:
             one: Any = threads.model("policy")
             other: Any = coroutines.model("policy")
-            with pytest.raises(TypeError, match=r"got one of an AsyncConnection, which AsyncChunkRuntime plays$"):
+            with pytest.raises(TypeError, match=r"got one of an AsyncConnection: use AsyncChunkRuntime$"):
                 ChunkRuntime(other, RATE_HZ)
-            with pytest.raises(TypeError, match=r"got one of a Connection, which ChunkRuntime plays$"):
+            with pytest.raises(TypeError, match=r"got one of a Connection: use ChunkRuntime$"):
                 AsyncChunkRuntime(one, RATE_HZ)
             wrong: Any
             for wrong in (threads, "policy", None):

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from inferential.client.model import Model
 from inferential.proto.actions import holds_numbers, is_finite
 
 
@@ -111,13 +112,14 @@ def check_model(model: Any, *, awaits: bool) -> None:
     Raises:
         TypeError: it is the other, or none.
     """
-    observe = getattr(model, "observe", None)
-    if observe is None or not hasattr(model, "never_wait"):
+    if not hasattr(model, "observe") or not hasattr(model, "never_wait"):
         raise TypeError(f"model: expected a handle, as connection.model(...) returns it, got {model!r}")
-    if iscoroutinefunction(observe) != awaits:
-        kinds = ("a Connection", "ChunkRuntime"), ("an AsyncConnection", "AsyncChunkRuntime")
-        (mine, _), (other, fitting) = kinds[awaits], kinds[not awaits]
-        raise TypeError(f"model: expected a handle of {mine}, got one of {other}, which {fitting} plays")
+    if awaits and isinstance(model, Model):  # what others have made may return something to await
+        raise TypeError("model: expected one of an AsyncConnection, got one of a Connection: use ChunkRuntime")
+    if not awaits and iscoroutinefunction(model.observe):
+        raise TypeError(
+            "model: expected a handle of a Connection, got one of an AsyncConnection: use AsyncChunkRuntime"
+        )
 
 
 def check_function(name: str, function: Any) -> None:

@@ -16,6 +16,7 @@ import numpy as np
 from inferential.client.chunks.arguments import check_choice
 from inferential.errors import words_of
 from inferential.proto.actions import Array, BadActions, holds_numbers, is_finite, of_dtype
+from inferential.proto.layout import promoted
 
 Merge = Callable[[Array, Array], Array]
 """Returns the actions to play from the old and the new ones of the same steps, each [K, action_dim]."""
@@ -137,8 +138,8 @@ class EnsemblePlan(Plan):
         found = [actions[step - begin] for begin, actions in chunks if 0 <= step - begin < len(actions)]
         if not found:
             return None
-        weights = np.exp(-self._coefficient * np.arange(len(found)))
-        return of_dtype(np.asarray(np.average(np.stack(found), axis=0, weights=weights)), found[0].dtype)
+        weights, actions = np.exp(-self._coefficient * np.arange(len(found))), np.stack(found)
+        return of_dtype(np.asarray(np.average(actions, axis=0, weights=weights)), actions.dtype)
 
     def passed(self, step: int) -> None:
         self._passed = step
@@ -163,7 +164,7 @@ def average(weight: float = DEFAULT_AVERAGE) -> Merge:
         raise ValueError(f"weight: expected a number from 0 to 1, got {weight!r}")
 
     def merge(old: Array, new: Array) -> Array:
-        return of_dtype(np.asarray((1 - weight) * old + weight * new), new.dtype)
+        return of_dtype(np.asarray((1 - weight) * old + weight * new), promoted(old.dtype, new.dtype))
 
     return merge
 

@@ -45,6 +45,7 @@ class FairShares:
         availability: the models' replicas and latencies, from which their capacity follows.
 
     Attributes:
+        limits_any: whether any client has an interval.
         finds_floods: whether any client is held back that floods a model.
     """
 
@@ -54,6 +55,7 @@ class FairShares:
         self._factors: dict[str, float] = {}  # the same; of the capacity, how much is shared
         self._intervals_ms: dict[tuple[str, str], float] = {}
         self._paces_s: dict[tuple[str, str], float] = {}
+        self.limits_any: bool = False
         self.finds_floods: bool = False
         self._flood_rates: dict[tuple[str, str], float] = {}  # of the same, how much they asked, per second
         self._weights: dict[tuple[str, str], tuple[float, str]] = {}
@@ -125,6 +127,7 @@ class FairShares:
         yield
         self._levels, self._planned = levels, planned
         self._intervals_ms = {(request.client_id, request.model_id): 1e3 / rate for request, rate in due.items()}
+        self.limits_any = bool(self._intervals_ms)
         self._paces_s, self._flood_rates = {}, {}
         for asked in groups.values():
             self._find_floods([request for request in asked if request in due], due)

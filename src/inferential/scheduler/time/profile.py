@@ -94,16 +94,19 @@ class LatencyProfile:
         """Learns from one call of `batch_size` requests, which took `latency_s` seconds, unless that is no duration."""
         if not 0 <= latency_s <= LONGEST_S:
             return
-        self.calls += 1
+        self.calls = calls = self.calls + 1
         window = self._windows.get(batch_size)
         if window is None:
             window = self._windows[batch_size] = _Window()
+            self._explored = 2 * max(self._windows)
         if window.add(latency_s, self.quantile):
             self._windows = {batch_size: window}
-        window.last_call = self.calls
-        if self.calls % WINDOW == 0:
+            self._explored = 2 * batch_size
+        window.last_call = calls
+        if calls % WINDOW == 0:
             self._forget()
-        self._changed()
+        if self._typical:
+            self._forget_curves()
 
     def typical(self, batch_size: int) -> float:
         """Returns the median latency in seconds; 0 while nothing is known."""
@@ -172,20 +175,18 @@ class LatencyProfile:
             window.keep(latency_s)
         self.calls += _LOADED_CALLS
         window.last_call = self.calls
-        self._changed()
-
-    def _changed(self) -> None:
-        """Marks the curves as out of date; they are computed again when they are read."""
         self._explored = 2 * max(self._windows)
         self._forget_curves()
 
     def _forget_curves(self) -> None:
+        """Marks the curves as out of date; they are computed again when they are read."""
         self._typical, self._high = [], []
         self._sizes_up_to.clear()
 
     def _forget(self) -> None:
         oldest = self.calls - FORGET_AFTER
         self._windows = {size: window for size, window in self._windows.items() if window.last_call > oldest}
+        self._explored = 2 * max(self._windows)
 
     def _draw(self, up_to: int) -> None:
         """Computes the two curves over batch sizes from 1; they never fall, as more rows do not take less time."""
@@ -211,14 +212,16 @@ class _Window:
 
     def add(self, latency_s: float, quantile: float) -> bool:
         """Takes a call in by the table above; whether load or hardware turned out to have changed."""
-        if len(self._newest) == 1 and latency_s * _ODD < self._newest[0]:
+        known = self._sorted
+        count = len(known)
+        if count == 1 and latency_s * _ODD < known[0]:
             self._clear()
-        elif self._newest:
-            slow = latency_s > _ODD * self.high(quantile)
-            fast = latency_s * _ODD < self.median()
-            if slow or fast:
+        elif count:
+            slow = latency_s > _ODD * known[min(int(quantile * count), count - 1)]
+            if slow or latency_s * _ODD < known[(count - 1) // 2]:
                 return self._set_aside(latency_s, slow)
-        self._odd.clear()
+        if self._odd:
+            self._odd.clear()
         self.keep(latency_s)
         return False
 
@@ -235,12 +238,12 @@ class _Window:
         return True
 
     def keep(self, latency_s: float) -> None:
-        self._newest.append(latency_s)
-        insort(self._sorted, latency_s)
+        newest, known = self._newest, self._sorted
+        newest.append(latency_s)
+        insort(known, latency_s)
         self.calls += 1
-        if len(self._newest) > WINDOW:
-            oldest = self._newest.popleft()
-            del self._sorted[bisect_left(self._sorted, oldest)]
+        if len(known) > WINDOW:
+            del known[bisect_left(known, newest.popleft())]
 
     def median(self) -> float:
         return self._sorted[(len(self._sorted) - 1) // 2]
