@@ -102,6 +102,14 @@ def test_a_plan_is_the_same_each_time() -> None:
     assert first == second
 
 
+def test_a_device_runs_one_call_at_a_time_however_many_a_replica_may_run_elsewhere() -> None:
+    described = fleet(arm=ARM | {"count": 16})
+    at_once = described.model_copy(
+        update={"models": {name: one.model_copy(update={"max_inflight": 8}) for name, one in described.models.items()}}
+    )
+    assert planned(at_once, 1) == planned(described, 1)
+
+
 def test_too_many_models_are_refused_by_number() -> None:
     names = [f"m{number}" for number in range(MOST_MODELS + 1)]
     described = Fleet.model_validate(

@@ -107,7 +107,7 @@ class Search:
     """Searches plans of one fleet.
 
     Args:
-        fleet: models and robots; replicas and devices of its models are not looked at.
+        fleet: models and robots; replicas, devices and calls at once of its models are not looked at.
         strategy: the strategy that schedules.
         seconds: virtual time of each simulation.
         seed: of phases, gaps and latencies.
@@ -307,8 +307,8 @@ def _devices(placed: Placement) -> dict[str, list[int]]:
 
 
 def _cut(model: FleetModel, replicas: int, rows: int, device: str | None) -> FleetModel:
-    """Returns a model with so many replicas, whose calls take so many rows."""
-    changes: dict[str, Any] = {"replicas": replicas, "device": device}
+    """Returns a model with so many replicas, on each of which one call of so many rows runs at a time."""
+    changes: dict[str, Any] = {"replicas": replicas, "max_inflight": 1, "device": device}
     if model.profile is None:
         changes["max_batch_size"] = rows
     else:
