@@ -129,9 +129,12 @@ def test_robots_are_doubled_until_a_simulation_would_take_long(monkeypatch: pyte
     assert not search.is_limit(40)
 
 
-def test_robots_that_hardly_ever_ask_are_not_doubled_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("arm", "most"), [({"rate_hz": 1e-300}, 100), ({"horizon_steps": 100_000}, 2)])
+def test_robots_that_hardly_ever_ask_or_have_endless_chunks_are_not_doubled_without_end(
+    monkeypatch: pytest.MonkeyPatch, arm: dict[str, Any], most: int
+) -> None:
     monkeypatch.setattr(search_module, "MOST_EVENTS", 2_000)
-    search = Search(fleet(arm=ARM | {"rate_hz": 1e-300}), "slo_aware", seconds=1.0, seed=0)
+    search = Search(fleet(arm=ARM | arm), "slo_aware", seconds=1.0, seed=0)
     carried = search.most_robots(1, 0.95)
-    assert carried <= 100
+    assert carried <= most
     assert search.is_limit(carried) or carried == 0
