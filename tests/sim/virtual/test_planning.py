@@ -127,3 +127,11 @@ def test_robots_are_doubled_until_a_simulation_would_take_long(monkeypatch: pyte
     assert search.most_robots(1, 0.95) == 80
     assert search.is_limit(80)
     assert not search.is_limit(40)
+
+
+def test_robots_that_hardly_ever_ask_are_not_doubled_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search_module, "MOST_EVENTS", 2_000)
+    search = Search(fleet(arm=ARM | {"rate_hz": 1e-300}), "slo_aware", seconds=1.0, seed=0)
+    carried = search.most_robots(1, 0.95)
+    assert carried <= 100
+    assert search.is_limit(carried) or carried == 0

@@ -27,6 +27,7 @@ _BUSY = (1.0, 0.65)  # shares of their time that devices are planned to be busy,
 _ALIKE = 0.95  # of a value, what counts as no less
 MOST_EVENTS = 2_000_000
 """Of one simulation with more robots than the fleet has: it takes about a minute."""
+_ROBOT_EVENTS = 20  # that a robot takes as much time as at least, however seldom it asks
 _CLOSE = 0.02  # how exactly the number of robots is found that devices carry
 Progress = Callable[[], None]
 
@@ -288,7 +289,8 @@ class Search:
         return load >= 1 and self._events(2 * load) > MOST_EVENTS
 
     def _events(self, load: float) -> float:
-        return sum(generate.events(self._fleet, seconds=self._seconds, load=load).values())
+        events = sum(generate.events(self._fleet, seconds=self._seconds, load=load).values())
+        return max(events, _ROBOT_EVENTS * _robots(self._fleet, load))
 
 
 def _robots(fleet: Fleet, load: float) -> int:
