@@ -138,6 +138,15 @@ def test_a_full_disk_is_an_error_that_says_so(place: Path, args: tuple[str, ...]
     assert ran.stderr == "error: cannot write to standard output: No space left on device\n"
 
 
+def test_letters_that_the_terminal_has_not_are_escaped(place: Path) -> None:
+    (place / "f.yaml").write_text('models: {known: {"räuber": {target: "policies:echo"}}}', encoding="utf-8")
+    command = [sys.executable, "-m", "inferential", "check", "f.yaml"]
+    env = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    ran = subprocess.run(command, env=env, capture_output=True, timeout=60, check=False)
+    assert ran.returncode == 0
+    assert b"models.known.r\\xe4uber.target" in ran.stdout
+
+
 def test_an_error_that_cannot_be_written_still_is_the_exit_code(place: Path) -> None:
     with open("/dev/full", "w") as full:
         command = [sys.executable, "-m", "inferential", "serve", "none.yaml"]

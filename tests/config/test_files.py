@@ -131,6 +131,8 @@ def test_the_file_that_was_meant_is_named(write: Write) -> None:
     write("fleet.md", "")
     with pytest.raises(ConfigError, match=f"No such file or directory; did you mean {meant}\\?$"):
         read_file(meant.with_suffix(".yml"))
+    with pytest.raises(ConfigError, match=r"No such file or directory$"):
+        read_file(meant.with_name("nofile.yaml"))
 
 
 @pytest.mark.parametrize(

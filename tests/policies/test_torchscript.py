@@ -146,6 +146,9 @@ class Picky(torch.nn.Module):
         return state
 
 torch.jit.save(torch.jit.trace(torch.nn.Dropout(), torch.ones(2, 2), check_trace=False), sys.argv[1] + "/training.pt")
+for name, dropped in (("forgetful", 0.5), ("steady", 0.0)):
+    lstm = torch.nn.LSTM(2, 2, num_layers=2, dropout=dropped)
+    torch.jit.save(torch.jit.trace(lstm, torch.ones(2, 1, 2), check_trace=False), f"{sys.argv[1]}/{name}.pt")
 net = torch.nn.Sequential(torch.nn.BatchNorm1d(2), torch.nn.Dropout())
 torch.jit.save(torch.jit.script(net), sys.argv[1] + "/net.pt")
 modules = [Named(), Summed(), Nested(), Headless(), Recurrent(), Counting(), Caching(), Picky()]
@@ -235,6 +238,8 @@ def test_what_cannot_be_a_policy_is_named(python: str, tmp_path: Path) -> None:
         ("two.pt", {"keeps_state": True}),
         ("two.pt", {"keeps_state": "no"}),
         ("training.pt", {}),
+        ("forgetful.pt", {}),
+        ("steady.pt", {}),
     ]
     found = peers.run(python, REFUSED, str(tmp_path), json.dumps(asked))
     assert found[0] == "/odd.pt: forward(state: Tensor, names: List[str]): names: expected tensors, or a map of them"
@@ -252,6 +257,8 @@ def test_what_cannot_be_a_policy_is_named(python: str, tmp_path: Path) -> None:
     assert found[10] == "keeps_state: /two.pt: its forward() changes no attribute"
     assert found[11] == "keeps_state: expected true or false, got 'no'"
     assert found[12].startswith("/training.pt: its dropout runs as in training, ")
+    assert found[13].startswith("/forgetful.pt: its lstm runs as in training, ")
+    assert len(found) == 14  # a module that drops nothing runs as it is
 
 
 CALLED = """

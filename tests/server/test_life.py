@@ -11,15 +11,20 @@ import subprocess
 import sys
 import textwrap
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from bench.overload.wire import Observations
+from bench.overload.wire import connect as connect_raw
 
 from inferential import AsyncConnection, Connection, LocalDispatcher, RequestRejected, Server
 from inferential.config import InferentialConfig
+from inferential.proto import ModelResponse
+from inferential.server import server as server_module
 
 WAIT_MS = 10_000
 STATE = np.arange(7, dtype=np.float32)
@@ -154,6 +159,31 @@ async def test_requests_that_are_not_served_while_draining_are_refused(connect: 
         with pytest.raises(RequestRejected, match="draining"):
             await model.get_result(WAIT_MS)
     gate.let(3)
+
+
+async def test_what_a_robot_has_sent_and_was_not_read_yet_is_refused_too(
+    gate: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server_module, "READ_GRACE_S", 0.0)
+    server = Server(config=config(server={"drain_timeout_s": 0.0}), dispatcher=LocalDispatcher({"m": gate}))
+    await server.start()
+    robot, frames = await asyncio.to_thread(connect_raw, server.address, b"robot")
+    messages, sent = Observations("robot", "m", "all"), range(1, 201)
+    await asyncio.to_thread(robot.sendall, b"".join(messages.message(number, time.time_ns()) for number in sent))
+    while not server.status().waiting:  # noqa: ASYNC110 (no event is set)
+        await asyncio.sleep(0)
+
+    def ended() -> list[int]:
+        found = []
+        while data := robot.recv(65536):
+            found += [ModelResponse.FromString(one[1]).request_id for one in frames.feed(data) if len(one) == 3]
+        return found
+
+    ends = asyncio.create_task(asyncio.to_thread(ended))
+    await server.shutdown()
+    assert sorted(await ends) == list(sent)
+    robot.close()
+    gate.let(1)
 
 
 async def test_a_server_that_is_shut_down_twice_at_once_ends_once_for_both() -> None:

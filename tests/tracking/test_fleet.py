@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from inferential.config import ResponseTrackingConfig
-from inferential.tracking import ClientRegistry, Fleet
+from inferential.tracking import CadenceTracker, ClientRegistry, Fleet
+from inferential.tracking.action_horizon import ActionHorizonTracker
 
 
 def fleet(**options: float) -> Fleet:
@@ -291,3 +292,31 @@ def test_a_client_is_reported_when_it_becomes_overdue_whatever_its_rhythm_was(
     silent_until = min(due, now + 9.0)
     assert subject.sweep(silent_until - 1e-6).overdue == []
     assert subject.sweep(silent_until).overdue == ([("robot", "m")] if due == silent_until else [])
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from("ab"),
+            st.integers(0, 70),
+            st.floats(0.001, 1.0),
+            st.none() | st.integers(0, 30),
+            st.none() | st.floats(0.01, 0.1),
+        ),
+        max_size=200,
+    )
+)
+def test_what_is_tracked_together_is_what_each_table_finds_by_itself(
+    events: list[tuple[str, int, float, int | None, float | None]],
+) -> None:
+    subject, now = fleet(), 100.0
+    registry, cadence, horizons = ClientRegistry(), CadenceTracker(), ActionHorizonTracker()
+    for client, number, interval_s, steps, period_s in events:
+        model, now = f"m{number}", now + interval_s
+        update = subject.on_observation(client, model, "arm", client.encode(), now, steps, period_s)
+        assert update.is_new == registry.on_observation(client, model, "arm", client.encode(), now)
+        assert update.interval_s == cadence.on_request(client, model, now)
+        assert update.learned_cadence_s == cadence.learned_cadence(client, model)
+        assert update.runs_out_at == horizons.on_request(client, model, steps, period_s, now)
+        assert subject.client(client) == registry.get(client)
+        assert update.track.counts is subject.outcomes.of(client, model)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import sys
 import traceback
 from collections.abc import Sequence
@@ -24,6 +25,8 @@ INTERRUPTED, NO_READER = 130, 141
 def run_command(args: Sequence[str]) -> int:
     """Runs a command; returns its exit code."""
     fill_standard_streams()
+    if isinstance(sys.stdout, io.TextIOWrapper):  # as names of robots may have letters that the terminal has not
+        sys.stdout.reconfigure(errors="backslashreplace")
     debug = DEBUG in args
     if debug:  # wherever it stands
         args = [DEBUG, *(arg for arg in args if arg != DEBUG)]

@@ -26,18 +26,22 @@ def read_recordings(
     Raises:
         CliError: one cannot be read, or the package for it is not installed.
     """
+    for path in files:
+        for one in recordings_in(path):
+            yield from _read(one, what, images)
+
+
+def _read(path: Path, what: str, images: Literal["pixels", "encoded"]) -> Iterator[Recorded]:
     try:
         from inferential.recording.reading import RecordingError, read_recording
     except ModuleNotFoundError as error:
         raise missing(what, error, "record") from error
     try:
-        for path in files:
-            for one in recordings_in(path):
-                yield from read_recording(one, images)
+        yield from read_recording(path, images)
     except RecordingError as error:
         raise CliError(str(error)) from error
-    except OSError as error:
-        raise CliError(f"{error.filename}: {error.strerror}") from error
+    except OSError as error:  # what a disk that fails raises names no file
+        raise CliError(f"{error.filename or path}: {error.strerror or error}") from error
 
 
 def recordings_in(path: Path) -> list[Path]:

@@ -63,11 +63,11 @@ def parse_content(path: str | Path, content: bytes) -> Layer:
 def _meant(path: Path) -> str:
     """Returns which file was probably meant by one that is not there, for an error; "" where none is like it."""
     try:
-        names = sorted(one.name for one in path.parent.iterdir() if one.suffix.lower() in _PARSERS)
+        names = {one.stem: one.name for one in sorted(path.parent.iterdir()) if one.suffix.lower() in _PARSERS}
     except OSError:
         return ""
-    close = difflib.get_close_matches(path.name, names, n=1)
-    return f"; did you mean {path.with_name(close[0])}?" if close else ""
+    close = difflib.get_close_matches(path.stem, names, n=1, cutoff=0.75)
+    return f"; did you mean {path.with_name(names[close[0]])}?" if close else ""
 
 
 def _parser(path: str | Path) -> Callable[[str], Parsed]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, compress, groupby, repeat
+from itertools import compress, groupby, repeat
 from operator import attrgetter, gt, mul, sub
 from typing import cast
 
@@ -53,7 +53,8 @@ class Recorder:
         self._keys: dict[tuple[str, str], LabelSet] = {}
         self._arrival = metrics.group(*_SEEN, tables_of=self._arrivals)
         self._arrival_in_rhythm = metrics.group(*_IN_RHYTHM, tables_of=self._arrivals_in_rhythm)
-        self._batch = metrics.group(*_BATCH, *_DEPARTURE, tables_of=self._batches)
+        self._batch = metrics.group(*_BATCH, tables_of=_batches)
+        self._departure = metrics.group(*_DEPARTURE, tables_of=self._departures)
         self._answer = metrics.group(*_ANSWER, *_MISS, tables_of=self._answers)
         self._superseded = metrics.group(names.REQUESTS_SUPERSEDED)
         self._overtaken = metrics.group(names.PAYLOAD_SIZE_BYTES, names.REQUESTS_SUPERSEDED)
@@ -89,14 +90,10 @@ class Recorder:
         columns = staleness_ms, list(map(float, sizes)), *map(_ms, seconds)
         yield Table(_IN_RHYTHM, times, self._keys_of(clients, models), columns)
 
-    def _batches(self, rows: Sequence[tuple[float, str, int, Sequence[tuple[str, str, float]]]]) -> Iterator[Table]:
-        times, models, depths, batches = zip(*rows, strict=True)
-        sizes = list(map(len, batches))
-        keys = [((names.MODEL, model_id),) for model_id in models]
-        yield Table(_BATCH, times, keys, (list(map(float, depths)), list(map(float, sizes))))
-        each_at = list(chain.from_iterable(map(repeat, times, sizes)))
-        clients, models, received = zip(*chain.from_iterable(batches), strict=True)
-        yield Table(_DEPARTURE, each_at, self._keys_of(clients, models), (_ms(map(sub, each_at, received)),))
+    def _departures(self, rows: Sequence[tuple[float, tuple[str, str, float]]]) -> Iterator[Table]:
+        times, departed = zip(*rows, strict=True)
+        clients, models, received = zip(*departed, strict=True)
+        yield Table(_DEPARTURE, times, self._keys_of(clients, models), (_ms(map(sub, times, received)),))
 
     def _answers(self, rows: Sequence[tuple[float, str, str, float, float, float]]) -> Iterator[Table]:
         times, clients, models, inference_ms, received, deadlines = zip(*rows, strict=True)
@@ -174,7 +171,8 @@ class Recorder:
 
     def dispatched(self, model_id: str, requests: list[InferenceRequest], queue_depth: int, now: float) -> None:
         """Records a batch that was handed to its model at `now`."""
-        self._add_rows(self._batch, ((now, model_id, queue_depth, tuple(map(_DEPARTED, requests))),))
+        self._add_rows(self._batch, ((now, model_id, queue_depth, len(requests)),))
+        self._add_rows(self._departure, zip(repeat(now), map(_DEPARTED, requests)))
 
     def answered(self, requests: Sequence[InferenceRequest]) -> None:
         """Records results that were sent, and which of them after their deadlines."""
@@ -256,6 +254,12 @@ class Recorder:
         self._metrics.forget(*({names.CLIENT: client_id} for client_id in client_ids))
         for client_id in client_ids:
             self._record(names.CLIENT_DISCONNECTED, 1.0, {names.CLIENT: client_id})
+
+
+def _batches(rows: Sequence[tuple[float, str, int, int]]) -> Iterator[Table]:
+    times, models, depths, sizes = zip(*rows, strict=True)
+    keys = [((names.MODEL, model_id),) for model_id in models]
+    yield Table(_BATCH, times, keys, (list(map(float, depths)), list(map(float, sizes))))
 
 
 def _ms(seconds: Iterable[float]) -> list[float]:

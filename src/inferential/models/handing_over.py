@@ -69,7 +69,7 @@ class HandingOver(Routes):
         pool = whole(batch.model_id)
         other = self.replaceable[pool]
         logger.warning(
-            "model %s: a call has not ended after %.0f ms; %s answers its %d requests",
+            "model %s: a call has not ended after %.0f ms; %s answers its requests (%d), and its robots for a while",
             pool,
             (now - batch.started_at) * 1e3,
             other,

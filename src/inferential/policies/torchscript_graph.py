@@ -12,7 +12,16 @@ _PARTS = frozenset(
     ("aten::__getitem__", "aten::get", "aten::values", "prim::ListUnpack", "prim::TupleIndex", "prim::TupleUnpack")
 )
 """What gives parts of a list, a map or a tuple."""
-_TRAINING_ARGUMENT = {"aten::batch_norm": 5, "aten::dropout": 2, "aten::alpha_dropout": 2, "aten::feature_dropout": 2}
+_DROPOUTS = ("dropout", "alpha_dropout", "feature_dropout", "feature_alpha_dropout")
+_RECURRENT = ("lstm", "gru", "rnn_tanh", "rnn_relu")
+_TRAINING: dict[str, tuple[int | None, int | None]] = {
+    "aten::batch_norm": (5, None),
+    "aten::rrelu": (3, None),
+    "aten::scaled_dot_product_attention": (None, 4),
+    **{f"aten::{name}": (2, 1) for name in _DROPOUTS},
+    **{f"aten::{name}": (6, 5) for name in _RECURRENT},
+}
+"""Of operations that run in another way in training: which argument says that, and which how much is dropped."""
 
 
 def kept_in(module: Any) -> list[str]:
@@ -48,8 +57,12 @@ def trains(module: Any) -> str:
     """
     graph = module.inlined_graph
     for node in _nodes(graph):
-        at = _TRAINING_ARGUMENT.get(node.kind())
-        if at is not None and list(node.inputs())[at].toIValue() is True:
+        flag, dropped = _TRAINING.get(node.kind(), (None, None))
+        if flag is None and dropped is None:
+            continue
+        inputs = list(node.inputs())
+        # An argument that is no constant, which scripted modules have, depends on eval().
+        if (flag is None or inputs[flag].toIValue() is True) and (dropped is None or inputs[dropped].toIValue()):
             return str(node.kind()).partition("::")[2]
     return ""
 

@@ -195,7 +195,14 @@ def pixels_in(data: bytes) -> Any:
         with PIL.Image.open(io.BytesIO(data), formats=["JPEG", "PNG"]) as image:
             return np.asarray(image if image.mode in ("L", "RGB", "RGBA") else image.convert("RGB"))
     except Exception as error:  # Pillow's decoders raise a dozen types on broken files
-        raise ImageError(f"broken picture: {error}") from error
+        raise ImageError(f"broken picture: {_said_by(error)}") from error
+
+
+def _said_by(error: Exception) -> str:
+    """Returns what Pillow says, without the names of Python's objects in it."""
+    import PIL
+
+    return "it does not begin as one" if isinstance(error, PIL.UnidentifiedImageError) else str(error)
 
 
 def size_of(data: bytes, shape: tuple[int, ...]) -> tuple[int, int]:
@@ -218,7 +225,7 @@ def size_of(data: bytes, shape: tuple[int, ...]) -> tuple[int, int]:
         with PIL.Image.open(io.BytesIO(data), formats=["JPEG", "PNG"]) as image:
             return image.height, image.width
     except Exception as error:  # as above
-        raise ImageError(f"broken picture: {error}") from error
+        raise ImageError(f"broken picture: {_said_by(error)}") from error
 
 
 def values_of(data: bytes, form: str, dtype: np.dtype[Any], shape: tuple[int, ...]) -> Any:

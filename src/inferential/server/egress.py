@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import math
 import time
 from collections.abc import Callable, Iterable, Sequence
+
+from google.protobuf.message import DecodeError
 
 from inferential.dispatch.base import DispatchResult
 from inferential.metrics.recorder import Recorder
@@ -14,6 +17,7 @@ from inferential.notices import LineQuota, Notices
 from inferential.observation.slots import ObservationError
 from inferential.proto import PROTOCOL_VERSION
 from inferential.proto.cache.templates import request_id_field
+from inferential.proto.fields import SenderMessage
 from inferential.proto.messages import write_refusal, write_refusals
 from inferential.proto.tensors import Buffer
 from inferential.scheduler.request import (
@@ -30,6 +34,7 @@ from inferential.server.accounting import Accounting
 from inferential.server.callbacks import Callbacks
 from inferential.server.ingress import Overtaken
 from inferential.server.inprocess import InProcessClients
+from inferential.transport.messages import Received
 from inferential.transport.returns import KeptAnswer
 from inferential.transport.zmq_transport import GONE, ZmqTransport
 
@@ -64,7 +69,7 @@ class Egress:
         self._callbacks = callbacks
         self._notices = Notices(logger)
         self._goings = LineQuota(logger, _MAX_GOINGS)
-        transport.on_lost = self._on_lost
+        transport.on_lost, transport.open_ids = self._on_lost, self._open_ids
         self.on_result: Callable[[DispatchResult], None] | None = None
         """Called with each result that was sent, once it is accounted for."""
         self.on_end: Callable[[InferenceRequest], None] | None = None
@@ -279,6 +284,19 @@ class Egress:
     def _on_lost(self, answer: KeptAnswer) -> None:
         self._recorder.send_error(answer.client_id, "kept result", "the client did not come back")
 
+    def _open_ids(self, connection: int) -> set[int]:
+        """Returns the requests that wait or run of a connection, and of former ones of its robot."""
+        place = self._transport.place
+        return {one.request_id for one in self._accounting.engine.requests() if place(one.connection) == connection}
+
+    def note_inherited(self, message: Received) -> Received:
+        """Returns a message that came by a former connection of its robot, once it is noted that it ends by itself."""
+        known = self._transport.spoken_for.get(message[4])
+        if known is not None:
+            with contextlib.suppress(DecodeError):  # it is no observation, and refused as that
+                known.add(SenderMessage.FromString(bytes(message[1])).request_id)
+        return message
+
     def tell_rest(self, connection: int, client_id: str, awaited: Sequence[int]) -> None:
         """Refuses those requests of a robot's former connections that this server does not have.
 
@@ -287,10 +305,12 @@ class Egress:
             client_id: the robot's.
             awaited: the requests that it waits for.
         """
-        place, late = self._transport.place, self._transport.answered_late.get(connection, ())
-        open_ids = {one.request_id for one in self._accounting.engine.requests() if place(one.connection) == connection}
+        late = self._transport.spoken_for.get(connection, set())
+        open_ids = self._open_ids(connection)
         missing = [request_id for request_id in awaited if request_id not in open_ids and request_id not in late]
         if missing:
+            # The connection before this one may have asked too, and what it sent is received as if this one had.
+            self._transport.spoken_for[connection] = late.intersection(awaited).union(missing)
             refusals = write_refusals(
                 client_id=client_id,
                 model_id="",

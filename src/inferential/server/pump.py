@@ -70,8 +70,7 @@ class EventPump:
         self._engine = engine
         self._egress = egress
         self._loop = asyncio.get_running_loop()
-        self._idle = asyncio.Event()
-        self._running = False
+        self._idle, self._running = asyncio.Event(), False
         self._continues = False  # `_continue` is scheduled
         self._attention = Attention(engine)
         self._timer: asyncio.TimerHandle | None = None
@@ -183,7 +182,7 @@ class EventPump:
         """Takes the messages of connections that have ended, whose robots have come back or will not."""
         messages, self._transport.inherited = self._transport.inherited, []
         for message in messages:
-            self.receive(message)
+            self.receive(self._egress.note_inherited(message))
 
     def _on_inherited(self) -> None:
         if self._running:

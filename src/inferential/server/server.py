@@ -40,8 +40,10 @@ from inferential.transport.zmq_transport import ZmqTransport
 
 logger: logging.Logger = logging.getLogger("inferential")
 
-# A client drops what it has not read when its connection ends; this is a control period or two to read it in.
-_READ_GRACE_S = 0.1
+READ_GRACE_S = 0.1
+"""A client drops what it has not read when its connection ends; this is a control period or two to read it in."""
+READ_REST_S = 1.0
+"""How long what robots have sent by then is read, to be refused, before their connections are closed."""
 
 
 class Server(ServerView):
@@ -230,8 +232,9 @@ class Server(ServerView):
         if run is None:
             return
         await self.drain()
+        await run.transport.read_rest(READ_REST_S)
         if self._core.accounting.fleet.active_count:
-            await asyncio.sleep(_READ_GRACE_S)
+            await asyncio.sleep(READ_GRACE_S)
         if self._run is not run:  # another call closes it
             await run.closed.wait()
             return
@@ -239,8 +242,8 @@ class Server(ServerView):
         try:
             run.pump.close()
             await run.keys.stop()
+            await run.transport.close()  # first: robots look for another server meanwhile
             await self._core.dispatcher.close()
-            await run.transport.close()
             self._stop.clear()
         finally:
             run.closed.set()

@@ -26,8 +26,10 @@ class KeepingRouter(RouterSocket):
         """Called when there are any; None: nothing is kept."""
         self.on_lost: Callable[[KeptAnswer], None] | None = None
         """Called with each answer that was kept for a robot which did not come back."""
-        self.answered_late: dict[int, set[int]] = {}
-        """By the number of a connection, the requests of former ones whose answers it was sent at once."""
+        self.spoken_for: dict[int, set[int]] = {}
+        """By the number of a connection, the requests of former ones that have their ends, or will have them."""
+        self.open_ids: Callable[[int], set[int]] = lambda number: set()
+        """Returns the requests that wait or run of a connection, and of former ones of its robot."""
         self._returns = Returns()
         self._unread: dict[int, list[Received]] = {}  # of a connection that is being ended
         self._expiry: asyncio.TimerHandle | None = None
@@ -94,7 +96,7 @@ class KeepingRouter(RouterSocket):
                 self._returns.keep_unread(message)
             if self._expiry is None and self._loop is not None:
                 self._expiry = self._loop.call_later(KEPT_S, self._expire)
-        self.answered_late.pop(client.number, None)
+        self.spoken_for.pop(client.number, None)
         super()._on_closed(client)
 
     def _on_registered(self, client: ClientConnection) -> None:
@@ -105,7 +107,7 @@ class KeepingRouter(RouterSocket):
             return
         for identity, envelope, payload, at, _ in (*owed.waiting, *owed.unread):
             self.inherited.append((identity, envelope, payload, at, client.number))
-        self.answered_late[client.number] = {answer.request_id for answer in owed.answers}
+        self.spoken_for[client.number] = {answer.request_id for answer in owed.answers} | self.open_ids(client.number)
         for answer in owed.answers:
             try:
                 self.post(client.number, answer.envelope, answer.payload)

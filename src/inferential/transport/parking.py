@@ -45,8 +45,10 @@ class Parking:
         self._loop, self._waits = loop, waits
 
     def stop(self) -> None:
-        """Parks no more."""
+        """Parks no more, and reads all."""
         self._waits = None
+        for client in [*self._connections.parked, *self._connections.parked_floods]:
+            self._connections.resume(client)
         if self._timer is not None:
             self._timer.cancel()
 

@@ -84,6 +84,16 @@ class ZmqTransport(KeepingRouter):
         client = self._connections.by_identity.get(identity)
         return client is not None and (bool(client.parked_at) or self.has_unread(identity))
 
+    async def read_rest(self, most_s: float) -> None:
+        """Waits until all has been read that has come by now, for so many seconds at most; none is parked any more."""
+        self._parking.stop()
+        loop = asyncio.get_running_loop()
+        until = loop.time() + most_s
+        while not self._closed and loop.time() < until:
+            if not self._ready and not self._connections.poller.poll(1):
+                return
+            await asyncio.sleep(0)  # the loop calls what reads
+
     async def recv(self) -> IncomingObservation:
         """Waits for the next well-formed message and returns it.
 

@@ -98,3 +98,24 @@ def test_a_robot_without_a_control_rate_gets_no_horizon_by_load(
     request = make_request("a", received_at=100.0, chunk=ChunkTime(100.2, 100.5, 0.5, reserve_s=0.1))
     assert horizon_of_answer(request, 25, None, 100.1) == 0
     assert horizon_of_answer(request, 25, 0.4, 100.1) == 10
+
+
+@given(
+    actions=st.integers(0, 100_000),
+    period_s=st.floats(5e-324, 1e3) | st.just(math.inf),
+    reserve_s=st.floats(0, 1e6),
+    taken_s=st.floats(0, 1e6),
+    interval_ms=st.sampled_from([0.0, 1e-3, 40.0, 1e300]),
+)
+def test_whatever_a_robot_states_its_horizon_is_one_of_its_chunk(
+    make_request: Callable[..., InferenceRequest],
+    actions: int,
+    period_s: float,
+    reserve_s: float,
+    taken_s: float,
+    interval_ms: float,
+) -> None:
+    chunk = ChunkTime(100.2, 100.5, 0.5, reserve_s=reserve_s)
+    stated = {"control_period_s": period_s, "steps_remaining": 2**32 - 1, "serve_interval_ms": interval_ms}
+    request = make_request("a", received_at=100.0, chunk=chunk, **stated)
+    assert 0 <= horizon_of_answer(request, actions, None, 100.0 + taken_s) <= actions

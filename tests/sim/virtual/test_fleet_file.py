@@ -92,6 +92,11 @@ def test_a_fleet_is_read_from_a_file(tmp_path: Path) -> None:
         ),
         ({"profile": [{"batch_size": 1, "median_ms": 5}]}, {"rate_hz": 1, "budget_ms": 5}, "expected either fixed_ms"),
         ({"fixed_ms": 0}, {"rate_hz": 10, "budget_ms": 5}, "expected a call that takes time"),
+        (
+            {"fixed_ms": None, "profile": []},
+            {"rate_hz": 10, "budget_ms": 5},
+            "models.m.profile: List should have",
+        ),
     ],
 )
 def test_an_error_names_its_place(tmp_path: Path, models: dict[str, Any], robots: dict[str, Any], problem: str) -> None:

@@ -102,6 +102,14 @@ def test_a_plan_is_the_same_each_time() -> None:
     assert first == second
 
 
+def test_a_device_runs_one_call_at_a_time_however_many_a_replica_may_run_elsewhere() -> None:
+    described = fleet(arm=ARM | {"count": 16})
+    at_once = described.model_copy(
+        update={"models": {name: one.model_copy(update={"max_inflight": 8}) for name, one in described.models.items()}}
+    )
+    assert planned(at_once, 1) == planned(described, 1)
+
+
 def test_too_many_models_are_refused_by_number() -> None:
     names = [f"m{number}" for number in range(MOST_MODELS + 1)]
     described = Fleet.model_validate(
@@ -119,3 +127,14 @@ def test_robots_are_doubled_until_a_simulation_would_take_long(monkeypatch: pyte
     assert search.most_robots(1, 0.95) == 80
     assert search.is_limit(80)
     assert not search.is_limit(40)
+
+
+@pytest.mark.parametrize(("arm", "most"), [({"rate_hz": 1e-300}, 100), ({"horizon_steps": 100_000}, 2)])
+def test_robots_that_hardly_ever_ask_or_have_endless_chunks_are_not_doubled_without_end(
+    monkeypatch: pytest.MonkeyPatch, arm: dict[str, Any], most: int
+) -> None:
+    monkeypatch.setattr(search_module, "MOST_EVENTS", 2_000)
+    search = Search(fleet(arm=ARM | arm), "slo_aware", seconds=1.0, seed=0)
+    carried = search.most_robots(1, 0.95)
+    assert carried <= most
+    assert search.is_limit(carried) or carried == 0

@@ -54,7 +54,7 @@ class FleetModel(Section):
     """What each row of a call takes."""
     max_batch_size: Rows = 1
     """Rows in a call, where fixed_ms and per_row_ms are given."""
-    profile: list[SizeFigures] | None = None
+    profile: Annotated[list[SizeFigures], Field(min_length=1)] | None = None
     """In place of these three, latencies by batch size, as `inferential profile` measures them."""
     spread: Annotated[float, Field(ge=0, le=1)] = 0.05
     """Sigma of the lognormal factor by which the latency of calls varies."""

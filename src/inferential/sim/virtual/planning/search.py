@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from inferential.sim.virtual import generate
-from inferential.sim.virtual.fleet_file import Fleet, FleetModel
+from inferential.sim.virtual.fleet_file import Fleet, FleetModel, RobotClass
 from inferential.sim.virtual.measures import measure
 from inferential.sim.virtual.planning.placement import Group, Placement, cost_of, needed_hz, placements, rates
 from inferential.sim.virtual.simulation import simulate
@@ -27,6 +27,7 @@ _BUSY = (1.0, 0.65)  # shares of their time that devices are planned to be busy,
 _ALIKE = 0.95  # of a value, what counts as no less
 MOST_EVENTS = 2_000_000
 """Of one simulation with more robots than the fleet has: it takes about a minute."""
+_ROBOT_EVENTS, _STEP_EVENTS = 20, 0.01  # that a robot takes as much time as, and a step of its chunk as much memory
 _CLOSE = 0.02  # how exactly the number of robots is found that devices carry
 Progress = Callable[[], None]
 
@@ -107,7 +108,7 @@ class Search:
     """Searches plans of one fleet.
 
     Args:
-        fleet: models and robots; replicas and devices of its models are not looked at.
+        fleet: models and robots; replicas, devices and calls at once of its models are not looked at.
         strategy: the strategy that schedules.
         seconds: virtual time of each simulation.
         seed: of phases, gaps and latencies.
@@ -288,7 +289,16 @@ class Search:
         return load >= 1 and self._events(2 * load) > MOST_EVENTS
 
     def _events(self, load: float) -> float:
-        return sum(generate.events(self._fleet, seconds=self._seconds, load=load).values())
+        """Returns how much is simulated, in observations and control steps; a robot and its chunk count for some."""
+        made = generate.events(self._fleet, seconds=self._seconds, load=load)
+        return sum(
+            max(made[name], max(1, round(one.count * load)) * max(_ROBOT_EVENTS, _chunk_steps(one) * _STEP_EVENTS))
+            for name, one in self._fleet.robots.items()
+        )
+
+
+def _chunk_steps(robots: RobotClass) -> int:
+    return robots.chunk_steps or robots.horizon_steps or 0
 
 
 def _robots(fleet: Fleet, load: float) -> int:
@@ -307,8 +317,8 @@ def _devices(placed: Placement) -> dict[str, list[int]]:
 
 
 def _cut(model: FleetModel, replicas: int, rows: int, device: str | None) -> FleetModel:
-    """Returns a model with so many replicas, whose calls take so many rows."""
-    changes: dict[str, Any] = {"replicas": replicas, "device": device}
+    """Returns a model with so many replicas, on each of which one call of so many rows runs at a time."""
+    changes: dict[str, Any] = {"replicas": replicas, "max_inflight": 1, "device": device}
     if model.profile is None:
         changes["max_batch_size"] = rows
     else:
