@@ -83,7 +83,8 @@ def _ask(address: str, number: int, began: float, until: float, taken: list[floa
 
 
 def _env() -> dict[str, str]:
-    return {"PYTHONPATH": ":".join((str(MODELS), *filter(None, sys.path)))}
+    """The policy's folder alone: what is installed here is of no use to another interpreter, or harms it."""
+    return {"PYTHONPATH": str(MODELS)}
 
 
 def main() -> None:
