@@ -1,6 +1,6 @@
 """How many bytecodes a whole server runs for one request; `opcodes` has those of single parts.
 
-Robots ask, and ask again once all are answered; their thread is not counted, and neither is asyncio, nor a model's
+Robots ask, and ask again once all are answered; what they do is not counted, and neither is asyncio, nor a model's
 process. The clock goes on by a microsecond each time it is read: counting takes so much longer than the work itself
 that the server would go by it.
 """
@@ -63,11 +63,11 @@ async def _served(model: Any, robots: int) -> int:
     async with Server("tcp://127.0.0.1:0", dispatcher=LocalDispatcher({"policy": model})) as server:
         fleet = [await asyncio.to_thread(_Robot, server.address, f"robot-{number}") for number in range(robots)]
         try:
-            await asyncio.to_thread(_ask, fleet, range(1, 1 + _WARM))
+            await _ask(fleet, range(1, 1 + _WARM))
             numbers, used = range(1 + _WARM, 1 + _WARM + _COUNTED // min(robots, 16)), time.thread_time()
             clock = itertools.count(time.monotonic(), 1e-6)
             with patch("time.monotonic", clock.__next__), patch("time.thread_time", lambda: used):
-                asked = asyncio.create_task(asyncio.to_thread(_ask, fleet, numbers))
+                asked = asyncio.create_task(_ask(fleet, numbers))
                 count = await _counted(asked)
         finally:
             for robot in fleet:
@@ -75,14 +75,21 @@ async def _served(model: Any, robots: int) -> int:
     return round(count / len(numbers) / robots)
 
 
-def _ask(fleet: Sequence[_Robot], numbers: Sequence[int]) -> None:
-    """Has each robot ask with these request ids, once all have the answers to the one before."""
+async def _ask(fleet: Sequence[_Robot], numbers: Sequence[int]) -> None:
+    """Has each robot ask with these request ids, once all have the answers to the one before.
+
+    They send from the thread of the server, which finds all of them at once so: how many rows a call has is no chance.
+    """
     for number in numbers:
         for robot in fleet:
             robot.socket.sendall(robot.messages.message(number, time.time_ns()))
-        for robot in fleet:
-            while not any(isinstance(found, list) for found in robot.frames.feed(robot.socket.recv(4096))):
-                pass
+        await asyncio.to_thread(_receive, fleet)
+
+
+def _receive(fleet: Sequence[_Robot]) -> None:
+    for robot in fleet:
+        while not any(isinstance(found, list) for found in robot.frames.feed(robot.socket.recv(4096))):
+            pass
 
 
 async def _counted(asked: asyncio.Task[None]) -> int:
