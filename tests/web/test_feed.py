@@ -15,7 +15,7 @@ from inferential import LocalDispatcher, ModelFailed, Server
 from inferential.config import InferentialConfig
 from inferential.server.status import ClientStatus, ServerStatus
 from inferential.web import feed as feeds
-from inferential.web.feed import CLIENTS_AT_ONCE, Feed
+from inferential.web.feed import CLIENTS_AT_ONCE, Feed, pause_after
 
 
 async def test_an_event_has_every_client_and_leaves_the_loop_to_robots_between_them() -> None:
@@ -38,6 +38,11 @@ async def test_an_event_has_every_client_and_leaves_the_loop_to_robots_between_t
         assert whole["clients"][0].keys() == event["clients"][0].keys()
         for robot in robots:
             robot.close()
+
+
+@pytest.mark.parametrize(("took_s", "pause_s"), [(0.0, 0.25), (1e-3, 0.25), (5e-3, 1.0), (0.3, 2.0)])
+def test_events_take_half_a_percent_of_the_time_and_never_stay_away(took_s: float, pause_s: float) -> None:
+    assert pause_after(took_s) == pytest.approx(pause_s)
 
 
 async def test_readiness_asks_no_client() -> None:

@@ -29,6 +29,8 @@ SHARE = 0.1
 """Of the event loop's time, the part that whole statuses may take: one that takes long is given again."""
 EVENTS_SHARE = 0.005
 """The same of events, which come less often where they take longer: half a percent moves no robot's p99."""
+LONGEST_S = 2.0
+"""Between two events, however long one took, as where Python's collector ran meanwhile: the page stays live."""
 CLIENTS_AT_ONCE = 10
 _WITH_LATENESS_AT_ONCE = 4
 _NO_CLIENTS = '"clients":[]'
@@ -140,7 +142,7 @@ class Feed:
                 event, took_s = await _made(self._next_parts())
             except Exception as error:  # of one part of the status, and maybe for a moment
                 event, took_s = self._failed(error), 0.0
-            pause_s = max(INTERVAL_S, took_s / EVENTS_SHARE)
+            pause_s = pause_after(took_s)
             for queue in self._viewers:
                 missed = queue.full()
                 if missed:
@@ -183,6 +185,11 @@ class Feed:
             rows |= {client.client_id: _json(client) for client in some}
             yield
         return rows
+
+
+def pause_after(took_s: float) -> float:
+    """Returns the seconds until the next event, where one took so many of CPU time."""
+    return min(max(INTERVAL_S, took_s / EVENTS_SHARE), LONGEST_S)
 
 
 async def _made(parts: Parts[Made]) -> tuple[Made, float]:
