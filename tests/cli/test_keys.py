@@ -131,6 +131,14 @@ def test_keys_of_several_robots_are_made_for_all_or_none(folder: Path, bad: str)
     assert [one.name for one in Path("keys/clients").iterdir() if "02" in one.name] == []
 
 
+def test_a_secret_key_that_is_left_over_keeps_keys_of_that_name_from_being_made(folder: Path) -> None:
+    run(["keys", "new", "client", "arm-01"])
+    run(["keys", "revoke", "arm-01"])
+    with pytest.raises(CliError, match=r"arm-01\.key_secret exists; .*move it away"):
+        run(["keys", "new", "client", "arm-02", "arm-01"])
+    assert [one.name for one in Path("keys/clients").iterdir() if "02" in one.name] == []
+
+
 def test_two_names_for_one_key_are_a_problem(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(["keys", "new", "client", "arm-01"])
     (folder / "clients" / "arm-02.key").write_text((folder / "clients" / "arm-01.key").read_text())

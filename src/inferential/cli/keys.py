@@ -13,6 +13,7 @@ import typer
 
 from inferential.cli.errors import CliError, missing
 from inferential.cli.output import print_json, print_line, print_rows
+from inferential.errors import system_reason
 from inferential.transport.client_keys import check_name, read_folder
 from inferential.zmtp.certificates import (
     PUBLIC_SUFFIX,
@@ -45,6 +46,7 @@ _DEFAULT = Path("keys")
 @_new.command("server")
 def new_server(folder: Folder = _DEFAULT, as_json: AsJson = False) -> None:
     """Make the server's keys, and the folder for its robots' keys."""
+    _check(folder, "server")
     public_path, secret_path = _make(folder, "server")
     clients = folder / "clients"
     _make_folder(clients)
@@ -145,8 +147,7 @@ def show(
 
 
 def _make(folder: Path, name: str) -> tuple[Path, Path]:
-    """Makes a key pair and writes its two files."""
-    _check(folder, name)
+    """Makes a key pair and writes its two files, of which `_check` found none."""
     try:
         from inferential.zmtp.curve import key_pair
     except ModuleNotFoundError as error:
@@ -156,7 +157,7 @@ def _make(folder: Path, name: str) -> tuple[Path, Path]:
     try:
         return write_certificates(folder, name, keys.public, keys.secret, {"name": name})
     except OSError as error:
-        raise CliError(f"cannot write keys to {folder}: {error.strerror}") from error
+        raise CliError(f"cannot write keys to {folder}: {system_reason(error)}") from error
 
 
 def _make_folder(folder: Path) -> None:

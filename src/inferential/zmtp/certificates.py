@@ -146,11 +146,12 @@ def check_new(folder: str | Path, name: str) -> tuple[Path, Path]:
     """Returns where the files NAME.key and NAME.key_secret go.
 
     Raises:
-        FileExistsError: the first is there; keys are not overwritten.
+        FileExistsError: one of them is there; keys are not overwritten.
     """
     public_path, secret_path = Path(folder, name + PUBLIC_SUFFIX), Path(folder, name + SECRET_SUFFIX)
-    if public_path.exists():
-        raise FileExistsError(f"{public_path} exists; keys are not overwritten")
+    for path in (public_path, secret_path):
+        if path.exists():
+            raise FileExistsError(f"{path} exists; keys are not overwritten")
     return public_path, secret_path
 
 
