@@ -35,6 +35,7 @@ from inferential.dispatch.local_replica import (
     sees_timestamps,
     takes_calls,
     taking,
+    taking_most,
     uses_of,
 )
 from inferential.dispatch.process import ProcessRunner, description_of, infer
@@ -242,8 +243,7 @@ class LocalDispatcher(Dispatcher):
         models = self._of(model_id)
         if len(models) < 2:
             return ("",)
-        slots = {number: lost(models[number]) for number in taking(models)}
-        return [str(number) for number, gone in slots.items() if gone == min(slots.values())]
+        return list(map(str, taking_most(models)))
 
     def keeps_state(self, model_id: str) -> bool:
         """Returns whether a replica of the model that is up takes the robots' sessions."""

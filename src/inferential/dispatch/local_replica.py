@@ -56,6 +56,13 @@ def taking(replicas: Sequence[Replica]) -> list[int]:
     return list(range(len(replicas)))
 
 
+def taking_most(replicas: Sequence[Replica]) -> list[int]:
+    """Returns the numbers of those of them that have lost the fewest slots."""
+    slots = {number: lost(replicas[number]) for number in taking(replicas)}
+    least = min(slots.values())
+    return [number for number, gone in slots.items() if gone == least]
+
+
 def _is_up(replica: Replica) -> bool:
     return replica.up
 

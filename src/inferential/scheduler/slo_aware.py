@@ -295,7 +295,8 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
 
     def take_infeasible(self) -> list[tuple[InferenceRequest, str]]:
         """Removes and returns requests that cannot be in time and want to be refused then, each with the reason."""
-        now, infeasible = time.monotonic(), list[tuple[InferenceRequest, str]]()
+        now = time.monotonic()
+        infeasible: list[tuple[InferenceRequest, str]] = []
         for model_id, lane in list(self._lanes.items()):
             self._note_late(lane, now)
             for spent in () if lane.chunks is None else lane.chunks.too_late(now):

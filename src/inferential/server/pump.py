@@ -70,7 +70,8 @@ class EventPump:
         self._engine = engine
         self._egress = egress
         self._loop = asyncio.get_running_loop()
-        self._idle, self._running = asyncio.Event(), False
+        self._idle = asyncio.Event()
+        self._running = False
         self._continues = False  # `_continue` is scheduled
         self._attention = Attention(engine)
         self._timer: asyncio.TimerHandle | None = None

@@ -276,7 +276,7 @@ class Player:
         self.stats.lost += self._open.drop_ended(now, awaits)
         in_flight, silence_s = self._open.in_flight, self._silence_s(now, heard_s_ago)
         least_s = _MIN_TIMEOUT_S if silence_s != silence_s else _ANSWER_TIMEOUT_S
-        usual_s = self._latency.trips.quantile(self._quantile)  # nan before the first, which `max` passes over
+        usual_s = self._latency.trips.quantile(self._quantile) if len(self._latency.trips) else 0.0
         self.stats.lost += self._open.give_up(now, max(least_s, _TIMEOUT_ROUND_TRIPS * usual_s))
         if self._asked_step == self._step:
             return False
