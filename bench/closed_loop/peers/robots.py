@@ -10,6 +10,7 @@ import contextlib
 import functools
 import json
 import os
+import random
 import signal
 import socket
 import struct
@@ -237,6 +238,15 @@ async def _probe(path: str, address: str) -> None:
         await one.disconnect()
 
 
+def _free_port() -> int:
+    """Returns a free port below those that the system gives to connections: Ray takes it seconds later."""
+    for port in random.sample(range(20_000, 32_768), 100):
+        with socket.socket() as free, contextlib.suppress(OSError):
+            free.bind(("127.0.0.1", port))
+            return port
+    raise OSError("no free port was found from 20000 to 32767")
+
+
 @asynccontextmanager
 async def served_by(program: str, models: dict[str, Any], probe: Callable[[str], Any]) -> AsyncIterator[str]:
     """Runs a server as a program of its own, beside this file, until it answers; yields its address.
@@ -246,9 +256,7 @@ async def served_by(program: str, models: dict[str, Any], probe: Callable[[str],
         models: what it is to serve.
         probe: asks it once, given its address; raises OSError while it does not answer.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{_free_port()}"
     command = [sys.executable, str(Path(__file__).with_name(program)), address.split(":")[1]]
     process = subprocess.Popen(  # noqa: ASYNC220 (nothing else runs yet)
         command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, start_new_session=True
