@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -217,7 +218,7 @@ calls = {
     "region": lambda: client.infer("arm", shared(triton.InferInput("state", [1, 3], "FP32"))),
     "region out": lambda: client.infer("arm", state, outputs=shared(triton.InferRequestedOutput("action"))),
     "bytes": lambda: client.infer("free", [tensor("x", np.array([b"\\xff"], object))]),
-    "late": lambda: client.infer("arm", state, timeout=1),
+    "late": lambda: client.infer("slow", state, timeout=1000),
     "version": lambda: client.infer("arm", state, model_version="2"),
     "fails": lambda: client.infer("fails", state),
     "memory": client.get_system_shared_memory_status,
@@ -253,7 +254,7 @@ REFUSED = {
     "region": ("400", "shared memory is not served"),
     "region out": ("400", "shared memory is not served"),
     "bytes": ("400", "input 'x': expected texts in UTF-8"),
-    "late": ("504", "gave no answer within 0.001 ms, the request's timeout"),
+    "late": ("504", "gave no answer within 1 ms, the request's timeout"),
     "version": ("404", "has the version '1', asked for was '2'"),
     "fails": ("500", "no such cup"),
     **dict.fromkeys(("memory", "register", "unregister"), ("501", "shared memory is not served")),
@@ -266,12 +267,17 @@ def fail(observation: dict[str, Any]) -> Any:
     raise RuntimeError("no such cup")
 
 
+async def never(observation: dict[str, Any]) -> Any:
+    await asyncio.Event().wait()
+
+
 @pytest.mark.parametrize("way", ["http", "grpc"])
 async def test_every_argument_of_tritonclient_is_served_or_refused_with_the_reason(tmp_path: Path, way: str) -> None:
     models = {
         "arm": open_onnx(str(onnx_files.doubling(tmp_path / "double.onnx"))),
         "free": ModelInline(lambda observation: dict(observation)),
         "fails": ModelInline(fail),
+        "slow": ModelInline(never),
     }
     async with Server("tcp://127.0.0.1:0", dispatcher=LocalDispatcher(models)) as server:
         made = (
@@ -283,7 +289,7 @@ async def test_every_argument_of_tritonclient_is_served_or_refused_with_the_reas
             address = gateway.address.removeprefix("http://")
             found = await run_client(with_tritonclient(), ARGUMENTS, address, way)
     assert all(found["kept"]), found["kept"]
-    assert (found["ready"], found["counted"]) == ([True, False, False], 3)
+    assert (found["ready"], found["counted"]) == ([True, False, False], 4)
     assert found["errors"].keys() == REFUSED.keys()
     for name, (status, text) in REFUSED.items():
         assert found["errors"][name][0] == (status if way == "http" else f"StatusCode.{CODES[status]}"), name
