@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 
 from inferential.config.services import ListenerConfig
+from inferential.server import descriptors
 from inferential.server.tls import check_tls
 
 HANDSHAKE_MS = 10_000
@@ -21,7 +22,10 @@ MOST_CALLS = 4096
 
 def listening_options() -> tuple[tuple[str, int], ...]:
     """Returns the options that every server has."""
+    most = descriptors.limit()
+    few = () if most is None else (("grpc.max_allowed_incoming_connections", int(most * descriptors.SHARE)),)
     return (
+        *few,
         ("grpc.so_reuseport", 0),  # else a second server shares the port, and clients reach either
         ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
         ("grpc.server.max_pending_requests", MOST_CALLS),
