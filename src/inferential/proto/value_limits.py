@@ -93,6 +93,24 @@ def check_json(text: str | bytes | bytearray, most: int = MAX_JSON_VALUES) -> No
         raise ValueError(f"more than {most} values: send numbers as arrays, which are one each")
 
 
+def check_made(value: object, most: int = MAX_MSGPACK_VALUES) -> None:
+    """Counts the values of a message that was read, where numbers have become arrays, which are one each.
+
+    Raises:
+        ValueError: there are more than `most`.
+    """
+    seen, parts = 0, [value]
+    while parts:
+        part = parts.pop()
+        seen += 1
+        if isinstance(part, dict):
+            parts += part.values()
+        elif isinstance(part, list):
+            parts += part
+        if seen + len(parts) > most:
+            raise ValueError(f"more than {most} values that are no numbers of an array")
+
+
 _VARINT, _FIXED64, _LENGTH, _GROUP, _END_GROUP, _FIXED32 = range(6)
 _SIZES = {
     FieldDescriptor.TYPE_FLOAT: 4,
