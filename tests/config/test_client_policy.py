@@ -80,4 +80,4 @@ def test_unknown_clients_are_accepted_by_default() -> None:
 def test_a_known_client_is_accepted_for_models_that_it_is_not_known_for() -> None:
     closed = policies(accept_unknown=False)
     assert closed.accepts("leg")
-    assert closed.fixed_priority("leg", "other") is None
+    assert closed.fixed_priority("leg", "", "other") is None
