@@ -56,9 +56,7 @@ def taking_most(replicas: Sequence[Replica]) -> list[int]:
 
 def begin(replica: Replica) -> None:
     """Begins to load it."""
-    if isinstance(replica, WorkerProcess):
-        replica.begin()
-    elif isinstance(replica, LoadedReplica):
+    if isinstance(replica, WorkerProcess | LoadedReplica):
         replica.begin()
 
 
