@@ -18,8 +18,8 @@ MakeRequest = Callable[..., InferenceRequest]
 TTL_S = 5.0
 ASKED = (
     "submit", "resubmit", "next_batch_on", "next_batch_for_model", "queue_len_for_model", "models", "remove",
-    "ready_on", "ready_at", "eviction_rank", "bind", "in_turn", "take_infeasible", "take_outdated", "infeasible_at", "tick",
-    "on_client_connected", "on_client_disconnected", "queue_len", "status",
+    "ready_on", "ready_at", "eviction_rank", "bind", "in_turn", "take_infeasible", "take_outdated", "infeasible_at",
+    "tick", "on_client_connected", "on_client_disconnected", "queue_len", "status",
 )  # fmt: skip
 
 
