@@ -15,6 +15,8 @@ from inferential.scheduler.base import ModelAwareScheduler, QueueFullError
 from inferential.scheduler.request import InferenceRequest, RequestState
 from inferential.scheduler.time.availability import Availability, ReplicaSlot
 
+_NOW: float | None = -math.inf
+
 
 class GuardedScheduler(ModelAwareScheduler):
     """Asks a user's scheduler, and answers for it where it raises.
@@ -67,10 +69,10 @@ class GuardedScheduler(ModelAwareScheduler):
         return self._asked(False, self._scheduler.remove, request)
 
     def ready_at(self, model_id: str) -> float | None:
-        return self._asked(-math.inf, lambda: _time(self._scheduler.ready_at(model_id)))
+        return self._asked(_NOW, lambda: _time(self._scheduler.ready_at(model_id)))
 
     def ready_on(self, slot: ReplicaSlot) -> float | None:
-        return self._asked(-math.inf, lambda: _time(self._scheduler.ready_on(slot)))
+        return self._asked(_NOW, lambda: _time(self._scheduler.ready_on(slot)))
 
     def eviction_rank(self, request: InferenceRequest) -> int:
         return self._asked(0, lambda: int(self._scheduler.eviction_rank(request)))
