@@ -96,6 +96,8 @@ class Advice:
 
     def _which(self) -> str:
         shares, what = self.shares[self.best], "of the observations in time"
+        if self.in_force is None and shares[0] - self.was <= _MUCH:
+            return f"no strategy answers more {what} than the server gave, {self.was:.1%}"
         if self.in_force is None:
             return f"{self.best} answers {shares[0]:.1%} {what}, where the server gave {self.was:.1%}"
         if self.best == self.in_force:
