@@ -144,3 +144,6 @@ def test_values_that_were_read_are_counted_wherever_they_are_and_an_array_is_one
     check_made(value, 8)  # two maps, two lists, an array and three others
     with pytest.raises(ValueError, match="more than 7 values"):
         check_made(value, 7)
+    check_made({"text": "x" * value_limits.MAX_TEXT})
+    with pytest.raises(ValueError, match="characters of strings"):
+        check_made({"text": "x" * value_limits.MAX_TEXT, "more": ["x"]})

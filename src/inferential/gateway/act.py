@@ -29,6 +29,7 @@ from inferential.gateway.http import HttpGateway
 from inferential.gateway.json_numpy import dumps
 from inferential.gateway.refusals import RequestRefused
 from inferential.policies.tensors import read_specs
+from inferential.proto.value_limits import SMALL_BYTES
 from inferential.server import Server
 
 
@@ -61,7 +62,7 @@ class ActGateway(HttpGateway):
     async def _act(self, request: Request) -> Response:
         body = await self.body(request)
         said: Mapping[str, Any] = {}
-        if is_plain(body):
+        if len(body) > SMALL_BYTES or is_plain(body):  # of a large one that is not looked for here
             said = await described(self._server, self._config.model, self._config.timeout_ms)
         asked = await self.aside.call(len(body), read, body, read_specs(said.get("inputs")))
         with self.client(request) as client:

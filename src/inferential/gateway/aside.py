@@ -16,11 +16,11 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from http import HTTPStatus
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar, cast
 
 import numpy as np
 
-from inferential.gateway.aside_process import HEAD
+from inferential.gateway.aside_process import receive, send
 from inferential.gateway.refusals import RequestRefused
 from inferential.proto.value_limits import SMALL_BYTES
 
@@ -49,29 +49,19 @@ class Aside:
         """
         if size <= SMALL_BYTES:
             return function(*arguments)
-        has_returned, found = await asyncio.get_running_loop().run_in_executor(
-            self._thread, self._ask, (function, arguments)
-        )
+        given = tuple(pickle.PickleBuffer(one) if isinstance(one, bytearray) else one for one in arguments)
+        has_returned, found = await asyncio.get_running_loop().run_in_executor(self._thread, self._ask, function, given)
         if not has_returned:
             raise found
         value: _FoundT = found
         return value
 
-    def _ask(self, call: tuple[Callable[..., Any], tuple[object, ...]]) -> tuple[bool, Any]:
-        packed = pickle.dumps(call, 5)
+    def _ask(self, function: Callable[..., Any], arguments: tuple[object, ...]) -> tuple[bool, Any]:
         try:
             process = self._process = self._process or _started()
-            assert process.stdin is not None
-            assert process.stdout is not None
-            process.stdin.write(HEAD.pack(True, len(packed)))
-            process.stdin.write(packed)
-            process.stdin.flush()
-            head = process.stdout.read(HEAD.size)
-            if len(head) < HEAD.size:
-                raise EOFError("it was ended")
-            has_returned, size = HEAD.unpack(head)
-            return has_returned, pickle.loads(process.stdout.read(size))
-        except (OSError, EOFError, pickle.UnpicklingError) as error:
+            send(cast(BinaryIO, process.stdin), True, (function, arguments))
+            return receive(cast(BinaryIO, process.stdout))
+        except (OSError, EOFError, MemoryError) as error:  # what is under way would be taken for the next answer
             logger.error("the process that reads and writes large JSON has ended: %s", error)
             self._end()
             text = "the process that reads and writes large JSON ended with this request; send arrays in another form"

@@ -34,6 +34,7 @@ from typing import Any
 import numpy as np
 
 from inferential.dtype_names import sent_dtype
+from inferential.proto.value_limits import MAX_TEXT, TOO_MUCH_TEXT
 
 STRUCTURE_KEY = "inferential.structure"
 """Key of the string that describes the structure of an observation or a result."""
@@ -45,8 +46,6 @@ _NUMBERS = "biuf"
 _NO_DTYPE = "MmS"  # kinds that the wire has no dtype for and that are plain bytes
 _WIDEST_FLOAT = 8  # bytes
 _MAX_TEXTS_BYTES = 1024 * 1024  # of one array of strings
-_MOST_TEXT = 16 * 1024 * 1024
-"""Characters of all strings of a map: many more than a message may have (`observations.max_metadata_bytes`)."""
 _MOST_VALUES = 4096
 """Of a map, with those in it: many more than a message may have (`observations.max_tensors`), and a few milliseconds of
 work until that is said."""
@@ -109,7 +108,7 @@ class _Flattening:
         self._values = values
         self._reserved = reserved
         self._numbers = itertools.count(1)
-        self._text_left = _MOST_TEXT
+        self._text_left = MAX_TEXT
 
     def map(self, tree: Mapping[Any, Any], prefix: str, depth: int) -> list[Any]:
         nodes = {}
@@ -185,7 +184,7 @@ class _Flattening:
     def _note_text(self, size: int, path: str) -> None:
         self._text_left -= size
         if self._text_left < 0:
-            raise ValueError(f"{path}: more than {_MOST_TEXT} characters of strings: send bytes as arrays of uint8")
+            raise ValueError(f"{path}: {TOO_MUCH_TEXT}")
 
     def _put(self, path: str, value: Any) -> str:
         key = path
