@@ -61,7 +61,7 @@ def call(
     sent = observation(values)
     try:
         with Connection(
-            server, client_id, "inferential call", server_key=server_key, secret_key=secret_key
+            server, client_id, f"{COMMANDS}call", server_key=server_key, secret_key=secret_key
         ) as connection:
             budget: dict[str, Any] = {} if budget_ms is None else {"latency_budget_ms": budget_ms}
             result, taken = _ask(connection.model(model, queue="all", **budget), sent, timeout_ms, repeat)
