@@ -156,6 +156,8 @@ class Fleet:
         if self._overdue and model_id in (overdue := self._overdue.get(client_id, _NONE)):
             returned = True
             overdue.discard(model_id)
+            if interval is not None:
+                rhythm.paused(interval)
         if self._next_sweep_at is None:
             self._next_sweep_at = now + self._sweep_s()
         until = self._quiet_until.get(client_id, math.inf)
