@@ -25,6 +25,7 @@ from inferential.cli.robot_keys import SecretKey, ServerKey
 from inferential.proto.decimal import decimal_list
 from inferential.proto.messages import ResponseTiming
 from inferential.replica.structured import RESULT_FIELDS
+from inferential.tracking.robots import COMMANDS
 
 EXAMPLES = (
     "inferential call localhost:5555 arm state=[0,0.5,1]",
