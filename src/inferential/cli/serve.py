@@ -20,7 +20,7 @@ from inferential.cli.errors import CliError, missing
 from inferential.cli.interrupts import Interrupts, draining, signals_before_the_loop
 from inferential.cli.logs import LogFormat, LogLevel, set_up_logging
 from inferential.cli.output import announce
-from inferential.cli.preflight import load_checked, preflight, strategy_problem
+from inferential.cli.preflight import load_checked, missing_packages, preflight, strategy_problem
 from inferential.cli.reloads import Reloads
 from inferential.cli.settings import COMMAND_LINE, overrides_of, targets
 from inferential.cli.targets import model_later
@@ -49,6 +49,7 @@ logger: logging.Logger = logging.getLogger("inferential.serve")
 EXAMPLES = (
     "inferential serve fleet.yaml",
     "inferential serve --model arm=policies:ArmPolicy",
+    "inferential serve --model arm=onnx:arm.onnx",
     "inferential serve fleet.toml --bind tcp://127.0.0.1:6000",
     "inferential serve fleet.yaml --http 8080",
     "inferential serve fleet.yaml --record",
@@ -101,6 +102,8 @@ def serve(
     MODULE:OBJECT is a model (a function of an observation, or an object with infer or infer_batch), or a class or a
     function without parameters that makes one. Modules are also found in the current directory. Models can stand in
     the file too, as models.known.ID.target.
+
+    onnx:FILE, torchscript:FILE and lerobot:FOLDER are policies from files.
 
     ray:APPLICATION, ray:APPLICATION/DEPLOYMENT or ray:DEPLOYMENT is a model on
     Ray Serve, which need not be up yet. Robots of several servers are given the
@@ -324,7 +327,7 @@ def _wanted(loaded: Loaded, path: Path | None) -> dict[str, str]:
 
 def _build(loaded: Loaded, path: Path | None) -> _AnnouncedServer:
     wanted = _wanted(loaded, path)
-    found = preflight(loaded)
+    found = [*preflight(loaded), *missing_packages(loaded)]
     if strategy_problem(loaded) is not None:
         _import_threaded(loaded.config)  # their modules may register it
     if (problem := strategy_problem(loaded)) is not None:

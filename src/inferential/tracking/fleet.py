@@ -15,7 +15,7 @@ from inferential.tracking.action_horizon import ActionHorizonTracker
 from inferential.tracking.cadence import STEADY_AFTER, CadenceTracker, Rhythm
 from inferential.tracking.limits import MAX_MODELS
 from inferential.tracking.outcome_counts import OutcomeTable
-from inferential.tracking.robots import ClientRegistry, ClientState
+from inferential.tracking.robots import COMMANDS, ClientRegistry, ClientState
 from inferential.tracking.track import Track
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class Fleet:
         self.action_horizon: ActionHorizonTracker = ActionHorizonTracker()
         self.outcomes: OutcomeTable = OutcomeTable()
         self.departed: OrderedDict[str, ClientState] = OrderedDict()
-        """Clients that disconnected lately and have not returned, longest gone first."""
+        """Clients, commands apart, that disconnected lately and have not returned, longest gone first."""
         self._timeout_s = config.disconnect_timeout_s
         self._tracks: dict[tuple[str, str], Track] = {}
         self._overdue: dict[str, set[str]] = {}
@@ -299,6 +299,8 @@ class Fleet:
     def _depart(self, client_id: str) -> None:
         state = self.registry.get(client_id)
         assert state is not None
+        if state.client_type.startswith(COMMANDS):
+            return
         self.departed[client_id] = state
         if len(self.departed) > MAX_DEPARTED:
             self.departed.popitem(last=False)
