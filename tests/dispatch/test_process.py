@@ -23,6 +23,7 @@ from inferential import (
     InvalidObservation,
     LocalDispatcher,
     ModelFailed,
+    ModelFailing,
     ModelProcess,
     ModelThread,
     Server,
@@ -429,7 +430,7 @@ async def test_a_model_whose_restart_fails_fails_its_requests_at_once(
         with pytest.raises(ModelFailed):
             await ask(model, state=np.zeros(2), do="exit")
         await until(lambda: "no GPU" in str(dispatcher.problems().get("m")))
-        with pytest.raises(ModelFailed, match="RuntimeError: no GPU"):
+        with pytest.raises(ModelFailing, match="RuntimeError: no GPU"):
             await ask(model, state=np.zeros(2))
         write(module, MODELS)
         await until(lambda: not dispatcher.problems())

@@ -46,7 +46,7 @@ def demo(*args: str) -> subprocess.CompletedProcess[str]:
 
 
 def kept_up(plan: Plan) -> Watch:
-    """A run in which no robot fell and most actions were in time; where the machine is busy, robots do fall at times."""
+    """A run in which no robot fell and most actions were in time; on a busy machine some fall at times."""
     for _ in range(5):
         watch = Watch(plan)
         for reports in run(plan):
