@@ -56,7 +56,7 @@ async def test_of_bodies_that_arrive_the_largest_is_refused_and_others_are_answe
         for _, writer in greedy:
             writer.write(b"POST /act HTTP/1.1\r\nHost: x\r\nContent-Length: 390000\r\n\r\n" + bytes(250_000))
             await writer.drain()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             done, _ = await asyncio.wait(
                 [asyncio.ensure_future(reader.readline()) for reader, _ in greedy], return_when="FIRST_COMPLETED"
             )
@@ -111,7 +111,7 @@ async def test_a_packed_body_is_whole(act: Open, cut: int, more: bytes, text: by
 
 async def ended(reader: asyncio.StreamReader) -> None:
     """Until the other end has closed the connection."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         with contextlib.suppress(ConnectionResetError):
             while await reader.read(10_000):
                 pass

@@ -132,7 +132,7 @@ async def connected(kind: str) -> AsyncIterator[asyncio.StreamReader]:
 
 
 async def ended(reader: asyncio.StreamReader) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         with contextlib.suppress(ConnectionResetError):
             assert await reader.read() == b""
 
