@@ -20,7 +20,7 @@ from websockets.sync.client import connect
 from inferential import Connection
 from inferential.proto.msgpack_numpy import pack, unpack
 
-WAIT_MS = 20_000
+WAIT_MS = 60_000
 STATE = np.arange(4, dtype=np.float32)
 Start = Callable[..., "subprocess.Popen[str]"]
 
