@@ -15,6 +15,7 @@ from tests.gateway.lerobot_robot import connected, refused
 from tests.gateway.test_act import OPENVLA, open_connection, post, request_of
 from tests.gateway.test_openpi import UPGRADE, answered_as
 
+from inferential.gateway import act as act_module
 from inferential.gateway import http as http_module
 from inferential.gateway import receiving
 from inferential.gateway.lerobot.messages import Observation
@@ -82,6 +83,18 @@ async def test_a_packed_body_is_unpacked_in_steps(act: Open, monkeypatch: pytest
         assert await reader.readline() == b"HTTP/1.1 400 Bad Request\r\n"  # zeros are no JSON
         counting.cancel()
         assert turns > 350
+        writer.close()
+
+
+async def test_json_above_its_own_limit_is_refused_once_that_much_is_unpacked(
+    act: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(act_module, "MAX_JSON_BYTES", 10_000)
+    async with act(Recorder()) as (_, gateway):
+        reader, writer = await open_connection(gateway)
+        writer.write(request_of(gzip.compress(b"[" * 1_000_000), **{"Content-Encoding": "gzip"}))
+        assert b" 413 " in await reader.readline()
+        assert b"more than 10000 bytes (as JSON)" in await reader.readuntil(b"}")
         writer.close()
 
 

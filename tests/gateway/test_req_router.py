@@ -13,7 +13,7 @@ import zmq.asyncio
 
 from inferential.gateway import receiving, req_router
 from inferential.gateway.req_router import ReqPeer, ReqRouter
-from inferential.server import descriptors
+from inferential.transport import descriptors
 from inferential.transport.listening import listen
 from inferential.zmtp import protocol as p
 

@@ -316,6 +316,18 @@ async def test_an_idle_connection_gives_way_to_a_robot_when_descriptors_run_out(
     assert transport.sizes()["connections_handshaking"] == 1
 
 
+async def test_where_hardly_any_is_left_a_silent_connection_gives_way_before_there_is_none(
+    transport: ZmqTransport, heard: Heard, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(acceptance, "SETTLED_S", 0.0)
+    mute = call()
+    await until(lambda: transport.sizes()["connections_handshaking"] == 1)
+    monkeypatch.setattr(acceptance, "is_among_last", lambda fd: True)
+    call(hello(b"good") + message())
+    assert await next_of(heard) == (b"good", b"e")
+    assert await mute.is_let_go()
+
+
 async def test_a_connection_of_another_port_that_says_nothing_gives_way_to_a_robot(
     transport: ZmqTransport, descriptors: Descriptors, heard: Heard, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:

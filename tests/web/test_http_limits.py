@@ -13,8 +13,8 @@ import pytest
 
 from inferential import LocalDispatcher, Server
 from inferential.config.services import HttpConfig
-from inferential.server import descriptors, http_listener
-from inferential.transport import silent
+from inferential.server import http_listener
+from inferential.transport import descriptors, silent
 from inferential.transport.silent import SILENT
 from inferential.web import HttpServer
 
