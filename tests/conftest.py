@@ -49,6 +49,10 @@ OWN_SERVER = ("tests/cli/test_robot_keys.py", "tests/server/test_memory.py")
 """All tests of such a file ask one server, which is started once."""
 
 
+NICE = 5
+"""Of processes with tests of neither kind, and of those that they start."""
+
+
 def group_of(nodeid: str) -> str:
     """Returns what a test shares with others that must run in the same process, one after another; "": nothing.
 
@@ -92,6 +96,13 @@ def pass_time(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 
     monkeypatch.setattr(time, "monotonic", lambda: monotonic() + ahead_s)
     return go_on
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Has the processors go first to what takes longest, and is in real time: a process that has done it steps back."""
+    in_parallel = "PYTEST_XDIST_WORKER" in os.environ
+    if in_parallel and group_of(item.nodeid) not in ("real time", "Ray") and os.getpriority(os.PRIO_PROCESS, 0) < NICE:
+        os.setpriority(os.PRIO_PROCESS, 0, NICE)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
