@@ -209,7 +209,7 @@ async def test_texts_of_internal_errors_stay_here(act: Open, monkeypatch: pytest
     def broken(body: Any) -> Any:
         raise RuntimeError("/secret/path")
 
-    monkeypatch.setattr("inferential.gateway.act.loads", broken)
+    monkeypatch.setattr("inferential.gateway.act_messages.loads", broken)
     async with act(Recorder()) as (_, gateway):
         status, answer = await post(gateway, OPENVLA)
     assert (status, answer) == (500, {"error": "internal error of the server; its log has more"})

@@ -370,3 +370,17 @@ async def test_none_of_very_many_calls_at_once_is_cancelled(served: tuple[Server
     live = message_class("ServerLiveRequest")()
     answers = await asyncio.gather(*(served[1].call("ServerLive", live) for _ in range(3000)))
     assert all(not isinstance(answer, tuple) and answer.live for answer in answers)
+
+
+async def test_what_is_too_large_once_it_is_unpacked_is_refused_without_a_traceback(caplog: Any) -> None:
+    models = {"free": ModelInline(lambda observation: dict(observation))}
+    async with (
+        Server("tcp://127.0.0.1:0", dispatcher=LocalDispatcher(models)) as server,
+        KServeGrpcGateway(server, KServeGrpcConfig(port=0, max_request_bytes=1 << 20)) as gateway,
+        grpc.aio.insecure_channel(gateway.address) as channel,
+    ):
+        ask = channel.unary_unary(f"/{SERVICE}/ModelInfer")
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await ask(bytes(8 << 20), compression=grpc.Compression.Gzip)
+        assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []

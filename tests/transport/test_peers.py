@@ -27,9 +27,11 @@ from inferential.transport import (
     acceptance,
     listening,
     router,
+    silent,
     zmq_transport,
 )
 from inferential.transport.listening import Listener
+from inferential.transport.silent import SILENT
 from inferential.zmtp import protocol as p
 from inferential.zmtp.sockets import Connected
 
@@ -299,13 +301,25 @@ async def test_an_idle_connection_gives_way_to_a_robot_when_descriptors_run_out(
     transport: ZmqTransport, descriptors: Descriptors, heard: Heard, call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(acceptance, "SETTLED_S", 0.0)
-    silent = [call(), call()]
+    mute = [call(), call()]
     await until(lambda: transport.sizes()["connections_handshaking"] == 2)
     descriptors.lacking = 1
     call(hello(b"good") + message())
     assert await next_of(heard) == (b"good", b"e")
-    assert await silent[0].is_let_go()
+    assert await mute[0].is_let_go()
     assert transport.sizes()["connections_handshaking"] == 1
+
+
+async def test_a_connection_of_another_port_that_says_nothing_gives_way_to_a_robot(
+    transport: ZmqTransport, descriptors: Descriptors, heard: Heard, call: Call, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(silent, "SETTLED_S", 0.0)
+    ended: list[str] = []
+    SILENT.note("page", lambda: ended.append("page"))
+    descriptors.lacking = 1
+    call(hello(b"good") + message())
+    assert await next_of(heard) == (b"good", b"e")
+    assert ended == ["page"]
 
 
 async def test_a_robot_that_never_asked_gives_way_but_not_one_that_has_just_come(

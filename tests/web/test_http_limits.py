@@ -13,6 +13,8 @@ import pytest
 from inferential import LocalDispatcher, Server
 from inferential.config.services import HttpConfig
 from inferential.server import descriptors, http_listener
+from inferential.transport import silent
+from inferential.transport.silent import SILENT
 from inferential.web import HttpServer
 
 HALF = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Long: "
@@ -80,11 +82,24 @@ async def test_few_descriptors_are_left_to_robots(
     writer.close()
 
 
-async def test_where_no_descriptor_is_left_a_turn_of_the_event_loop_tries_once(
+async def test_where_few_are_left_a_silent_connection_gives_way_to_one_that_asks(
     page: HttpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loop, tries = asyncio.get_running_loop(), []
-    loop.set_exception_handler(lambda loop, context: tries.append(context["message"]))
+    said_nothing, silent_writer = await call(page)
+    for _ in range(5):
+        await asyncio.sleep(0.01)
+    assert len(SILENT) == 1
+    monkeypatch.setattr(descriptors, "SHARE", 0.0)
+    monkeypatch.setattr(silent, "SETTLED_S", 0.0)
+    reader, writer = await call(page)
+    writer.write(HALF + REST)
+    assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
+    assert await said_nothing.read() == b""
+    for one in (writer, silent_writer):
+        one.close()
+
+
+def none_left_for(page: HttpServer) -> Any:
     accept = asyncio.trsock.socket.socket.accept
 
     def none_left(self: Any) -> Any:
@@ -92,8 +107,32 @@ async def test_where_no_descriptor_is_left_a_turn_of_the_event_loop_tries_once(
             raise OSError(24, "Too many open files")
         return accept(self)
 
+    return none_left
+
+
+async def test_where_none_is_left_silent_connections_are_let_go_and_the_log_says_it_once(
+    page: HttpServer, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    said_nothing, silent_writer = await call(page)
+    for _ in range(5):
+        await asyncio.sleep(0.01)
+    monkeypatch.setattr(silent, "SETTLED_S", 0.0)
     with monkeypatch.context() as exhausted:
-        exhausted.setattr("socket.socket.accept", none_left)
+        exhausted.setattr("socket.socket.accept", none_left_for(page))
+        _, writer = await call(page)
+        assert await said_nothing.read() == b""
+    assert [line.partition(":")[0] for line in caplog.messages] == ["cannot accept connections for 1 s"]
+    for one in (writer, silent_writer):
+        one.close()
+
+
+async def test_where_no_descriptor_is_left_a_turn_of_the_event_loop_tries_once(
+    page: HttpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop, tries = asyncio.get_running_loop(), []
+    loop.set_exception_handler(lambda loop, context: tries.append(context["message"]))
+    with monkeypatch.context() as exhausted:
+        exhausted.setattr("socket.socket.accept", none_left_for(page))
         _, writer = await call(page)
         for _ in range(5):
             await asyncio.sleep(0.01)

@@ -18,6 +18,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from inferential.config.gateways import HttpGatewayConfig
+from inferential.gateway.aside import Aside
 from inferential.gateway.base import Gateway
 from inferential.gateway.clients import CLIENT_ID_HEADER, Clients, ServedClient
 from inferential.gateway.receiving import RECEIVE_S, Receiving
@@ -48,6 +49,7 @@ class HttpGateway(Gateway):
 
     Attributes:
         name: of its section, `gateways.NAME`, and of its clients' kind.
+        aside: reads and writes messages, large ones in a process of its own.
     """
 
     name: ClassVar[str]
@@ -57,6 +59,7 @@ class HttpGateway(Gateway):
         self._config: HttpGatewayConfig = config
         self._clients = Clients(server, self.name, config)
         self._received = Receiving(self._largest)
+        self.aside: Aside = Aside()
         self._notices = Notices(logger)
         self._listener = HttpListener(f"gateways.{self.name}", config, limit_concurrency=_MAX_AT_ONCE)
 
@@ -85,6 +88,7 @@ class HttpGateway(Gateway):
         """Ends all connections. Idempotent."""
         self._clients.close()
         await self._listener.stop()
+        await self.aside.close()
 
     def answering(self, answer: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
         """Returns an endpoint that answers every request: what `answer` returns, or the error that it raised."""

@@ -26,7 +26,7 @@ from inferential.config.gateways import KServeGrpcConfig
 from inferential.config.services import GatewayConfig
 from inferential.gateway.base import Gateway
 from inferential.gateway.clients import CLIENT_ID_HEADER, Clients
-from inferential.gateway.grpc_listening import MOST_CALLS, listen, listening_options
+from inferential.gateway.grpc_listening import MOST_CALLS, end_call, listen, listening_options
 from inferential.gateway.kserve.inference import UNSERVED, Inference
 from inferential.gateway.kserve.messages import SERVICE, message_class
 from inferential.gateway.kserve.rpc_health import HEALTH, NOT_SERVING, SERVING, HealthRequest
@@ -194,7 +194,7 @@ class KServeGrpcGateway(Gateway):
             except Exception as error:
                 status, text = refusal_of(error, peer)
             self._note(peer, text)
-            return await context.abort(_CODES.get(status, _Code.UNKNOWN), text[:2000])
+            return await end_call(context, _CODES.get(status, _Code.UNKNOWN), text)
 
         return handle
 
@@ -271,7 +271,7 @@ class KServeGrpcGateway(Gateway):
         except RequestRefused as error:
             status, text = error.status, str(error)
         self._note(peer, text)
-        await context.abort(_CODES.get(status, _Code.UNKNOWN), text[:2000])
+        await end_call(context, _CODES.get(status, _Code.UNKNOWN), text)
 
     async def _answers(self, requests: AsyncIterator[bytes], caller: _Caller) -> AsyncIterator[Any]:
         answers: asyncio.Queue[asyncio.Task[Any] | None] = asyncio.Queue(AT_ONCE)

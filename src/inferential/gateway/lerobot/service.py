@@ -35,7 +35,7 @@ from inferential.config.gateways import LeRobotConfig
 from inferential.config.services import GatewayConfig
 from inferential.errors import InferentialError
 from inferential.gateway.base import Gateway, describe_error
-from inferential.gateway.grpc_listening import listen, listening_options
+from inferential.gateway.grpc_listening import end_call, listen, listening_options
 from inferential.gateway.lerobot.messages import (
     MAX_MESSAGE_BYTES,
     SERVICE,
@@ -215,7 +215,7 @@ class LeRobotGateway(Gateway):
                 code, text = _Code.INTERNAL, "internal error of the server; its log has more"
             # A robot that is refused tries again in each control step; its log has all.
             self._notices.say((peer.rpartition(":")[0], text[:80]), "%s: %s", peer, text)
-            return await context.abort(code, text[:2000])
+            return await end_call(context, code, text)
 
         return handle
 
