@@ -193,7 +193,7 @@ async def test_one_model_that_cannot_be_loaded_leaves_the_others_served(place: P
 async def test_as_many_models_load_at_once_as_there_are_cores_and_the_others_say_what_they_wait_for(
     place: Path, where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loading_turns, "_cores", lambda: 2)
+    monkeypatch.setattr(loading_turns, "cores", lambda: 2)
     monkeypatch.setattr(loading_turns, "PATIENCE_S", 60.0)
     go, begun = threading.Event(), []
 

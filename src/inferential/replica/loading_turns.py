@@ -57,7 +57,7 @@ class LoadingTurns:
     """
 
     def __init__(self, places: int | None = None) -> None:
-        self._places = places or _cores()
+        self._places = places or cores()
         self._waiting: deque[Turn] = deque()
         self._loading: dict[Turn, asyncio.TimerHandle] = {}
 
@@ -89,7 +89,8 @@ class LoadingTurns:
             turn.begin()
 
 
-def _cores() -> int:
+def cores() -> int:
+    """Returns how many cores this process may use."""
     try:
         return len(os.sched_getaffinity(0))
     except AttributeError:  # of Linux

@@ -313,6 +313,8 @@ class WorkerProcess(WorkerView):
             return
         finally:
             self._starting = None
+        if self._spec.background:
+            spawned.stay_behind()
         self._process = spawned
         self._lending = Lending(spawned.memory, self._inbox)
         self._stream = Stream(spawned.connected, self._take, self._on_end_of_stream)
