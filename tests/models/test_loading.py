@@ -268,7 +268,7 @@ async def test_ready_is_awaited(place: Path) -> None:
         waiting = asyncio.create_task(server.model_ready("m"))
         await asyncio.sleep(0)
         (place / "go").touch()
-        await asyncio.wait_for(waiting, 20)
+        await asyncio.wait_for(waiting, 60)
         assert state(server) == "ready"
 
 

@@ -29,7 +29,7 @@ from inferential.gateway.http import HttpGateway
 from inferential.gateway.json_numpy import dumps
 from inferential.gateway.refusals import RequestRefused
 from inferential.policies.tensors import read_specs
-from inferential.proto.value_limits import SMALL_BYTES
+from inferential.proto.value_limits import MAX_JSON_BYTES, SMALL_BYTES
 from inferential.server import Server
 
 
@@ -60,7 +60,7 @@ class ActGateway(HttpGateway):
         return _json(dumps({"error": text}), status)
 
     async def _act(self, request: Request) -> Response:
-        body = await self.body(request)
+        body = await self.body(request, MAX_JSON_BYTES)
         said: Mapping[str, Any] = {}
         if len(body) > SMALL_BYTES or is_plain(body):  # of a large one that is not looked for here
             said = await described(self._server, self._config.model, self._config.timeout_ms)

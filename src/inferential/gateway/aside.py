@@ -52,7 +52,10 @@ class Aside:
         given = tuple(pickle.PickleBuffer(one) if isinstance(one, bytearray) else one for one in arguments)
         has_returned, found = await asyncio.get_running_loop().run_in_executor(self._thread, self._ask, function, given)
         if not has_returned:
-            raise found
+            try:
+                raise found
+            finally:
+                del found, given, arguments  # else the error, whose traceback has this frame, would keep the message
         value: _FoundT = found
         return value
 

@@ -10,8 +10,8 @@ from typing import Any
 import grpc
 
 from inferential.config.services import ListenerConfig
-from inferential.server import descriptors
 from inferential.server.tls import check_tls
+from inferential.transport import descriptors
 
 logger: logging.Logger = logging.getLogger("inferential.gateway")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import zlib
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
@@ -118,8 +119,12 @@ class HttpGateway(Gateway):
         paths = ", ".join(route.path for route in self.routes() if isinstance(route, Route))
         return self.refusal(HTTPStatus.NOT_FOUND, f"nothing is served at {request.url.path}; there is: {paths}")
 
-    async def body(self, request: Request) -> bytearray:
+    async def body(self, request: Request, most: float = math.inf) -> bytearray:
         """Returns the body of a request, of twice `observations.max_payload_bytes` at most, also once it is unpacked.
+
+        Args:
+            request: that has it.
+            most: bytes that it may have beside that limit.
 
         Raises:
             RequestRefused: it is larger, takes longer than `RECEIVE_S`, or its encoding is not known.
@@ -130,7 +135,7 @@ class HttpGateway(Gateway):
         try:
             async with asyncio.timeout(RECEIVE_S) as within:
                 async for piece in request.stream():
-                    await self._add(body, piece, unpack)
+                    await self._add(body, piece, unpack, most)
                     self._received.note(request, len(body), partial(within.reschedule, 0.0))
         except TimeoutError as error:
             if within.when() == 0.0:
@@ -149,18 +154,19 @@ class HttpGateway(Gateway):
     def _largest(self) -> int:
         return 2 * self._server.config.observations.max_payload_bytes
 
-    async def _add(self, body: bytearray, piece: bytes, unpack: _Unpacking) -> None:
+    async def _add(self, body: bytearray, piece: bytes, unpack: _Unpacking, most: float) -> None:
         """Adds a piece, unpacked, to a body.
 
         Raises:
             RequestRefused: the body is too large.
         """
-        limit = self._largest
+        limit = min(self._largest, most)
         while piece:
             unpacked, piece = unpack(piece, UNPACK_BYTES)
             body += unpacked
             if len(body) > limit:
-                text = f"a body of more than {limit} bytes (twice observations.max_payload_bytes)"
+                which = "as JSON" if limit == most else "twice observations.max_payload_bytes"
+                text = f"a body of more than {limit} bytes ({which})"
                 raise RequestRefused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, text)
             if piece:
                 await asyncio.sleep(0)

@@ -32,9 +32,9 @@ from inferential.gateway.websocket import BoundedConnection
 from inferential.notices import Notices
 from inferential.proto.msgpack_numpy import pack, unpack
 from inferential.server import Server, http_listener
-from inferential.server.descriptors import make_room_on
 from inferential.server.http_listener import ACCEPT_AT_ONCE, BACKLOG, before_tls
 from inferential.server.tls import check_tls
+from inferential.transport.descriptors import make_room_on
 from inferential.transport.keepalive import enable_keepalive
 from inferential.transport.silent import SILENT
 

@@ -16,8 +16,8 @@ from collections.abc import Callable
 
 from inferential.gateway.receiving import RECEIVE_S, Receiving
 from inferential.notices import Notices
-from inferential.server.descriptors import has_room
 from inferential.transport.acceptance import HANDSHAKE_S
+from inferential.transport.descriptors import has_room
 from inferential.transport.keepalive import enable_keepalive
 from inferential.transport.listening import Listener
 from inferential.transport.silent import SILENT

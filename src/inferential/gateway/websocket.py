@@ -10,7 +10,7 @@ from websockets.asyncio.server import ServerConnection
 
 from inferential.gateway.receiving import RECEIVE_S, Receiving
 from inferential.notices import Notices
-from inferential.server.descriptors import has_room
+from inferential.transport.descriptors import has_room
 from inferential.transport.silent import SILENT
 
 logger: logging.Logger = logging.getLogger("inferential.gateway.websocket")

@@ -15,6 +15,8 @@ MAX_MSGPACK_VALUES = 250_000
 """Of one message: a tenth of a second of work. An image as a list of numbers has fewer, if it is small."""
 MAX_JSON_VALUES = 2_000_000
 """The same of JSON, where lists of numbers are what others send too."""
+MAX_JSON_BYTES = 64 * 1024 * 1024
+"""Of one message of JSON; arrays as bytes beside it, where its protocol has such, may be more."""
 MAX_PROTOBUF_FIELDS = 100_000
 """Of one message of protobuf, those of the messages in it included; numbers in lists count besides, as in JSON."""
 MAX_TEXT = 16 * 1024 * 1024

@@ -15,8 +15,8 @@ import uvicorn
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from inferential.notices import Notices
-from inferential.server.descriptors import has_room, is_room, make_room_on
 from inferential.server.tls import check_tls
+from inferential.transport.descriptors import has_room, is_room, make_room_on
 from inferential.transport.silent import SILENT
 
 if TYPE_CHECKING:

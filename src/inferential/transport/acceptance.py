@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 from inferential.notices import Notices
 from inferential.transport.connections import ClientConnection, Connections
+from inferential.transport.descriptors import is_among_last
 from inferential.transport.handshakes import HandshakeGuard
 from inferential.transport.held import UNSENT_BYTES
 from inferential.transport.listening import Listener
@@ -138,6 +139,8 @@ class Acceptance:
                 accepted.close()
                 continue
             self._connections.handshaking[client] = None
+            if is_among_last(accepted.fileno()) and not self._make_room():
+                SILENT.end_one()
             if self._handshake_timer is None:
                 self._expire_handshakes()
 

@@ -15,11 +15,13 @@ from typing import Any
 from inferential.notices import Notices
 from inferential.transport.silent import SILENT
 
-logger: logging.Logger = logging.getLogger("inferential.server")
+logger: logging.Logger = logging.getLogger("inferential.transport")
 
 SHARE = 0.75
 """Of the descriptors that the process may have, the part that pages and gateways may use up."""
 
+_LAST = 16
+"""Descriptors, or a tenth of all, that robots leave as long as any connection says nothing: others find none else."""
 _AT_ONCE = 8
 """Silent connections that are let go where a port cannot accept: it tries again a second later."""
 
@@ -43,6 +45,12 @@ def is_scarce(fd: int) -> bool:
     (POSIX, "File Descriptor Allocation")."""
     most = limit()
     return most is not None and fd >= most * SHARE
+
+
+def is_among_last(fd: int) -> bool:
+    """Returns whether hardly any descriptors are left, as `is_scarce` does."""
+    most = limit()
+    return most is not None and fd >= most - min(_LAST, most // 10)
 
 
 def are_scarce() -> bool:
