@@ -95,6 +95,7 @@ class Spawned:
         """Ends it and all that it started."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.kill()  # its model may have taken it into another group
 
     def reap(self) -> str:
         """Ends what it started, and returns in words how it ended itself."""

@@ -93,10 +93,9 @@ class Parking:
 
     def renew(self) -> bool:
         """Has parked connections read next that may have something newer than what waits; returns whether any may."""
-        parked = self._connections.parked
-        if 0 < self._connections.parked_count < DIRECT_FROM:
+        if self._connections.parked_count < DIRECT_FROM:
             before = time.monotonic() - RENEW_AFTER_S
-            stale = [client for client in parked if client.parked_at <= before and not client.due]
+            stale = [client for client in self._connections.parked if client.parked_at <= before and not client.due]
             for client in stale:
                 client.due = True
             self.due += stale

@@ -272,7 +272,7 @@ class RouterSocket(Sender):
 
     def renew(self) -> bool:
         """Has `receive` read connections that are parked, for a call that may begin; returns whether it will."""
-        return self.parked > 0 and self._parking.renew()
+        return bool(self._connections.parked) and self._parking.renew()
 
     @property
     def parked(self) -> int:
