@@ -23,7 +23,7 @@ FLOOD_PARKED_S = 0.4
 FLOOD_MESSAGES = 16
 """Of one connection, messages that came together, or requests that wait, by which it counts as one that floods."""
 RENEW_AFTER_S = 0.01
-"""Where a call ends whose place a waiting request may take, connections are read that have been parked for so long, unless
+"""Where a call ends whose place a waiting request may take, connections are read that were parked for so long, unless
 there are as many as DIRECT_FROM: of what their robots have sent meanwhile the newest is to be served."""
 _READS_WHILE_WAITING = 2  # of a connection whose requests wait, before it is parked
 DIRECT_FROM = 32
