@@ -43,12 +43,8 @@ def keep(path: str) -> None:
         if request_id:
             os.write(written, json.dumps([request_id, what, cause]).encode() + b"\n")
 
-    take, move, refuse, overtake = (
-        Ingress._incoming,
-        requests.InferenceRequest.move,
-        requests.InferenceRequest.refuse,
-        Egress.refuse_overtaken,
-    )
+    take, move, refuse = Ingress._incoming, requests.InferenceRequest.move, requests.InferenceRequest.refuse
+    send, overtake = Egress.send_refusal, Egress.refuse_overtaken
 
     def taken(self, *given):  # type: ignore[no-untyped-def]
         incoming = take(self, *given)
@@ -62,15 +58,22 @@ def keep(path: str) -> None:
 
     def refused(self, refusal):  # type: ignore[no-untyped-def]
         refuse(self, refusal)
-        if self.connection > 0:
+        if self.connection > 0 and refusal.cause in SILENT:
             write(self.request_id, refusal.kind.name, refusal.cause)
+
+    def sent(self, request):  # type: ignore[no-untyped-def]
+        refusal = request.refusal  # which may be said more precisely by now
+        if request.connection > 0 and refusal.cause not in SILENT:
+            write(request.request_id, refusal.kind.name, refusal.cause)
+        send(self, request)
 
     def overtaken(self, those: Overtaken, connection: int, now: float) -> None:  # type: ignore[no-untyped-def]
         for one in those.request_ids:
             write(_number_of(one), OVERTAKEN)
         overtake(self, those, connection, now)
 
-    Ingress._incoming, Egress.refuse_overtaken = taken, overtaken  # type: ignore[method-assign]
+    Ingress._incoming = taken  # type: ignore[method-assign]
+    Egress.send_refusal, Egress.refuse_overtaken = sent, overtaken  # type: ignore[method-assign]
     requests.InferenceRequest.move, requests.InferenceRequest.refuse = moved, refused  # type: ignore[method-assign]
 
 
@@ -113,8 +116,9 @@ def faults(entries: Mapping[int, Entry], ended: Mapping[int, Sequence[str]]) -> 
     for number, said in ended.items():
         kinds = [one.partition(" ")[0] for one in said]
         sent = entries[number].sent if number in entries else []
-        unknown = not sent and (kinds == ["INVALID_OBSERVATION"] or said == ["REJECTED not_arrived"])
+        invalid = not sent and kinds == ["INVALID_OBSERVATION"]
+        unknown = said == ["REJECTED not_arrived"]  # or its end was on the way when the connection was lost
         replaced = sent == [ANSWERED] and kinds == ["SUPERSEDED"]  # a newer result was there before it was sent
-        if kinds != sent and not unknown and not replaced:
+        if kinds != sent and not invalid and not unknown and not replaced:
             wrong.append(f"{number} ended as {sent}, its robot got {said}")
     return wrong

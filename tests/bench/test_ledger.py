@@ -39,7 +39,9 @@ def test_one_that_waits_on_for_its_robot_to_come_back_is_taken_again(tmp_path: P
     assert ledger.faults(kept, {1: ["OK"]}) == []
 
 
-def test_what_the_server_never_took_may_be_refused_as_that_and_nothing_else(tmp_path: Path) -> None:
+def test_what_the_server_never_took_or_whose_end_was_lost_with_the_connection_may_be_refused_as_that(
+    tmp_path: Path,
+) -> None:
     assert ledger.faults({}, {1: ["REJECTED not_arrived"], 2: ["INVALID_OBSERVATION invalid"]}) == []
+    assert ledger.faults(entries(tmp_path, *TAKEN_AND_SENT), {1: ["REJECTED not_arrived"]}) == []
     assert ledger.faults({}, {1: ["REJECTED queue_full"]}) != []
-    assert ledger.faults(entries(tmp_path, *TAKEN_AND_SENT), {1: ["REJECTED not_arrived"]}) != []

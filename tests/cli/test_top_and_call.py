@@ -209,9 +209,7 @@ def test_on_a_narrow_terminal_robots_keep_their_names_and_a_model_its_line() -> 
     lines = console.export_text().splitlines()
     assert any(line.startswith("ballplate-01 overdue balance") and "12345" in line for line in lines)
     assert max(map(len, lines)) <= 80
-    (sizes,) = (line.partition("9  1: ")[2].rstrip() for line in lines if "  1: 100.0" in line)
-    assert sizes.startswith("100.0  2: 100.0") or sizes == "100.0  …  19: 100.0"
-    assert sizes.endswith("  …  19: 100.0")
+    assert [line.rstrip()[-21:] for line in lines if " 1: 100.0" in line] == [" 1: 100.0  …  19: 100.0"[-21:]]
 
 
 @pytest.mark.parametrize("width", [20, 30, 40, 60])

@@ -145,6 +145,14 @@ def test_a_fleet_that_came_and_went_leaves_nothing() -> None:
     assert {name for name, size in subject.sizes().items() if size} == {"clients_departed"}
 
 
+def test_a_command_that_has_left_is_no_robot_that_is_gone() -> None:
+    subject = fleet()
+    for name, kind in (("arm", "franka"), ("client-1", "inferential call"), ("bench-1", "inferential bench")):
+        subject.on_observation(name, "model", kind, name.encode(), 0.0)
+    assert set(subject.sweep(100.0).gone) == {"arm", "client-1", "bench-1"}
+    assert list(subject.departed) == ["arm"]
+
+
 def test_the_registry_counts_and_copies() -> None:
     registry = ClientRegistry()
     assert registry.on_observation("robot", "m", now=1.0)

@@ -20,14 +20,13 @@ from inferential.cli.errors import CliError, missing
 from inferential.cli.interrupts import Interrupts, draining, signals_before_the_loop
 from inferential.cli.logs import LogFormat, LogLevel, set_up_logging
 from inferential.cli.output import announce
-from inferential.cli.preflight import load_checked, preflight, strategy_problem
+from inferential.cli.preflight import load_checked, missing_packages, preflight, strategy_problem, unserved
 from inferential.cli.reloads import Reloads
 from inferential.cli.settings import COMMAND_LINE, overrides_of, targets
 from inferential.cli.targets import model_later
 from inferential.config.backends import ray_name, scheme_of
 from inferential.config.extensions import ExtensionError
 from inferential.config.fields import format_path
-from inferential.config.gateways import ANY_MODEL
 from inferential.config.loading import Loaded
 from inferential.config.problems import ConfigError
 from inferential.config.schema import InferentialConfig
@@ -49,6 +48,7 @@ logger: logging.Logger = logging.getLogger("inferential.serve")
 EXAMPLES = (
     "inferential serve fleet.yaml",
     "inferential serve --model arm=policies:ArmPolicy",
+    "inferential serve --model arm=onnx:arm.onnx",
     "inferential serve fleet.toml --bind tcp://127.0.0.1:6000",
     "inferential serve fleet.yaml --http 8080",
     "inferential serve fleet.yaml --record",
@@ -101,6 +101,8 @@ def serve(
     MODULE:OBJECT is a model (a function of an observation, or an object with infer or infer_batch), or a class or a
     function without parameters that makes one. Modules are also found in the current directory. Models can stand in
     the file too, as models.known.ID.target.
+
+    onnx:FILE, torchscript:FILE and lerobot:FOLDER are policies from files.
 
     ray:APPLICATION, ray:APPLICATION/DEPLOYMENT or ray:DEPLOYMENT is a model on
     Ray Serve, which need not be up yet. Robots of several servers are given the
@@ -313,18 +315,14 @@ def _wanted(loaded: Loaded, path: Path | None) -> dict[str, str]:
         raise CliError(
             f"no models to serve: give one with --model ID=module:object, or as models.known.ID.target{place}"
         )
-    for model_id in sorted(loaded.config.models.known.keys() - wanted):
-        logger.warning("models.known.%s has settings but no target: it is not served", model_id)
-    for where, section in services(loaded.config):
-        if isinstance(section, GatewayConfig) and section.model not in (*wanted, ANY_MODEL):
-            key = format_path((*where, "model"))
-            logger.warning("%s: %r is not served: its robots will be refused", key, section.model)
+    for warning in unserved(loaded.config):
+        logger.warning("%s", warning)
     return wanted
 
 
 def _build(loaded: Loaded, path: Path | None) -> _AnnouncedServer:
     wanted = _wanted(loaded, path)
-    found = preflight(loaded)
+    found = [*preflight(loaded), *missing_packages(loaded)]
     if strategy_problem(loaded) is not None:
         _import_threaded(loaded.config)  # their modules may register it
     if (problem := strategy_problem(loaded)) is not None:

@@ -235,11 +235,9 @@ class _Sizes:
         return Measurement(min(width, 1), width)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        first, shown = len(self.texts) - 1, str(self)
-        while cell_len(shown) > options.max_width and first > 0:
-            first -= 1
-            shown = "  ".join((*self.texts[:first], "…", self.texts[-1]))
-        yield Text(shown, no_wrap=True, overflow="ellipsis")
+        shorter = ("  ".join((*self.texts[:first], "…", self.texts[-1])) for first in range(len(self.texts) - 2, 0, -1))
+        fits = (shown for shown in (str(self), *shorter) if cell_len(shown) <= options.max_width)
+        yield Text(next(fits, str(self)), no_wrap=True, overflow="ellipsis")
 
 
 _Cell = Text | _RobotName | _Sizes

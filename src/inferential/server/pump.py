@@ -23,6 +23,7 @@ from inferential.server.attention import Attention
 from inferential.server.egress import Egress
 from inferential.server.executor import Executor
 from inferential.server.ingress import IncomingRequest, Ingress, Overtaken
+from inferential.server.sweeping import sweep
 from inferential.server.turns import in_turns
 from inferential.transport.messages import Received, Skimmed
 from inferential.transport.zmq_transport import GONE, MalformedMessage, ZmqTransport
@@ -64,20 +65,15 @@ class EventPump:
         self._models = models or AllReady()
         self.draining: bool = False
         self.runs: int = 0
-        self._transport = transport
-        self._ingress = ingress
-        self._accounting = accounting
-        self._engine = engine
+        self._transport, self._ingress = transport, ingress
+        self._accounting, self._engine = accounting, engine
         self._egress = egress
         self._loop = asyncio.get_running_loop()
         self._idle = asyncio.Event()
-        self._running = False
-        self._continues = False  # `_continue` is scheduled
+        self._running = self._continues = False  # the latter: `_continue` is scheduled
         self._attention = Attention(engine)
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0  # in the loop's time
-
-    # Life cycle
 
     def start(self, executor: Executor) -> None:
         """Receives from now on, and runs model calls by this executor."""
@@ -112,8 +108,6 @@ class EventPump:
             self._timer.cancel()
             self._timer = None
 
-    # Receive: a message arrived
-
     def _on_readable(self) -> None:
         if not self._continues:  # else it reads on by itself; each call would add one more
             self._read()
@@ -128,9 +122,12 @@ class EventPump:
             self._loop.call_soon(self._continue)
 
     def _read(self) -> None:
-        """Reads messages for a slice of time, and begins the calls that follow from them."""
-        if not self._running:
-            return  # called for what was readable just before the end
+        """Reads some messages, and begins the calls that follow from them."""
+        if self._running:  # else called for what was readable just before the end
+            self.work(self._executor.run_inline, self._receive_some())
+
+    def _receive_some(self) -> float:
+        """Reads messages for a slice of time; returns how long it took."""
         count, began = 0, time.monotonic()
         until = began + _READ_SLICE_S
         while (now := time.monotonic()) < until or (count < _LEAST_READ and now < began + _LONGEST_SLICE_S):
@@ -149,7 +146,7 @@ class EventPump:
             self.receive(received)
         else:
             self._schedule_continue()
-        self.work(self._executor.run_inline, now - began)
+        return now - began
 
     def _refuse_overtaken(self, newest: Received) -> None:
         """Ends the older messages that came together with one of the same connection, as far as it supersedes them."""
@@ -324,11 +321,15 @@ class EventPump:
         self._send_refusals()
         # Without a timer the fleet was empty: the call's client may have disconnected meanwhile.
         if self.draining or self._timer is None or self._engine.waiting() or self._models.changing:
+            if self._transport.renew():
+                self._receive_some()
             self.work(self._run_next)
 
     def on_call_returned(self) -> None:
         """Begins what waits for the slot of a call whose answers are still to be written; `on_call_ended` follows."""
         if self._running and not self.draining and not self._models.changing and self._engine.waiting():
+            if self._transport.renew():
+                self._receive_some()
             self._begin_calls(self._run_next, time.monotonic(), _WORK_SLICE_S)
 
     def _run_next(self, batch: Batch) -> None:
@@ -385,16 +386,14 @@ class EventPump:
 
     def _sweep(self, now: float) -> None:
         """Looks for clients that have fallen silent."""
-        if (at := self._accounting.next_sweep_at()) is None or at > now:
-            return
-        self._models.look(now)
-        changes = self._accounting.sweep(now, self._egress.reaches, self._egress.has_unread)
-        for client_id in changes.gone:
-            self._egress.say_gone(client_id, changes.identities[client_id])
+        if (at := self._accounting.next_sweep_at()) is not None and at <= now:
+            self._models.look(now)
+            in_turns(sweep(self._accounting, self._egress, self._let_go, now), self._loop)
+
+    def _let_go(self, client_ids: Sequence[str], now: float) -> None:
+        """Ends the requests of clients that are gone, and all that the models know of them."""
+        for client_id in client_ids:
             self._accounting.engine.client_gone(client_id, now)
         self._send_refusals()
-        for client_id in changes.gone:
+        for client_id in client_ids:
             self._models.forget_client(client_id)
-        if changes.gone:
-            self._accounting.disconnected(changes.gone)
-        in_turns(self._accounting.share_steps(now, self._egress.has_unread), self._loop)

@@ -39,7 +39,7 @@ def registry_that(*tells: Any) -> Any:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 (nothing tells of it)
             await asyncio.sleep(0)
 

@@ -7,6 +7,7 @@ Triton has it) and `timeout` (microseconds) are the request's parameters.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, ClassVar
@@ -24,10 +25,11 @@ from inferential.gateway.kserve.models import ServedModel
 from inferential.gateway.refusals import RequestRefused
 from inferential.policies.tensors import Array
 from inferential.proto.open_inference import HEADER_LENGTH, InferMessage, read_infer, write_infer
-from inferential.proto.value_limits import check_json
+from inferential.proto.value_limits import MAX_JSON_BYTES, check_json
 from inferential.server import Server
 
 _MAX_DIGITS = 20
+_INDEX_BYTES = 1024 * 1024  # of a request for the index, which has a word or two
 _PREFIX = "/v2/models/{model:path}"
 _UNSERVED = {
     "/v2/systemsharedmemory/{rest:path}": "memory",
@@ -98,7 +100,7 @@ class KServeGateway(HttpGateway):
         return _json({"ready": True})
 
     async def _index(self, request: Request) -> Response:
-        asked = _parsed(await self.body(request))
+        asked = _parsed(await self.body(request, _INDEX_BYTES))
         return _json(await self._inference.index(only_ready=isinstance(asked, dict) and asked.get("ready") is True))
 
     async def _metadata(self, request: Request) -> Response:
@@ -137,14 +139,33 @@ class KServeGateway(HttpGateway):
     async def _infer(self, request: Request) -> Response:
         model = await self._model(request)
         with self._inference.counted(model) as timings:
-            message = read_infer(await self.body(request), _header_length(request), "inputs")
+            length = _header_length(request)
+            body = await self.body(request, MAX_JSON_BYTES if length is None else math.inf)
+            size = len(body) if length is None else length  # of the JSON
+            message = await self.aside.call(size, read_infer, body, length, "inputs")
             asked, binary = _asked(message)
             default = _flag(asked.parameters, "binary_data_output")
             with self.client(request) as client:
                 answers = await self.until_answered(client, self._inference.infer(client, model, asked), request)
             timings += [one.timing for one in answers]
             outputs = self._inference.outputs(model, asked, answers)
-            return _response(model, message.fields, outputs, {name: binary.get(name, default) for name in outputs})
+            forms = {name: binary.get(name, default) for name in outputs}
+            return await self._response(model, message.fields, outputs, forms)
+
+    async def _response(
+        self, model: ServedModel, fields: Mapping[str, Any], outputs: Mapping[str, Array], binary: Mapping[str, bool]
+    ) -> Response:
+        head: dict[str, Any] = {"model_name": model.name, "model_version": model.version}
+        if "id" in fields:
+            head["id"] = fields["id"]
+        size = sum(array.nbytes for name, array in outputs.items() if not binary[name])
+        try:
+            body, length = await self.aside.call(size, write_infer, head, "outputs", outputs, binary)
+        except ValueError as error:
+            raise RequestRefused(HTTPStatus.INTERNAL_SERVER_ERROR, f"output {error}") from error
+        if length is None:
+            return Response(body, media_type="application/json")
+        return Response(body, headers={HEADER_LENGTH: str(length)}, media_type="application/octet-stream")
 
 
 def _parsed(body: bytearray) -> Any:
@@ -182,21 +203,6 @@ def _flag(parameters: Mapping[str, Any], name: str) -> bool:
     if type(value) is not bool:
         raise InvalidObservation(f"parameters: {name}: expected true or false, got {value!r:.40}")
     return value
-
-
-def _response(
-    model: ServedModel, fields: Mapping[str, Any], outputs: Mapping[str, Array], binary: Mapping[str, bool]
-) -> Response:
-    head: dict[str, Any] = {"model_name": model.name, "model_version": model.version}
-    if "id" in fields:
-        head["id"] = fields["id"]
-    try:
-        body, length = write_infer(head, "outputs", outputs, binary)
-    except ValueError as error:
-        raise RequestRefused(HTTPStatus.INTERNAL_SERVER_ERROR, f"output {error}") from error
-    if length is None:
-        return Response(body, media_type="application/json")
-    return Response(body, headers={HEADER_LENGTH: str(length)}, media_type="application/octet-stream")
 
 
 def _header_length(request: Request) -> int | None:
