@@ -119,7 +119,6 @@ def fleet(overhead: Overhead = NONE) -> Fleet:
         "kind": "chunked",
         "rate_hz": RATE_HZ,
         "horizon_steps": HORIZON_STEPS,
-        "index": "executed",
         "delay_ms": overhead.around_ms / 2,
         "jitter_ms": overhead.jitter_ms / 2**0.5,  # each way
     }

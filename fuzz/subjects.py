@@ -19,14 +19,13 @@ from google.protobuf.message import DecodeError
 
 from inferential.config import InferentialConfig
 from inferential.errors import InvalidObservation
+from inferential.gateway.act_messages import read as read_act
 from inferential.gateway.gr00t_messages import unpack as gr00t_unpack
-from inferential.gateway.json_numpy import loads as json_loads
 from inferential.gateway.kserve.messages import message_class
 from inferential.gateway.kserve.rpc_tensors import asked_of
 from inferential.gateway.lerobot.pickles import read as read_pickle
 from inferential.gateway.lerobot.records import instructions_of
 from inferential.gateway.lerobot.records import observation_of as lerobot_observation_of
-from inferential.gateway.plain_json import with_arrays
 from inferential.observation import ObservationAssembler
 from inferential.observation.slots import ObservationError
 from inferential.observation.values import read_slots, to_values
@@ -272,8 +271,7 @@ def gr00t_message(data: bytes) -> Any:
 def act_message(data: bytes) -> Any:
     """Returns what a client of POST /act said, None where it is no message."""
     try:
-        value = json_loads(data)
-        return with_arrays(value, ()) if isinstance(value, dict) else value
+        return read_act(data, ()).observation
     except ValueError:
         return None
 

@@ -24,11 +24,11 @@ from inferential.sim.figures import COLOURS, new_figure, save_figure
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 RATE_HZ = 20.0
 PERIOD_S = 1 / RATE_HZ
-STEPS = 120
+STEPS = 124
 HORIZON = 20
 HOLD_MS = 250.0
 ROUND_TRIP_S, SERVER_MS = 0.2, 60.0
-AWAY_S = 1.55, 3.9
+AWAY_S = 1.75, 4.1
 """When the network is away: what is sent then is lost, but for the newest observation, which the link holds."""
 _FOUND_S = 0.08  # until the robot knows that it is back
 _HEARTBEAT_S = 1.0
@@ -222,20 +222,20 @@ def _draw_actions(story: Story, axes: Any) -> None:
 
 
 def _explain(story: Story, axes: Any) -> None:
-    first, third, fourth = story.chunks[0], story.chunks[2], story.chunks[3]
+    first, second, third, fourth = story.chunks[:4]
 
     def of(kind: str, later: int) -> tuple[float, float]:
         number = story.kinds.index(kind) + later
         return story.times[number], story.played[number]
 
     texts = (
-        ("skipped: their steps\npassed on the way", first.at(1), first.actions[1], -0.02, 0.36),
-        ("left over: a newer chunk\nhas this step", first.at(HORIZON - 1), first.actions[-1], 1.02, 1.04),
-        (f"no action left: the last one\nis held for hold_ms={HOLD_MS:g}", *of("held", 2), 2.05, 0.5),
-        ('then on_starved="zero" stops the robot', *of("stopped", 5), 2.45, 0.14),
-        ("blended in from where\nthe robot is", *of("blended", 1), 3.35, 0.5),
-        ("none skipped: the robot has stood\nsince it was observed", third.came_at, third.actions[0], 3.0, 1.0),
-        ("left over", fourth.at(HORIZON - 2), fourth.actions[-2], 5.72, 0.1),
+        ("skipped: the chunk before was\nplayed in their steps", second.at(1), second.actions[1], 0.05, 0.45),
+        ("left over: a newer chunk\nhas this step", first.at(HORIZON - 1), first.actions[-1], 1.22, 1.04),
+        (f"no action left: the last one\nis held for hold_ms={HOLD_MS:g}", *of("held", 2), 2.25, 0.5),
+        ('then on_starved="zero" stops the robot', *of("stopped", 5), 2.65, 0.14),
+        ("blended in from where\nthe robot is", *of("blended", 1), 3.55, 0.5),
+        ("none skipped: the robot has stood\nsince it was observed", third.came_at, third.actions[0], 3.2, 1.0),
+        ("left over", fourth.at(HORIZON - 2), fourth.actions[-2], 5.92, 0.1),
     )
     for text, x, y, at_x, at_y in texts:
         style = {"arrowstyle": "-", "color": "#555555", "linewidth": 0.8}
@@ -253,7 +253,7 @@ def _draw_requests(story: Story, axes: Any) -> None:
         ("lost", story.lost_at[0] - 0.02, 0.3),
         ("network away: nothing is heard", AWAY_S[0] + 0.03, 1.5),
         ("observed anew, ten times a second: the newest leaves when it is back", story.refreshed_at[0] - 0.02, 0.3),
-        ("requested as early as a round trip needs", 4.45, 1.5),
+        ("requested as early as a round trip needs", 4.65, 1.5),
     )
     for text, x, y in texts:
         axes.text(x, y, text, fontsize=9, color="#333333")

@@ -6,6 +6,8 @@ import os
 import re
 import signal
 import sys
+import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -73,6 +75,19 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
             return group_of(nodeid) or nodeid
 
     return OneAtATime(config, log)
+
+
+@pytest.fixture
+def pass_time(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """`pass_time(10.0)`: of this process all clocks and timers of event loops are so many seconds on, at once."""
+    ahead_s, monotonic = 0.0, time.monotonic
+
+    def go_on(seconds: float) -> None:
+        nonlocal ahead_s
+        ahead_s += seconds
+
+    monkeypatch.setattr(time, "monotonic", lambda: monotonic() + ahead_s)
+    return go_on
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -55,6 +55,7 @@ def _ours(count: int, horizon_steps: int, *, refresh: bool) -> Cell:
         "horizon_steps": horizon_steps,
         "delay_ms": 5,
         "refresh": refresh,
+        "index": "time",
     }
     policy = {"fixed_ms": 65.4, "per_row_ms": 10.57, "max_batch_size": 8, "replicas": 4}
     name = f"{count} H{horizon_steps}" + (" refreshed" if refresh else "")

@@ -2,7 +2,8 @@
 
 Connections that know of each request how often it ended send good and bad observations, take requests back, vanish
 and return, while workers are killed, the configuration is changed, the server is stopped for moments, and in the end is
-made to end. What they counted is compared with what the server did. What is drawn is decided by the seed.
+made to end. What came to them is compared, request by request, with what the server wrote down as it did it (`ledger`).
+What is drawn is decided by the seed.
 """
 
 from __future__ import annotations
@@ -12,25 +13,27 @@ import contextlib
 import http.client
 import itertools
 import json
-import os
 import random
 import select
-import signal
-import socket
-import struct
 import sys
+import tempfile
 import threading
 import time
 import urllib.request
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
+import psutil
+
 from bench.overload.serving import Serving
-from bench.overload.wire import PAYLOAD, PING, PONG, Frames, connect, frame, message
-from bench.soak import checks
+from bench.overload.wire import PAYLOAD, connect, message
+from bench.soak import checks, ledger
 from bench.soak.__main__ import MODELS, totals
+from bench.soak.endings_checks import of_connections, of_requests, of_robots
+from bench.soak.lives import Life
 from bench.soak.models import MOODS
 from inferential.proto import (
     FLOAT32,
@@ -38,15 +41,16 @@ from inferential.proto import (
     QUEUE_ALL,
     QUEUE_LATEST,
     Cancellation,
-    ModelResponse,
     Observation,
-    Status,
 )
 
 LIVES = 24
 TICK_S = 0.02
 SETTLE_S = 12.0
 """How long ends are waited for once nothing goes wrong any more."""
+_GATEWAY_MS = 3000.0
+_PATIENCE_S = 0.4
+"""How long the server waits for the answer to a heartbeat before another may take a connection's place."""
 _SCHEDULING: dict[str, tuple[Any, ...]] = {
     "strategy": ("deadline_aware", "round_robin", "batch_optimized", "priority_tiered", "slo_aware", "model_deadline"),
     "max_queue_size": (8, 40, 1000),
@@ -55,87 +59,6 @@ _SCHEDULING: dict[str, tuple[Any, ...]] = {
     "max_retries": (0, 2),
     "supersede": ("aware", "all", "off"),
 }
-
-
-@dataclass(eq=False)
-class Life:
-    """One connection of a robot, and how often each of its requests ended.
-
-    Attributes:
-        sent: request ids, in their order.
-        ended: in what each ended: one thing.
-        ends: the same, by the name of the status.
-        taken_back: requests that it took back: of those that wait no more is said.
-        strange: what came and was for no request of it.
-        closed: who ended the connection; "" while it stands.
-        life: of the robot: one that comes back within it is owed what its former connection was.
-    """
-
-    name: str
-    opened: socket.socket
-    frames: Frames
-    sent: dict[int, str] = field(default_factory=dict)
-    ended: dict[int, list[str]] = field(default_factory=lambda: defaultdict(list))
-    ends: Counter[str] = field(default_factory=Counter)
-    taken_back: set[int] = field(default_factory=set)
-    strange: list[str] = field(default_factory=list)
-    closed: str = ""
-    life: bytes = b""
-
-    def open_ids(self) -> list[int]:
-        """Returns the requests that have not ended, and must."""
-        return [number for number in self.sent if number not in self.ended and number not in self.taken_back]
-
-    def read(self) -> None:
-        """Takes what has come."""
-        while not self.closed:
-            try:
-                data = self.opened.recv(1 << 16)
-            except BlockingIOError:
-                return
-            except OSError:
-                data = b""
-            if not data:
-                self.close("server")
-                return
-            for found in self.frames.feed(data):
-                self._take(found)
-
-    def _take(self, found: list[bytes] | bytes) -> None:
-        if isinstance(found, bytes):
-            if found.startswith(PING):
-                self.write(frame(PONG + found[7:], 4))
-            return
-        response = ModelResponse.FromString(found[1])
-        status = Status.Name(response.status)
-        if status == "OUTDATED":
-            return  # it waits on
-        if response.request_id not in self.sent:
-            self.strange.append(f"{status} for {response.request_id}: {response.reason}")
-        self.ended[response.request_id].append(f"{status} {response.cause}".strip())
-        self.ends[status] += 1
-
-    def write(self, data: bytes) -> None:
-        """Sends all of it; one that the server ended or that takes no more for a second is closed."""
-        until = time.monotonic() + 1.0
-        while data and not self.closed:
-            try:
-                data = data[self.opened.send(data) :]
-            except BlockingIOError:
-                if time.monotonic() > until:
-                    self.close("robot")
-                self.read()
-                select.select([], [self.opened], [], 0.01)
-            except OSError:
-                self.close("server")
-
-    def close(self, by: str, *, reset: bool = False) -> None:
-        """Ends it."""
-        if not self.closed:
-            self.closed = by
-            if reset:
-                self.opened.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            self.opened.close()
 
 
 class Drive:
@@ -148,9 +71,12 @@ class Drive:
         self._names = itertools.count(1)
         self.lives: list[Life] = []
         self.standing: list[Life] = []
+        self.last: list[Life] = []
         self.did: Counter[str] = Counter()
         self.gateway: Counter[str] = Counter()
         self._threads: list[threading.Thread] = []
+        self._connecting = ThreadPoolExecutor(1)
+        self._listened_at = time.monotonic()
         self._actions: dict[Callable[[], None], int] = {
             self.ask: 60, self.ask_badly: 6, self.take_back: 8, self.leave: 4, self.come: 6, self.come_back: 4,
             self.rival: 2, self.cut: 2, self.kill_worker: 1, self.reload: 2, self.pause: 1, self.gateway_ask: 4,
@@ -169,12 +95,24 @@ class Drive:
             self.listen(TICK_S)
 
     def listen(self, seconds: float) -> None:
-        """Reads what comes meanwhile."""
+        """Reads what comes meanwhile; all else that this thread does takes moments, so heartbeats are answered."""
         until = time.monotonic() + seconds
-        while (left := until - time.monotonic()) > 0:
+        while True:
             self.standing = [one for one in self.standing if not one.closed]
-            for opened in select.select([one.opened for one in self.standing], [], [], left)[0]:
-                next(one for one in self.standing if one.opened is opened).read()
+            sockets = {one.opened: one for one in self.standing}
+            unsent = [one.opened for one in self.standing if one.has_unsent]
+            began = time.monotonic()
+            within = max(until - began, 0.0)
+            ready, writable, _ = select.select(list(sockets), unsent, [], within)
+            now = time.monotonic()
+            away_s = max(began - self._listened_at, now - began - within)
+            for life in self.standing if away_s > _PATIENCE_S / 2 else ():  # this machine is busy
+                life.excused = True
+            for opened in {*ready, *writable}:
+                sockets[opened].read()
+            self._listened_at = now
+            if now >= until:
+                return
 
     def settle(self, seconds: float) -> None:
         """Waits until all requests of connections that stand have ended."""
@@ -253,6 +191,7 @@ class Drive:
             return
         life = self._open(former.name, former.life)
         life.sent = {number: former.sent[number] for number in former.open_ids()}
+        life.asked_after = frozenset(life.sent)
         asked = Cancellation(awaited_ids=list(life.sent), protocol_version=PROTOCOL_VERSION)
         asked.client.id = life.name
         life.write(message(b"", asked.SerializeToString(), b""))
@@ -269,6 +208,7 @@ class Drive:
         if len(self.standing) > 3:
             life = self._rng.choice(self.standing)
             whole = self._observation(life, "batch")
+            life.half = next(reversed(life.sent))
             life.write(whole[: self._rng.randrange(1, len(whole))])
             life.close("robot")
 
@@ -299,7 +239,10 @@ class Drive:
 
     def _open(self, name: str, life: bytes = b"") -> Life:
         life = life or self._rng.randbytes(16)
-        opened, frames = connect(self._serving.address, name.encode(), life=life)
+        connecting = self._connecting.submit(connect, self._serving.address, name.encode(), life=life)
+        while not connecting.done():  # where there is a rival, as long as that may take to answer a heartbeat
+            self.listen(TICK_S / 4)
+        opened, frames = connecting.result()
         opened.setblocking(False)
         made = Life(name, opened, frames, life=life)
         self.lives.append(made)
@@ -310,10 +253,10 @@ class Drive:
 
     def kill_worker(self) -> None:
         """Kills a process of a model."""
-        workers = self.status()["workers"]
+        workers = self._serving.process.children()
         if workers:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self._rng.choice(workers)["pid"], signal.SIGKILL)
+            with contextlib.suppress(psutil.NoSuchProcess):
+                self._rng.choice(workers).kill()
 
     def reload(self) -> None:
         """Changes how requests are scheduled."""
@@ -323,7 +266,7 @@ class Drive:
     def pause(self) -> None:
         """Stops the server for a moment."""
         self._serving.process.suspend()
-        time.sleep(0.3)
+        self.listen(0.3)
         self._serving.process.resume()
 
     def status(self) -> dict[str, Any]:
@@ -344,8 +287,8 @@ class Drive:
 
     def end(self) -> int | None:
         """Asks once more, and tells the server to end meanwhile; returns its exit code."""
-        self.listen(0.1)  # one that has a rival and answered no heartbeat has ended
-        for life in self.standing:
+        self.last = list(self.standing)
+        for life in self.last:
             life.write(b"".join(self._observation(life, "chunks") for _ in range(5)))
         self.listen(0.1)
         code: list[int | None] = []
@@ -360,56 +303,32 @@ class Drive:
 
 def drive(seconds: float, seed: int) -> tuple[list[checks.Check], dict[str, Any]]:
     """Returns what must hold, and what was counted."""
-    gateways = {"act": {"model": "moody", "port": 0}}
-    with Serving(MODELS, http={"port": 0}, gateways=gateways) as serving:
+    gateways = {"act": {"model": "moody", "port": 0, "timeout_ms": _GATEWAY_MS}}
+    with contextlib.ExitStack() as stack:
+        path = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "ledger"
+        before = f"from bench.soak import ledger; ledger.keep({str(path)!r})"
+        serving = stack.enter_context(Serving(MODELS, before=before, http={"port": 0}, gateways=gateways))
         driven = Drive(serving, random.Random(seed))
         driven.run(seconds)
         driven.settle(SETTLE_S)
         counts, robots = driven.counts(), {one["client_id"]: one for one in driven.status()["clients"]}
-        found = [*_of_connections(driven, "while the server runs"), *_of_robots(driven, robots)]
+        found = [
+            *of_connections(driven.lives, driven.last, "while the server runs"),
+            of_robots(driven.lives, robots, ledger.read(path)),
+        ]
         found.append(checks.books_balance(counts))
-        sent, answered = driven.gateway.pop("sent", 0), sum(driven.gateway.values())
-        ends = dict(driven.gateway)
+        sent, ends = driven.gateway.pop("sent", 0), dict(driven.gateway)
+        answered = sum(count for end, count in ends.items() if end.startswith("HTTP"))
         found.append(checks.Check("each request by HTTP has its answer", sent == answered, f"{sent} sent, {ends}"))
         code = driven.end()
-        found += _of_connections(driven, "in its end")
+        found += [
+            *of_connections(driven.lives, driven.last, "in its end"),
+            *of_requests(driven.lives, ledger.read(path)),
+        ]
         found.append(checks.Check("the server ends by itself, in order", code == 0, f"exit code {code}"))
         found.append(checks.nothing_unexpected(serving.log_text()))
     ends = sum((one.ends for one in driven.lives), Counter[str]())
     return found, {"did": dict(driven.did), "ends": dict(ends), "counts": counts, "connections": len(driven.lives)}
-
-
-def _of_connections(driven: Drive, when: str) -> Iterator[checks.Check]:
-    uses = Counter(one.name for one in driven.lives)
-    # The server may end one that has a rival, as this program does not answer its heartbeats while it sleeps.
-    stood = [one for one in driven.lives if not one.closed or (one.closed == "server" and uses[one.name] == 1)]
-    lost = {one.name: one.open_ids() for one in stood if one.open_ids()}
-    count = sum(len(one.sent) for one in stood)
-    yield checks.Check(f"{when}: none is left without a word", not lost, f"{count} sent; without: {lost}")
-    twice = {number: said for one in driven.lives for number, said in one.ended.items() if len(said) > 1}
-    yield checks.Check(f"{when}: none ends twice", not twice, f"{twice or 'none'}")
-    strange = [said for one in driven.lives for said in one.strange]
-    yield checks.Check(f"{when}: no answer is another's", not strange, f"{strange[:3] or 'none'}")
-
-
-def _of_robots(driven: Drive, robots: dict[str, Any]) -> Iterator[checks.Check]:
-    """What the server counts of robots that had one connection, whose every request became one, is what they saw."""
-    uses = Counter(one.name for one in driven.lives)
-    wrong, looked_at = [], 0
-    for life in driven.standing:
-        seen = robots.get(life.name)
-        known = sum(model != "bad" for model in life.sent.values())
-        if uses[life.name] > 1 or seen is None or known < len(life.sent) or seen["requests"] != known:
-            continue
-        if seen["state"] == "gone":  # it was silent for long
-            continue
-        looked_at += 1
-        for name, status in (("answered", ("OK",)), ("superseded", ("SUPERSEDED",))):
-            counted = sum(use[name] for use in seen["models"])
-            got = sum(life.ends[one] for one in status)
-            if counted != got:
-                wrong.append(f"{life.name}: {counted} {name}, it got {got}")
-    yield checks.Check("the server counts of each robot what it got", not wrong, f"{looked_at} robots; {wrong}")
 
 
 def main() -> int:

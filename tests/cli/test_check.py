@@ -112,6 +112,29 @@ def test_problems_are_reported_a_line_each_with_exit_code_1(run: Any, place: Pat
     assert result.json["values"] == []
 
 
+def test_what_is_wrong_with_a_value_is_reported_beside_what_the_schema_finds(run: Any, place: Path) -> None:
+    (place / "f.yaml").write_text(
+        "scheduling: {strategy: slo_awre, max_retries: -1, slo_aware: {latency_quantil: 1}}\n"
+        "models: {profiles: none.json, known: {arm: {target: 'policies:Arm', max_batch: 3}, leg: {run: thead}}}\n"
+        "gateways: {openpi: {port: 1}}\nhttp: 8080\nclients: {known: [{id: a}], classes: {arm: 3}, acept_unknown: no}\n"
+    )
+    ran = run("check", "f.yaml")
+    assert ran.code == 1
+    assert {line.partition(": ")[0]: line.partition("; ")[2] for line in without_columns(ran.out).splitlines()} == {
+        "scheduling.max_retries": "",
+        "scheduling.slo_aware.latency_quantil": "did you mean scheduling.slo_aware.latency_quantile? (f.yaml:1)",
+        "models.known.arm.max_batch": "did you mean models.known.arm.max_batch_size? (f.yaml:2)",
+        "models.known.leg.run": "",
+        "clients.known[0].model": "",
+        "clients.classes.arm": "",
+        "gateways.openpi.model": "",
+        "http": "did you mean http.port? (f.yaml:4)",
+        "clients.acept_unknown": "did you mean clients.accept_unknown? (f.yaml:5)",
+        "models.profiles": "",
+        "scheduling.strategy": "did you mean slo_aware? (f.yaml:1)",
+    }
+
+
 @pytest.mark.parametrize(
     ("name", "text", "problem"),
     [

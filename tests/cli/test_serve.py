@@ -20,7 +20,7 @@ from websockets.sync.client import connect
 from inferential import Connection
 from inferential.proto.msgpack_numpy import pack, unpack
 
-WAIT_MS = 20_000
+WAIT_MS = 60_000
 STATE = np.arange(4, dtype=np.float32)
 Start = Callable[..., "subprocess.Popen[str]"]
 
@@ -350,6 +350,7 @@ def test_a_model_behind_another_server_is_not_said_to_fail_while_the_server_star
                 f"models.known.arm.target: expected {meant!r} for a policy in a file, got {given!r}",
             )
             for given, meant in (
+                ("arm.onnx", "onnx:arm.onnx"),
                 ("models/arm.onnx", "onnx:models/arm.onnx"),
                 ("ONNX:arm.onnx", "onnx:arm.onnx"),
                 ("torch:arm.pt", "torchscript:arm.pt"),

@@ -24,7 +24,7 @@ from inferential.proto import Client, ModelResponse, Observation
 from inferential.proto.messages import ResponseTiming, content_of, write_refusal, write_response
 from inferential.proto.tensors import pack
 
-WAIT_MS = 10_000
+WAIT_MS = 60_000
 QUICK = {"reconnect_ivl_ms": 5, "reconnect_max_ms": 50}
 TIMING = ResponseTiming(queue_ms=1.0, inference_ms=2.0, server_ms=4.0, batch_size=3)
 Frames = tuple[bytes, Any]

@@ -15,7 +15,7 @@ import pytest
 from inferential import AsyncConnection, Connection
 
 pytestmark = pytest.mark.usefixtures("patient")
-WAIT_MS = 10_000
+WAIT_MS = 60_000
 STATE = np.ones(3, np.float32)
 Connect = Callable[..., Any]
 

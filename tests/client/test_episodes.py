@@ -11,7 +11,7 @@ import pytest
 
 from inferential import RequestSuperseded, Result
 
-WAIT_MS = 10_000
+WAIT_MS = 60_000
 Connect = Callable[..., Any]
 
 

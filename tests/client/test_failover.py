@@ -81,7 +81,7 @@ async def ask(connection: AsyncConnection, peers: list[Peer]) -> Peer | None:
 
 async def idle(connection: AsyncConnection, peers: list[Peer], wanted: Peer) -> None:
     """Asks until the wanted server is the one that is asked: the first goes to whichever is reached first."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while await ask(connection, peers) is not wanted:
             pass
 

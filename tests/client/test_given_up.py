@@ -17,7 +17,7 @@ import zmq
 from inferential import AsyncConnection, Connection, LocalDispatcher, RequestRejected, Server
 from inferential.sim.network import EmulatedNetwork, NetworkProfile
 
-WAIT_MS = 10_000
+WAIT_MS = 60_000
 VALUES = {"n": np.zeros(1, np.float32)}
 
 

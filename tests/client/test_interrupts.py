@@ -16,7 +16,7 @@ from inferential import AsyncConnection, Connection
 from inferential.client.transport import SingleServer
 
 pytestmark = pytest.mark.usefixtures("patient")
-WAIT_MS = 20_000
+WAIT_MS = 60_000
 Open = Callable[..., Connection]
 Handle = Callable[[Callable[[], Any]], None]
 

@@ -24,7 +24,7 @@ from inferential.client.session import Session
 from inferential.client.transport import ClientTransport
 
 pytestmark = pytest.mark.usefixtures("patient")
-WAIT_MS = 20_000
+WAIT_MS = 60_000
 Open = Callable[..., Connection]
 
 

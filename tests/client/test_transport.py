@@ -14,7 +14,7 @@ from inferential import AsyncConnection, Connection
 from inferential.client.transport import normalize_address
 
 pytestmark = pytest.mark.usefixtures("patient")
-WAIT_MS = 10_000
+WAIT_MS = 60_000
 KINDS = [Connection, AsyncConnection]
 
 

@@ -15,35 +15,50 @@ KNOWN = [
     {"id": "leg", "model": "policy", "latency_budget_ms": 30.0},
 ]
 
+CLASSES = {"slow": {"latency_budget_ms": 200.0}, "first": {"priority": 2}}
+
 
 def policies(**fields: Any) -> ClientPolicies:
     return ClientPolicies(ClientsConfig(**{"known": KNOWN, **fields}))
 
 
 @pytest.mark.parametrize(
-    ("client", "model", "given", "budget"),
+    ("client", "kind", "model", "given", "budget"),
     [
-        ("arm", "policy", 99.0, 20.0),
-        ("arm", "policy", None, 20.0),
-        ("arm", "other", 99.0, 99.0),
-        ("arm", "other", None, None),
-        ("arm", "third", None, None),
-        ("unknown", "policy", 99.0, 99.0),
-        ("unknown", "policy", None, None),
+        ("arm", "", "policy", 99.0, 20.0),
+        ("arm", "slow", "policy", None, 20.0),
+        ("arm", "", "other", 99.0, 99.0),
+        ("arm", "", "other", None, None),
+        ("arm", "slow", "other", 99.0, 200.0),
+        ("arm", "first", "third", None, None),
+        ("unknown", "", "policy", 99.0, 99.0),
+        ("unknown", "", "policy", None, None),
+        ("unknown", "slow", "policy", 99.0, 200.0),
+        ("unknown", "slow", "policy", None, 200.0),
+        ("unknown", "first", "policy", 99.0, 99.0),
     ],
 )
-def test_whose_latency_budget_holds(client: str, model: str, given: float | None, budget: float | None) -> None:
-    assert policies().explicit_budget_ms(client, model, given) == budget
+def test_whose_latency_budget_holds(
+    client: str, kind: str, model: str, given: float | None, budget: float | None
+) -> None:
+    assert policies(classes=CLASSES).explicit_budget_ms(client, kind, model, given) == budget
 
 
 @pytest.mark.parametrize(
-    ("client", "model", "priority"),
-    [("arm", "policy", 0), ("arm", "other", 4), ("leg", "policy", None), ("unknown", "policy", None)],
+    ("client", "kind", "model", "priority"),
+    [
+        ("arm", "first", "policy", 0),
+        ("arm", "first", "other", 4),
+        ("leg", "", "policy", None),
+        ("leg", "first", "policy", 2),
+        ("unknown", "slow", "policy", None),
+        ("unknown", "first", "policy", 2),
+    ],
 )
 def test_the_operators_word_on_a_priority_holds_where_there_is_one(
-    client: str, model: str, priority: int | None
+    client: str, kind: str, model: str, priority: int | None
 ) -> None:
-    assert policies().fixed_priority(client, model) == priority
+    assert policies(classes=CLASSES).fixed_priority(client, kind, model) == priority
 
 
 def test_the_default_priority_is_that_of_the_configuration() -> None:
@@ -65,4 +80,4 @@ def test_unknown_clients_are_accepted_by_default() -> None:
 def test_a_known_client_is_accepted_for_models_that_it_is_not_known_for() -> None:
     closed = policies(accept_unknown=False)
     assert closed.accepts("leg")
-    assert closed.fixed_priority("leg", "other") is None
+    assert closed.fixed_priority("leg", "", "other") is None

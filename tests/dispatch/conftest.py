@@ -73,7 +73,7 @@ def read(result: DispatchResult) -> Response:
 
 async def in_time(awaitable: Any) -> Any:
     """What hangs fails."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         return await awaitable
 
 

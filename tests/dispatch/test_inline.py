@@ -166,7 +166,7 @@ async def test_of_one_that_waits_the_rest_is_given() -> None:
     async def waits() -> None:
         seen.append("begun")
         await asyncio.sleep(0)
-        seen.append(await asyncio.wait_for(asyncio.sleep(0.001, "slept"), 5))
+        seen.append(await asyncio.wait_for(asyncio.sleep(0.001, "slept"), 60))
         slept.set()
         try:
             await asyncio.sleep(60)
@@ -238,7 +238,7 @@ async def test_it_is_a_task_once_it_waits_for_something_else(first: Pending[str]
 
     async def waits() -> None:
         seen.append(await first)
-        seen.append(await asyncio.wait_for(asyncio.sleep(0.001, "slept"), 5))
+        seen.append(await asyncio.wait_for(asyncio.sleep(0.001, "slept"), 60))
         over.set()
 
     assert isinstance(start_inline(waits(), asyncio.get_running_loop()), Resumed)
@@ -264,7 +264,7 @@ async def test_it_can_be_cancelled_whatever_it_waits_for(
     assert isinstance(rest, Resumed)
     if already:
         first.set_result("a")  # within a task, so that it goes on in the loop's next turn
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await rest.cancel()
         await rest.cancel()
     assert seen == ["ended"]

@@ -332,7 +332,7 @@ async def test_a_call_that_takes_longer_than_the_one_before_is_awaited_as_any_ot
 
 async def test_what_a_plain_function_returns_to_be_awaited_runs_in_a_task(serving: Serving) -> None:
     async def later(observation: dict[str, Any]) -> Any:
-        async with asyncio.timeout(5):  # which asks for one
+        async with asyncio.timeout(60):  # which asks for one
             await asyncio.sleep(0)
             return observation["state"]
 

@@ -15,7 +15,7 @@ import pytest
 from tests.dispatch.conftest import Serving, in_time, load, models_of, robot, until
 from tests.dispatch.conftest import ask_robot as ask
 
-from inferential import InferenceError, LocalDispatcher, ModelFailed, ModelProcess, Server
+from inferential import InferenceError, LocalDispatcher, ModelFailing, ModelProcess, Server
 
 if sys.platform != "linux":
     pytest.skip("worker processes are watched by pidfd", allow_module_level=True)
@@ -94,7 +94,7 @@ async def test_once_a_model_can_be_loaded_again_robots_are_answered_at_once(
             try:
                 await ask(model, state=np.zeros(2))
             except InferenceError as error:
-                failed += isinstance(error, ModelFailed) and "no weights" in error.reason
+                failed += isinstance(error, ModelFailing) and "no weights" in error.reason
         (tmp_path / "lost").unlink()
         await until(lambda: bool(dispatcher.process_ids("m")), 60.0)
         assert (await in_time(asyncio.create_task(ask(model, state=np.ones(2)))))["actions"].tolist() == [1.0, 1.0]

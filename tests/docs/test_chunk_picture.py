@@ -28,12 +28,12 @@ def script(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 def test_the_run_skips_passed_steps_holds_stops_and_blends_in(script: ModuleType, tmp_path: Path) -> None:
     story = script.play()
     assert [(kind, len(list(steps))) for kind, steps in itertools.groupby(story.kinds)] == [
-        ("chunk", 31),
+        ("chunk", 35),
         ("held", 5),  # hold_ms of 250 at 20 Hz
         ("stopped", 44),
         ("blended", 4),  # 200 ms at most, less one step
         ("chunk", 32),
     ]
-    assert [chunk.played_from for chunk in story.chunks] == [4, 4, 0, 4, 4]
+    assert [chunk.played_from for chunk in story.chunks] == [0, 4, 0, 4, 4]
     script.draw(story, [tmp_path / "chunks.svg"])
     assert (tmp_path / "chunks.svg").stat().st_size > 10_000

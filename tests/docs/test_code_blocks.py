@@ -258,7 +258,7 @@ def run(block: Block, directory: Path, ports: Ports) -> None:
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 0, f"{block}\n{done.stdout}{done.stderr}"
@@ -280,18 +280,18 @@ def running(server: Block, directory: Path, ports: Ports) -> Iterator[None]:
     try:
         with Connection(f"127.0.0.1:{ports.server}", reconnect_ivl_ms=20, **keys_in(directory)) as connection:  # type: ignore[arg-type]
             probe = connection.model("is it there?")
-            for _ in range(300):  # Ray takes its time
+            for _ in range(1200):  # Ray takes its time
                 assert process.poll() is None, f"{server} ended"
                 try:
                     assert probe.infer(timeout_ms=200) is None
                 except UnknownModel:
                     break
             else:
-                pytest.fail(f"{server} did not answer within 60 s")
+                pytest.fail(f"{server} did not answer within 240 s")
         wait_for_gateway(server, process, directory, ports)
         yield
         process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 0, f"{server} did not end well"
+        assert process.wait(240) == 0, f"{server} did not end well"
     finally:
         process.kill()
         process.wait()

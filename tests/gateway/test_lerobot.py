@@ -17,6 +17,7 @@ from inferential.config.gateways import LeRobotConfig
 from inferential.gateway.base import GatewayClient
 from inferential.gateway.lerobot import LeRobotGateway
 from inferential.gateway.lerobot.messages import Empty
+from inferential.gateway.lerobot.robot import Robot
 
 STATE = [28.0, 29.0, 30.0, 31.0, 32.0, 33.0]
 
@@ -223,11 +224,26 @@ async def test_a_robot_that_never_said_what_it_is_is_refused(lerobot: Open) -> N
     assert text.startswith("no policy instructions of this robot")
 
 
-async def test_two_clients_over_one_connection_are_refused_until_one_begins_alone(lerobot: Open) -> None:
-    async with lerobot(wait_ms=100.0) as (_, gateway), connected(gateway.address) as robot:
+@pytest.fixture
+def asks(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Set while or after a robot asks for actions."""
+    asked, actions = asyncio.Event(), Robot.actions
+
+    async def noted(robot: Robot, wait_s: float) -> bytes:
+        asked.set()
+        return await actions(robot, wait_s)
+
+    monkeypatch.setattr(Robot, "actions", noted)
+    return asked
+
+
+async def test_two_clients_over_one_connection_are_refused_until_one_begins_alone(
+    lerobot: Open, asks: asyncio.Event
+) -> None:
+    async with lerobot(wait_ms=500.0) as (_, gateway), connected(gateway.address) as robot:
         await robot.begin()
         first = asyncio.create_task(robot.actions())
-        await asyncio.sleep(0.03)
+        await asks.wait()
         for call in (robot.actions(), first, robot.send(OBSERVATION), robot.actions()):
             code, text = await refused(call)
             assert code is grpc.StatusCode.ALREADY_EXISTS
@@ -237,11 +253,11 @@ async def test_two_clients_over_one_connection_are_refused_until_one_begins_alon
         assert len(await robot.actions()) == 50
 
 
-async def test_ready_waits_for_the_last_call_of_an_ended_client(lerobot: Open) -> None:
+async def test_ready_waits_for_the_last_call_of_an_ended_client(lerobot: Open, asks: asyncio.Event) -> None:
     async with lerobot(wait_ms=10_000.0) as (_, gateway), connected(gateway.address) as robot:
         await robot.begin()
         asking = asyncio.create_task(robot.actions())
-        await asyncio.sleep(0.05)
+        await asks.wait()
         assert (await refused(robot.begin()))[0] is grpc.StatusCode.ALREADY_EXISTS
         asking.cancel()
         await robot.begin()
@@ -253,7 +269,7 @@ async def test_a_silent_robot_is_forgotten(lerobot: Open, monkeypatch: pytest.Mo
     monkeypatch.setattr(GatewayClient, "close", lambda client: (close(client), closed.set()))
     async with lerobot() as (server, gateway), connected(gateway.address) as robot:
         await robot.begin()
-        await asyncio.wait_for(closed.wait(), 10)
+        await asyncio.wait_for(closed.wait(), 60)
         assert server.status().sizes["inprocess_clients"] == 0
 
 

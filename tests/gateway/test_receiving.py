@@ -15,6 +15,7 @@ from tests.gateway.lerobot_robot import connected, refused
 from tests.gateway.test_act import OPENVLA, open_connection, post, request_of
 from tests.gateway.test_openpi import UPGRADE, answered_as
 
+from inferential.gateway import act as act_module
 from inferential.gateway import http as http_module
 from inferential.gateway import receiving
 from inferential.gateway.lerobot.messages import Observation
@@ -55,7 +56,7 @@ async def test_of_bodies_that_arrive_the_largest_is_refused_and_others_are_answe
         for _, writer in greedy:
             writer.write(b"POST /act HTTP/1.1\r\nHost: x\r\nContent-Length: 390000\r\n\r\n" + bytes(250_000))
             await writer.drain()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             done, _ = await asyncio.wait(
                 [asyncio.ensure_future(reader.readline()) for reader, _ in greedy], return_when="FIRST_COMPLETED"
             )
@@ -85,6 +86,18 @@ async def test_a_packed_body_is_unpacked_in_steps(act: Open, monkeypatch: pytest
         writer.close()
 
 
+async def test_json_above_its_own_limit_is_refused_once_that_much_is_unpacked(
+    act: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(act_module, "MAX_JSON_BYTES", 10_000)
+    async with act(Recorder()) as (_, gateway):
+        reader, writer = await open_connection(gateway)
+        writer.write(request_of(gzip.compress(b"[" * 1_000_000), **{"Content-Encoding": "gzip"}))
+        assert b" 413 " in await reader.readline()
+        assert b"more than 10000 bytes (as JSON)" in await reader.readuntil(b"}")
+        writer.close()
+
+
 @pytest.mark.parametrize(("cut", "more", "text"), [(5, b"", b"cut short"), (0, b"more", b"bytes behind")])
 async def test_a_packed_body_is_whole(act: Open, cut: int, more: bytes, text: bytes) -> None:
     packed = gzip.compress(json.dumps(OPENVLA).encode())
@@ -98,7 +111,7 @@ async def test_a_packed_body_is_whole(act: Open, cut: int, more: bytes, text: by
 
 async def ended(reader: asyncio.StreamReader) -> None:
     """Until the other end has closed the connection."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         with contextlib.suppress(ConnectionResetError):
             while await reader.read(10_000):
                 pass

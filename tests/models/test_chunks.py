@@ -124,7 +124,10 @@ class LeRobotQueue:
 
 
 @pytest.mark.parametrize("change", list(CHANGES))
-async def test_a_robot_of_lerobot_has_nothing_to_average_of_two_versions(serve: Serve, change: str) -> None:
+async def test_a_robot_of_lerobot_has_nothing_to_average_of_two_versions(
+    serve: Serve, change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("inferential.models.routes.PATIENCE_S", 0.2)  # it never says that an episode ends
     before, after = CHANGES[change]
     server: Server = await serve(m=before)
     queue = LeRobotQueue()

@@ -15,7 +15,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from inferential import AsyncConnection, LocalDispatcher, ModelFailed, ModelLoading, ModelProcess, Server
+from inferential import (
+    AsyncConnection,
+    LocalDispatcher,
+    ModelFailing,
+    ModelLoading,
+    ModelProcess,
+    ModelThread,
+    Server,
+)
 from inferential.config import InferentialConfig
 from inferential.metrics.names import MODEL_STATE_CHANGES
 from inferential.models.catalog import code_stamp
@@ -161,15 +169,60 @@ async def test_last_warms_up_a_restarted_process_with_what_a_robot_sent(place: P
         assert (await ask(server))["calls"] == 13
 
 
-async def test_one_model_that_cannot_be_loaded_leaves_the_others_served(place: Path) -> None:
-    models = {"m": ModelProcess("loading_models:Broken"), "n": ModelProcess("loading_models:echo")}
+def broken() -> Any:
+    raise RuntimeError("no weights")
+
+
+PLACES = {"process": ModelProcess("loading_models:Broken"), "thread": ModelLoader(broken)}
+
+
+@pytest.mark.parametrize("where", PLACES)
+async def test_one_model_that_cannot_be_loaded_leaves_the_others_served(place: Path, where: str) -> None:
+    models = {"m": PLACES[where], "n": ModelProcess("loading_models:echo")}
     async with served(models, 20) as server:
         assert (await ask(server, "n")) is not None
         found = next(model for model in server.status().models if model.model_id == "m")
-        assert found.state in ("failing", "loading")
+        assert found.state == "failing"
         assert "no weights" in found.why
-        with pytest.raises(ModelFailed, match="no weights"):
+        with pytest.raises(ModelFailing, match="no weights"):
             await ask(server)
+
+
+@pytest.mark.parametrize("where", PLACES)
+async def test_what_waits_for_a_model_that_turns_out_not_to_load_fails_then(place: Path, where: str) -> None:
+    go = threading.Event()
+    (place / "late.py").write_text("import loading_models\nloading_models.wait('go')\nraise RuntimeError('no weights')")
+    models = {"process": ModelProcess("late:policy"), "thread": ModelLoader(lambda: go.wait(20) and broken())}
+    async with served({"m": models[where], "n": lambda observation: observation}) as server:
+        waiting = asyncio.create_task(ask(server))
+        await until(lambda: next(one for one in server.status().models if one.model_id == "m").waiting == 1)
+        (place / "go").touch()
+        go.set()
+        with pytest.raises(ModelFailing, match="no weights"):
+            await waiting
+
+
+@pytest.mark.parametrize("where", ["process", "thread"])
+async def test_a_model_that_cannot_be_loaded_is_tried_again(
+    place: Path, where: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    def make() -> Any:
+        if not (place / "go").exists():
+            raise RuntimeError("no weights")
+        return lambda observation: observation
+
+    (place / "retried.py").write_text(
+        "import os\nif not os.path.exists('go'):\n    raise RuntimeError('no weights')\n"
+        "def policy(observation):\n    return observation\n"
+    )
+    models = {"process": ModelProcess("retried:policy"), "thread": ModelLoader(make)}
+    async with served({"m": models[where], "n": ModelThread(lambda observation: observation)}, 20) as server:
+        with pytest.raises(ModelFailing, match="no weights"):
+            await ask(server)
+        (place / "go").touch()
+        await asyncio.wait_for(server.model_ready("m"), 20)
+        assert (await ask(server)) is not None
+    assert len([one for one in caplog.messages if "no weights" in one and "started again in 0.1 s" in one]) == 1
 
 
 async def test_a_server_none_of_whose_models_can_be_loaded_does_not_start(place: Path) -> None:
@@ -183,7 +236,7 @@ async def test_ready_is_awaited(place: Path) -> None:
         waiting = asyncio.create_task(server.model_ready("m"))
         await asyncio.sleep(0)
         (place / "go").touch()
-        await asyncio.wait_for(waiting, 20)
+        await asyncio.wait_for(waiting, 60)
         assert state(server) == "ready"
 
 

@@ -15,7 +15,7 @@ import pytest
 from inferential import AsyncConnection, Connection, LocalDispatcher, Server
 
 pytestmark = pytest.mark.peer
-WAIT_MS = 10_000
+WAIT_MS = 60_000
 
 CLIENT = """
 import asyncio, json, sys

@@ -14,7 +14,7 @@ from inferential.dispatch.outcomes import RemoteModelError
 from inferential.errors import InferenceError
 from inferential.replica.targets import TargetError, load_target
 
-WAIT_MS = 20_000
+WAIT_MS = 60_000
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
+from inferential.proto import structure
 from inferential.proto.structure import STRUCTURE_KEY, flatten, narrow_float_as_float32, restore
 
 
@@ -188,3 +189,16 @@ def test_a_map_of_very_many_values_is_refused_as_soon_as_that_is_known() -> None
     with pytest.raises(ValueError, match="more than 4096 values: send numbers as arrays"):
         flatten({"all": Many()})
     assert len(seen) == 4097
+
+
+@pytest.mark.parametrize(
+    "tree", [{"text": "x" * 2000}, {"texts": ["x" * 600, ["x" * 600]]}, {"a": "x" * 600, "b": ["x" * 600]}]
+)
+def test_strings_above_what_a_message_may_have_are_refused_before_they_are_copied(
+    tree: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(structure, "MAX_TEXT", 1000)
+    with pytest.raises(ValueError, match="characters of strings"):
+        flatten(tree)
+    monkeypatch.setattr(structure, "MAX_TEXT", 2000)
+    assert flatten(tree)[0].keys() <= tree.keys()

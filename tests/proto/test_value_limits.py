@@ -18,7 +18,7 @@ from inferential.gateway.kserve.messages import message_class
 from inferential.proto import value_limits
 from inferential.proto.msgpack_numpy import pack, unpack
 from inferential.proto.open_inference import read_infer
-from inferential.proto.value_limits import check_json, check_msgpack, check_protobuf
+from inferential.proto.value_limits import check_json, check_made, check_msgpack, check_protobuf
 
 MANY = 1_000_000
 Asked = message_class("ModelInferRequest")
@@ -137,3 +137,13 @@ def test_protobuf_of_few_values_is_let_pass_however_large_it_is() -> None:
 def test_whatever_bytes_protobuf_is_it_is_counted_or_refused(data: bytes, times: int) -> None:
     with contextlib.suppress(ValueError):
         check_protobuf(data * times + bytes(value_limits.SMALL_BYTES), Asked.DESCRIPTOR)
+
+
+def test_values_that_were_read_are_counted_wherever_they_are_and_an_array_is_one() -> None:
+    value = {"picture": np.zeros(1000), "names": ["a", ["b", {"c": None}]]}
+    check_made(value, 8)  # two maps, two lists, an array and three others
+    with pytest.raises(ValueError, match="more than 7 values"):
+        check_made(value, 7)
+    check_made({"text": "x" * value_limits.MAX_TEXT})
+    with pytest.raises(ValueError, match="characters of strings"):
+        check_made({"text": "x" * value_limits.MAX_TEXT, "more": ["x"]})

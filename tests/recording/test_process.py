@@ -208,7 +208,7 @@ async def test_the_process_writes_on_processors_that_are_idle(tmp_path: Path) ->
     async with recording(tmp_path) as (server, _):
         await until(has_writer)
         pid = writer_pid()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while os.SCHED_IDLE not in map(os.sched_getscheduler, threads_of(pid)):  # as it is late, it does not wait
                 await ask(server, times=1)
         assert os.getpriority(os.PRIO_PROCESS, pid) >= 10

@@ -181,7 +181,7 @@ async def test_what_a_robot_asked_at_once_is_asked_at_once_again(tmp_path: Path)
         asked.append(None)
         if len(asked) == 3:
             every.set()
-        await asyncio.wait_for(every.wait(), 20)
+        await asyncio.wait_for(every.wait(), 60)
         return {"actions": observation["state"]}
 
     for _ in range(2):  # recorded, then replayed

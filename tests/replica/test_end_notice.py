@@ -11,7 +11,7 @@ from inferential.replica import end_notice
 from inferential.replica.end_notice import LEAD_NS, SHORT_NS, CallLengths, EndNotice
 
 MS = 1_000_000
-WAIT_S = 20
+WAIT_S = 60
 
 
 def lengths_of(*took_ns: int) -> CallLengths:

@@ -250,8 +250,21 @@ def test_a_client_that_the_server_has_not_read_yet_is_not_gone(ledger: Ledger) -
     for client_id in ("unread", "silent"):
         ledger.accounting.arrived(ledger.arrival(client_id))
     ledger.now += 3600
-    assert ledger.accounting.sweep(ledger.now, has_unread=lambda identity: identity == b"unread").gone == ["silent"]
-    assert ledger.accounting.sweep(ledger.now).gone == ["unread"]
+    (found,) = ledger.accounting.sweep_steps(ledger.now, has_unread=lambda identity: identity == b"unread")
+    assert found.gone == ["silent"]
+    (found,) = ledger.accounting.sweep_steps(ledger.now)
+    assert found.gone == ["unread"]
+
+
+def test_a_client_that_asks_while_others_are_looked_at_is_not_gone(ledger: Ledger) -> None:
+    for number in range(2 * STEP):
+        ledger.accounting.arrived(ledger.arrival(f"robot-{number}"))
+    ledger.now += 3600
+    steps = ledger.accounting.sweep_steps(ledger.now)
+    assert len(next(steps).gone) == STEP
+    assert ledger.accounting.defer(ledger.arrival(f"robot-{STEP}"))
+    (found,) = steps
+    assert found.gone == [f"robot-{number}" for number in range(STEP + 1, 2 * STEP)]
 
 
 def test_shares_are_updated_in_parts_that_end_also_where_robots_come_and_go_meanwhile(ledger: Ledger) -> None:
@@ -266,6 +279,6 @@ def test_shares_are_updated_in_parts_that_end_also_where_robots_come_and_go_mean
     next(steps)
     arrive(3 * STEP)
     ledger.now += 3600
-    assert len(ledger.accounting.sweep(ledger.now).gone) == 6 * STEP
+    assert sum(len(found.gone) for found in ledger.accounting.sweep_steps(ledger.now)) == 6 * STEP
     assert len(list(steps)) >= 2
     assert list(ledger.accounting.share_steps(ledger.now - 3600, lambda identity: False)) == []  # not due yet

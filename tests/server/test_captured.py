@@ -275,7 +275,7 @@ async def test_an_observation_that_becomes_stale_in_the_queue_is_refused(serve: 
         AsyncConnection(server.address) as second,
     ):
         running = asyncio.create_task(first.model("m").infer(10_000, **seconds_ago(0.0)))
-        await asyncio.wait_for(entered.wait(), 10)
+        await asyncio.wait_for(entered.wait(), 60)
         with pytest.raises(RequestRejected, match="while it waited it became older"):
             await second.model("m").infer(10_000, **seconds_ago(0.2))
         leave.set()

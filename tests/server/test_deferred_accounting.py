@@ -31,7 +31,7 @@ async def until(condition: Callable[[], bool]) -> None:
 
 async def test_the_status_includes_a_request_that_has_just_arrived(serve: Serve) -> None:
     async with serve({"m": at_once}) as server, server.connect("robot") as connection:
-        await connection.model("m").infer(2000, state=STATE)
+        await connection.model("m").infer(60_000, state=STATE)
         await connection.model("m").observe(state=STATE)
         (client,) = server.status().clients
         assert client.requests == 2
@@ -40,7 +40,7 @@ async def test_the_status_includes_a_request_that_has_just_arrived(serve: Serve)
 
 async def test_an_inline_answer_to_a_client_that_disconnected_is_invalidated(serve: Serve) -> None:
     async with serve({"m": at_once}) as server, server.connect("robot") as connection:
-        await connection.model("m").infer(2000, state=STATE)
+        await connection.model("m").infer(60_000, state=STATE)
         await connection.model("m").observe(state=STATE)
         connection.close()
         await until(lambda: server.metrics.get_stats("invalidation_count") is not None)
@@ -69,7 +69,7 @@ async def test_a_request_that_fails_inline_is_accounted_for_when_it_is_queued_ag
 
         monkeypatch.setattr(Engine, "retry", spy)
         for _ in range(4):
-            assert await connection.model("m").infer(2000, state=STATE) is not None
+            assert await connection.model("m").infer(60_000, state=STATE) is not None
             await asyncio.sleep(0.02)
     assert len(due) == 1
     assert due[0] > 0.0
@@ -93,7 +93,7 @@ async def test_a_client_that_waits_for_longer_than_the_time_out_is_answered_and_
 async def test_all_records_are_written_once_the_server_has_drained(serve: Serve, strategy: str) -> None:
     config = {"scheduling": {"strategy": strategy}}
     async with serve({"m": at_once}, config) as server, server.connect("robot") as connection:
-        await connection.model("m").infer(2000, state=STATE)
+        await connection.model("m").infer(60_000, state=STATE)
         await connection.model("m").observe(state=STATE)
         await server.drain()
         assert server.metrics.get_stats("responses_served").count == 2  # type: ignore[union-attr]

@@ -27,7 +27,7 @@ from inferential.proto import (
     Tensor,
 )
 
-WAIT_MS = 10_000
+WAIT_MS = 60_000
 STATE = np.arange(7, dtype=np.float32)
 Connect = Callable[..., AsyncConnection]
 

@@ -193,8 +193,13 @@ ENTRY = {"id": "arm", "model": "policy"}
         (20.0, {"known": [{**ENTRY, "latency_budget_ms": 30.0}]}, 30.0, 30.0),
         (0.0, {"known": [{**ENTRY, "latency_budget_ms": 30.0}]}, 30.0, 30.0),
         (20.0, {"known": [{**ENTRY, "model": "other", "latency_budget_ms": 30.0}]}, 20.0, 20.0),
+        (20.0, {"classes": {"franka": {"latency_budget_ms": 30.0}}}, 30.0, 30.0),
+        (20.0, {"classes": {"other": {"latency_budget_ms": 30.0}}}, 20.0, 20.0),
     ],
-    ids=["unknown", "default", "client", "operator", "operator alone", "operator, of another model"],
+    ids=[
+        *("unknown", "default", "client", "operator", "operator alone", "operator, of another model"),
+        *("operator, of its class", "operator, of another class"),
+    ],
 )
 def test_a_budget_is_the_operators_or_the_clients_or_the_default(
     sent: float, clients: dict[str, Any], said: float | None, holds: float

@@ -28,7 +28,7 @@ async def test_a_robots_request_is_run_inline(serve: Serve, connect: Connect) ->
     async with serve({"m": at_once}) as server:
         model = connect(server, "robot").model("m")
         for number in range(3):
-            result = await model.infer(2000, state=np.full(3, number, np.float32))
+            result = await model.infer(60_000, state=np.full(3, number, np.float32))
             assert result is not None
             assert result["state"].tolist() == [number] * 3
         counters = server.status().counters
@@ -41,7 +41,7 @@ async def test_an_in_process_client_in_a_tight_loop_lets_other_tasks_run(serve: 
         model = tool.model("m")
         async with Turns() as turns:
             for _ in range(50):
-                assert await model.infer(2000, state=STATE) is not None
+                assert await model.infer(60_000, state=STATE) is not None
         assert turns.count >= 50
 
 
@@ -53,7 +53,7 @@ async def test_a_callback_that_raises_cancelled_error_affects_no_other_request(
         left, right = connect(server, "left").model("left"), connect(server, "right").model("right")
 
         def both() -> Awaitable[list[Any]]:
-            return asyncio.gather(left.infer(2000, state=STATE), right.infer(2000, state=STATE))
+            return asyncio.gather(left.infer(60_000, state=STATE), right.infer(60_000, state=STATE))
 
         await both()
         outcome, failed = [], []
@@ -84,7 +84,7 @@ async def test_waiting_requests_are_scheduled_with_the_time_after_an_inline_call
 
     async with serve({"busy": gate, "slow": slow}) as server:
         busy, model = connect(server, "one").model("busy", queue="all"), connect(server, "two").model("slow")
-        await model.infer(2000, state=STATE)
+        await model.infer(60_000, state=STATE)
         await busy.observe(state=STATE)
         await gate.wait_entered()
         await busy.observe(state=STATE)  # which waits
@@ -97,7 +97,7 @@ async def test_waiting_requests_are_scheduled_with_the_time_after_an_inline_call
             return work(engine, now)
 
         monkeypatch.setattr(Engine, "work", spy)
-        await model.infer(2000, state=STATE)
+        await model.infer(60_000, state=STATE)
         assert looked
         assert all(now >= ended for now, ended in looked)
         gate.let(2)

@@ -26,7 +26,7 @@ from inferential.config import InferentialConfig
 from inferential.proto import ModelResponse
 from inferential.server import server as server_module
 
-WAIT_MS = 10_000
+WAIT_MS = 60_000
 STATE = np.arange(7, dtype=np.float32)
 Connect = Callable[..., AsyncConnection]
 

@@ -70,7 +70,7 @@ def robot() -> Callable[..., Any]:
 
 
 async def until(condition: Callable[[], Any]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 (sockets of another thread)
             await asyncio.sleep(0.001)
 

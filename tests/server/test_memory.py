@@ -195,7 +195,8 @@ MOST_MIB: dict[Load, int] = {
     packed_bodies: 5 * 2 * PAYLOAD_BYTES // MIB,
     heads_without_an_end: 0,
     requests_at_once: 0,
-    grpc_requests: 4 * 2 * PAYLOAD_BYTES // MIB + 40 // 16,  # as pieces and as a whole; 64 KiB of each that waits
+    # As pieces and as a whole; 64 KiB of each that waits; and the one that is read now.
+    grpc_requests: 4 * 2 * PAYLOAD_BYTES // MIB + 40 // 16 + 30 * PAYLOAD_BYTES // MIB,
     streams_that_are_not_read: 0,
 }
 

@@ -21,7 +21,7 @@ from inferential.config import InferentialConfig
 from inferential.proto import Cancellation, Client, ModelResponse, Status
 from inferential.server import executor
 
-WAIT_MS = 20_000
+WAIT_MS = 60_000
 
 
 class StandingStill:

@@ -21,14 +21,14 @@ from inferential import (
     register_policy,
 )
 
-WAIT_MS = 10_000
+WAIT_MS = 60_000
 STATE = np.arange(7, dtype=np.float32)
 Connect = Callable[..., AsyncConnection]
 
 
 async def until(condition: Callable[[], bool]) -> None:
     """Lets the event loop run until something is so."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 (no event is set)
             await asyncio.sleep(0.001)
 

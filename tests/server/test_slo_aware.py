@@ -19,7 +19,7 @@ from inferential.scheduler import InferenceRequest
 
 Connect = Callable[..., AsyncConnection]
 STATE = np.arange(4.0)
-WAIT_MS = 10_000
+WAIT_MS = 60_000
 SLO_AWARE = {"scheduling": {"strategy": "slo_aware"}}
 
 

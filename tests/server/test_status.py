@@ -20,8 +20,8 @@ STATE = np.zeros(3, np.float32)
 async def test_connected_robots_are_those_that_have_observed(serve: Serve) -> None:
     async with serve({"m": echo}) as server, server.connect("arm") as arm, server.connect("leg") as leg:
         assert server.connected_robots == []
-        await leg.model("m").infer(2000, state=STATE)
-        await arm.model("m").infer(2000, state=STATE)
+        await leg.model("m").infer(60_000, state=STATE)
+        await arm.model("m").infer(60_000, state=STATE)
         assert server.connected_robots == ["leg", "arm"]
 
 
@@ -44,13 +44,13 @@ async def test_sizes_count_waiting_requests_and_connected_clients(serve: Serve, 
         assert sizes["connections"] == 0
         gate.let(3)
         for _ in range(3):
-            await model.get_result(2000)
+            await model.get_result(60_000)
         assert server.status().sizes["queue_requests"] == 0
 
 
 async def test_the_status_is_json(serve: Serve) -> None:
     async with serve({"m": echo}) as server, server.connect("arm") as arm:
-        await arm.model("m").infer(2000, state=STATE)
+        await arm.model("m").infer(60_000, state=STATE)
         shown: dict[str, Any] = json.loads(json.dumps(server.status().as_dict()))
     assert shown["sizes"]["clients"] == 1
     assert shown["counters"]["calls_as_tasks"] == 1

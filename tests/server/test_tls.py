@@ -24,7 +24,8 @@ from inferential.config.services import HttpConfig
 from inferential.dispatch.openpi import OpenPiModel
 from inferential.gateway.act import ActGateway
 from inferential.gateway.openpi import OpenPiGateway
-from inferential.server import descriptors, http_listener
+from inferential.server import http_listener
+from inferential.transport import descriptors
 from inferential.web import HttpServer
 
 CERTIFICATE = Path(__file__).with_name("localhost.pem")
@@ -131,7 +132,7 @@ async def connected(kind: str) -> AsyncIterator[asyncio.StreamReader]:
 
 
 async def ended(reader: asyncio.StreamReader) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         with contextlib.suppress(ConnectionResetError):
             assert await reader.read() == b""
 

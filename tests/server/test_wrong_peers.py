@@ -142,7 +142,7 @@ async def test_what_a_peer_does_wrong_is_logged_once_a_minute_with_a_count(
     caplog.set_level(logging.INFO, "inferential")
 
     async def until(count: int) -> list[str]:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while len(lines := [line for line in caplog.messages if wrong.says in line]) < count:  # noqa: ASYNC110
                 await asyncio.sleep(0.001)
         return lines

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -142,6 +145,14 @@ def test_a_fleet_that_came_and_went_leaves_nothing() -> None:
     assert {name for name, size in subject.sizes().items() if size} == {"clients_departed"}
 
 
+def test_a_command_that_has_left_is_no_robot_that_is_gone() -> None:
+    subject = fleet()
+    for name, kind in (("arm", "franka"), ("client-1", "inferential call"), ("bench-1", "inferential bench")):
+        subject.on_observation(name, "model", kind, name.encode(), 0.0)
+    assert set(subject.sweep(100.0).gone) == {"arm", "client-1", "bench-1"}
+    assert list(subject.departed) == ["arm"]
+
+
 def test_the_registry_counts_and_copies() -> None:
     registry = ClientRegistry()
     assert registry.on_observation("robot", "m", now=1.0)
@@ -275,6 +286,60 @@ def test_no_observation_is_expected_of_clients_that_have_hardly_asked() -> None:
     for at in (0.0, 0.01, 0.5):
         subject.on_observation("robot", "m", "arm", b"robot", at)
     assert not subject.expects(0.501, 10.0)
+
+
+_GAPS: dict[str, Callable[[random.Random, int], float]] = {
+    "uniform": lambda draws, n: draws.uniform(1, 20),
+    "exponential": lambda draws, n: draws.expovariate(1 / 5),
+    "log-normal": lambda draws, n: draws.lognormvariate(1.4, 0.5),
+    "heavy-tailed": lambda draws, n: min(draws.paretovariate(1.5), 20),
+    "now and then long": lambda draws, n: (15 if draws.random() < 0.1 else 2) * draws.uniform(0.9, 1.1),
+    "now and then twice": lambda draws, n: (8 if draws.random() < 0.1 else 4) * draws.uniform(0.95, 1.05),
+    "ten, and a pause": lambda draws, n: (15 if n % 11 == 10 else 1) * draws.uniform(0.9, 1.1),
+    "three rates": lambda draws, n: (1, 5, 15)[n // 25 % 3] * draws.uniform(0.7, 1.3),
+}
+
+
+@pytest.mark.parametrize("kind", _GAPS)
+def test_a_client_that_makes_pauses_is_hardly_ever_overdue_but_is_once_it_stays_away(kind: str) -> None:
+    draws, subject = random.Random(1), fleet(disconnect_timeout_s=1000.0)
+    now, alarms, longest = 0.0, 0, 0.0
+
+    def alarms_until(until: float) -> int:
+        count = 0
+        while (at := subject.next_sweep_at()) is not None and at < until:
+            count += len(subject.sweep(at).overdue)
+        return count
+
+    for n in range(200):
+        subject.on_observation("vlm", "m", "", b"vlm", now)
+        gap = _GAPS[kind](draws, n)
+        alarms += alarms_until(now + gap)
+        now, longest = now + gap, max(longest, gap)
+    assert alarms <= 4
+    for n in range(20):
+        subject.on_observation("vlm", "m", "", b"vlm", now + n)
+    assert alarms_until(now + 20 + 2 * longest) == 1
+
+
+def test_pauses_of_long_ago_do_not_count() -> None:
+    subject, now = fleet(), 0.0
+
+    def ask(count: int) -> None:
+        nonlocal now
+        for _ in range(count):
+            now += 0.02
+            subject.on_observation("robot", "m", "arm", b"robot", now)
+
+    ask(20)
+    for _ in range(2):
+        now += 5.0
+        assert subject.sweep(now).overdue == [("robot", "m")]
+        ask(20)
+    now += 5.0
+    assert subject.sweep(now).overdue == []
+    ask(1100)
+    assert subject.sweep(now + 0.031).overdue == [("robot", "m")]
 
 
 @given(st.lists(st.tuples(st.floats(0.001, 3.0), st.booleans()), min_size=4, max_size=30))

@@ -29,7 +29,7 @@ async def robot(transport: ZmqTransport) -> AsyncIterator[socket.socket]:
     host, _, port = transport.address.removeprefix("tcp://").rpartition(":")
     with socket.create_connection((host, int(port)), timeout=10) as made:
         made.sendall(p.greeting() + p.ready(b"DEALER", b"arm"))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not transport.has_client(b"arm"):
                 transport.receive()
                 await asyncio.sleep(0)
@@ -41,7 +41,7 @@ async def heard(robot: socket.socket, count: int) -> list[bytes]:
     """The envelopes of the next messages, in their order."""
     reader, found = Reader(None, 3), []
     robot.setblocking(False)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while len(found) < count:
             if reader.space is None:
                 reader.feed(await asyncio.get_running_loop().sock_recv(robot, 4096))

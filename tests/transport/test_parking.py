@@ -55,7 +55,7 @@ def call(transport: ZmqTransport, name: bytes, data: bytes = b"") -> socket.sock
 
 async def next_of(transport: ZmqTransport) -> tuple[int, int]:
     """The next message: its connection and its number."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while (incoming := transport.receive()) is None:  # noqa: ASYNC110 (sockets of another thread)
             await asyncio.sleep(0.001)
     return incoming[4], int(bytes(incoming[1]))
@@ -71,7 +71,7 @@ async def test_a_connection_whose_requests_wait_is_left_unread_until_one_is_disp
         waits.numbers.add(transport.connection_of(b"flood"))
         flood.sendall(b"".join(message(number) for number in range(1, 20)))
         seen = []
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not transport.parked:
                 incoming = transport.receive()
                 if incoming is not None:
@@ -123,7 +123,7 @@ async def test_a_connection_that_floods_is_parked_for_longer(
         number = transport.connection_of(b"flood")
         transport.prefer_newest(number)
         waits.numbers.add(number)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not transport.parked:
                 flood.sendall(b"".join(message(at, 10) for at in range(100)))
                 transport.receive()
@@ -144,7 +144,7 @@ async def test_a_connection_with_many_requests_that_wait_is_parked_for_longer(
     with call(transport, b"flood", message(0, 10)) as flood:
         number, _ = await next_of(transport)
         waits.numbers.add(number)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not transport.parked:
                 flood.sendall(message(0, 10))
                 transport.receive()
@@ -163,7 +163,7 @@ async def test_many_parked_connections_are_parked_for_longer(
         await next_of(transport)
         waits.numbers.add(transport.connection_of(b"busy"))
         busy.sendall(b"".join(message(number) for number in range(1, 20)))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not transport.parked:
                 transport.receive()
                 await asyncio.sleep(0)
@@ -183,7 +183,7 @@ def many(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def arrived(transport: ZmqTransport, name: bytes) -> None:
     """Waits until what a robot has sent has arrived."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not transport.has_unread(name):  # noqa: ASYNC110 (a socket of another thread)
             await asyncio.sleep(0)
 
@@ -206,7 +206,7 @@ async def one_parked(transport: ZmqTransport, waits: Waiting) -> AsyncIterator[t
 
 async def unparked(transport: ZmqTransport) -> None:
     """Receives until no connection is parked."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while transport.receive() is not None or transport.parked:  # noqa: ASYNC110 (sockets of another thread)
             await asyncio.sleep(0)
 
@@ -261,7 +261,7 @@ async def test_one_of_many_parked_connections_that_ends_is_noticed(transport: Zm
     async with one_parked(transport, waits) as (busy, number):
         transport.resume(number)
         busy.close()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while transport.has_client(b"busy"):
                 transport.receive()
                 await asyncio.sleep(0)

@@ -41,7 +41,7 @@ def shake(address: str, socket_type: int, identity: bytes) -> socket.socket:
 
 
 async def next_of(transport: ZmqTransport) -> tuple[bytes, bytes, bytes]:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         found = await transport.recv()
     return found.identity, bytes(found.envelope), bytes(found.payload)
 

@@ -130,7 +130,7 @@ async def test_viewers_hear_that_a_status_cannot_be_made_and_see_those_that_foll
     fleet = Failing(1)
     feed = Feed(fleet)  # type: ignore[arg-type]
     events = feed.events()
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         assert ids(await anext(events)) == ["robot-0"]
         fleet.fails = True
         while "error" not in (event := json.loads(await anext(events))):

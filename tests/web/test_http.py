@@ -144,7 +144,7 @@ async def test_more_than_so_many_streams_are_refused(
 ) -> None:
     monkeypatch.setattr(f"inferential.web.http.{limit}", 2)
     request = f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
-    async with opened() as (_, page), asyncio.timeout(20):
+    async with opened() as (_, page), asyncio.timeout(60):
         host, port = page.address.removeprefix("http://").split(":")
         writers = []
         for _number in range(2):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,9 @@ import pytest
 
 from inferential import LocalDispatcher, Server
 from inferential.config.services import HttpConfig
-from inferential.server import descriptors, http_listener
+from inferential.server import http_listener
+from inferential.transport import descriptors, silent
+from inferential.transport.silent import SILENT
 from inferential.web import HttpServer
 
 HALF = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nX-Long: "
@@ -26,8 +29,11 @@ async def page() -> AsyncIterator[HttpServer]:
         yield opened
 
 
-async def call(page: HttpServer) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    return await asyncio.open_connection("127.0.0.1", int(page.address.rpartition(":")[2]))
+async def call(page: HttpServer, said: bytes = b"") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection on which that is there to be read when it is accepted."""
+    opened = socket.create_connection(("127.0.0.1", int(page.address.rpartition(":")[2])))
+    opened.sendall(said)
+    return await asyncio.open_connection(sock=opened)
 
 
 @pytest.mark.parametrize(("said", "answered"), [(b"", False), (HALF, False), (HALF, True)])
@@ -35,12 +41,11 @@ async def test_a_connection_on_which_no_request_comes_is_ended(
     said: bytes, answered: bool, page: HttpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(http_listener, "HEAD_S", 0.1)
-    reader, writer = await call(page)
+    reader, writer = await call(page, HALF + REST if answered else said)
     if answered:
-        writer.write(HALF + REST)
         await reader.readuntil(b"OK\n")
-    writer.write(said)
-    async with asyncio.timeout(10):
+        writer.write(said)
+    async with asyncio.timeout(60):
         assert await reader.read() == b""
     writer.close()
 
@@ -48,14 +53,12 @@ async def test_a_connection_on_which_no_request_comes_is_ended(
 async def test_a_request_that_comes_in_pieces_is_answered_and_its_answer_may_take_long(
     page: HttpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(http_listener, "HEAD_S", 0.2)
-    reader, writer = await call(page)
-    writer.write(HALF)
+    reader, writer = await call(page, HALF)
     await asyncio.sleep(0.02)
     writer.write(REST)
     assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
-    stream, asked = await call(page)
-    asked.write(b"GET /api/stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    monkeypatch.setattr(http_listener, "HEAD_S", 0.2)
+    stream, asked = await call(page, b"GET /api/stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
     for _ in range(8):
         await asyncio.sleep(0.04)
     assert not stream.at_eof()
@@ -80,11 +83,24 @@ async def test_few_descriptors_are_left_to_robots(
     writer.close()
 
 
-async def test_where_no_descriptor_is_left_a_turn_of_the_event_loop_tries_once(
+async def test_where_few_are_left_a_silent_connection_gives_way_to_one_that_asks(
     page: HttpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loop, tries = asyncio.get_running_loop(), []
-    loop.set_exception_handler(lambda loop, context: tries.append(context["message"]))
+    said_nothing, silent_writer = await call(page)
+    for _ in range(5):
+        await asyncio.sleep(0.01)
+    assert len(SILENT) == 1
+    monkeypatch.setattr(descriptors, "SHARE", 0.0)
+    monkeypatch.setattr(silent, "SETTLED_S", 0.0)
+    reader, writer = await call(page)
+    writer.write(HALF + REST)
+    assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"
+    assert await said_nothing.read() == b""
+    for one in (writer, silent_writer):
+        one.close()
+
+
+def none_left_for(page: HttpServer) -> Any:
     accept = asyncio.trsock.socket.socket.accept
 
     def none_left(self: Any) -> Any:
@@ -92,8 +108,32 @@ async def test_where_no_descriptor_is_left_a_turn_of_the_event_loop_tries_once(
             raise OSError(24, "Too many open files")
         return accept(self)
 
+    return none_left
+
+
+async def test_where_none_is_left_silent_connections_are_let_go_and_the_log_says_it_once(
+    page: HttpServer, monkeypatch: pytest.MonkeyPatch, caplog: Any
+) -> None:
+    said_nothing, silent_writer = await call(page)
+    for _ in range(5):
+        await asyncio.sleep(0.01)
+    monkeypatch.setattr(silent, "SETTLED_S", 0.0)
     with monkeypatch.context() as exhausted:
-        exhausted.setattr("socket.socket.accept", none_left)
+        exhausted.setattr("socket.socket.accept", none_left_for(page))
+        _, writer = await call(page)
+        assert await said_nothing.read() == b""
+    assert [line.partition(":")[0] for line in caplog.messages] == ["cannot accept connections for 1 s"]
+    for one in (writer, silent_writer):
+        one.close()
+
+
+async def test_where_no_descriptor_is_left_a_turn_of_the_event_loop_tries_once(
+    page: HttpServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop, tries = asyncio.get_running_loop(), []
+    loop.set_exception_handler(lambda loop, context: tries.append(context["message"]))
+    with monkeypatch.context() as exhausted:
+        exhausted.setattr("socket.socket.accept", none_left_for(page))
         _, writer = await call(page)
         for _ in range(5):
             await asyncio.sleep(0.01)
@@ -138,7 +178,7 @@ async def test_what_is_around_a_body_has_an_end(what: str, page: HttpServer) -> 
     _, writer = await call(page)
     writer.write(first)
     sent = 0
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         with contextlib.suppress(ConnectionError):
             while not writer.is_closing() and sent < 64 * http_listener.HEAD_BYTES:
                 writer.write(more)
@@ -168,7 +208,7 @@ async def test_some_requests_may_come_at_once_and_not_any_number(page: HttpServe
     for _ in range(10):
         await reader.readuntil(b"OK\n")
     writer.write((HALF + REST) * 10_000)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         with contextlib.suppress(ConnectionResetError):
             rest = await reader.read(1_000_000)
             assert rest.count(b"200 OK") < 100
@@ -189,7 +229,7 @@ async def test_of_requests_that_come_together_the_body_of_one_is_no_head_of_the_
 
     monkeypatch.setattr(http_listener.AutoHTTPProtocol, "connection_made", noted)
     reader, writer = await call(page)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         protocol = await made
         body = bytes(2 * http_listener.HEAD_BYTES)
         head = b"POST /healthz HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(body)

@@ -12,7 +12,7 @@ from inferential.cli.output import print_json, print_line, print_rows, progress_
 from inferential.cli.page_reader import Certificate, Page, Token, read_requests, read_status
 from inferential.cli.recordings import read_happened
 from inferential.cli.strategies import read_strategies
-from inferential.sim.virtual.advice import LOADS, Advice, simulations
+from inferential.sim.virtual.advice import LOADS, Advice, robots_text, simulations
 from inferential.sim.virtual.advice import advise as find_advice
 from inferential.sim.virtual.asked import waiting_text
 from inferential.sim.virtual.happened import Happened
@@ -78,7 +78,7 @@ def _gather(sources: list[str], seconds: float, page: Page, *, shown: bool) -> t
 
 def _show(found: Advice) -> None:
     counts = zip(LOADS, found.robots_at, strict=True)
-    columns = ("strategy", *(f"{count} robots ({load:g} x)" for load, count in counts))
+    columns = ("strategy", *(f"{robots_text(count)} ({load:g} x)" for load, count in counts))
     rows = [
         (f"{name} (in force)" if name == found.in_force else name, *(f"{share:.1%}" for share in shares))
         for name, shares in found.shares.items()

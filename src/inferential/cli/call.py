@@ -25,6 +25,7 @@ from inferential.cli.robot_keys import SecretKey, ServerKey
 from inferential.proto.decimal import decimal_list
 from inferential.proto.messages import ResponseTiming
 from inferential.replica.structured import RESULT_FIELDS
+from inferential.tracking.robots import COMMANDS
 
 EXAMPLES = (
     "inferential call localhost:5555 arm state=[0,0.5,1]",
@@ -61,7 +62,7 @@ def call(
     sent = observation(values)
     try:
         with Connection(
-            server, client_id, "inferential call", server_key=server_key, secret_key=secret_key
+            server, client_id, f"{COMMANDS}call", server_key=server_key, secret_key=secret_key
         ) as connection:
             budget: dict[str, Any] = {} if budget_ms is None else {"latency_budget_ms": budget_ms}
             result, taken = _ask(connection.model(model, queue="all", **budget), sent, timeout_ms, repeat)

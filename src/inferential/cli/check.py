@@ -13,13 +13,13 @@ from pydantic_core import PydanticUndefined
 
 from inferential.cli.errors import CliError
 from inferential.cli.output import TENSOR_COLUMNS, print_described, print_json, print_line, print_rows, tensors_text
-from inferential.cli.preflight import listeners, missing_packages, preflight, strategy_problem
+from inferential.cli.preflight import listeners, load_checked, missing_packages, preflight, strategy_problem
 from inferential.cli.settings import targets
 from inferential.cli.targets import try_model
 from inferential.config.backends import ray_name
 from inferential.config.exposure import exposure
 from inferential.config.fields import format_value, items, values
-from inferential.config.loading import Loaded, load
+from inferential.config.loading import Loaded
 from inferential.config.problems import ConfigError, Problem
 
 EXAMPLES = (
@@ -50,7 +50,7 @@ def check(
     warnings: list[str] = []
     models: dict[str, dict[str, Any]] = {}
     try:
-        loaded = load(config)
+        loaded = load_checked(config)
     except ConfigError as error:
         problems = list(error.problems)
     else:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
+from inferential.cli.output import announce
+
 INTERRUPTED = 130
 """Exit code of a process that was interrupted."""
 
@@ -47,8 +49,7 @@ class Interrupts:
             return
         self._came = True
         self._stop()
-        with contextlib.suppress(OSError):  # the reader is gone
-            print(f"{self._now()}; Ctrl-C again ends it at once", flush=True)
+        announce(f"{self._now()}; Ctrl-C again ends it at once")
 
 
 @contextlib.contextmanager

@@ -83,7 +83,7 @@ def new_client(
 
 @APP.command("list")
 def list_keys(folder: Folder = _DEFAULT, as_json: AsJson = False) -> None:
-    """List the robots whose keys are accepted, and those whose keys were revoked."""
+    """List robots whose keys are accepted or revoked."""
     try:
         keys, problems = read_folder(folder / "clients", {})
     except CertificateError as error:
@@ -105,7 +105,10 @@ def list_keys(folder: Folder = _DEFAULT, as_json: AsJson = False) -> None:
 def revoke(
     name: Annotated[str, typer.Argument(help="The robot's id.")], folder: Folder = _DEFAULT, as_json: AsJson = False
 ) -> None:
-    """Stop accepting a robot's key; a running server ends its connection at once."""
+    """Stop accepting a robot's key.
+
+    A running server ends its connection at once.
+    """
     _check_name(name)
     path = folder / "clients" / (name + PUBLIC_SUFFIX)
     kept = Path(f"{path}{REVOKED_SUFFIX}")

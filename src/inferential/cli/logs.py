@@ -18,7 +18,7 @@ from collections import deque
 from datetime import UTC, datetime
 from typing import TextIO
 
-from inferential.cli.output import printable_lines
+from inferential.cli.output import announced, printable_lines
 
 
 class LogLevel(enum.StrEnum):
@@ -148,12 +148,13 @@ def _write_to(stream: TextIO, text: str) -> None:
 
 
 def set_up_logging(level: LogLevel, form: LogFormat) -> None:
-    """Has all that is logged written to standard error."""
+    """Has all that is logged written to standard error; as JSON also what is printed beside it."""
     handler = BackgroundHandler()
     if form is LogFormat.json:
         handler.setFormatter(JsonFormatter())
     else:
         handler.setFormatter(TextFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+        announced.setLevel(logging.WARNING)  # a terminal would show it twice
     logging.basicConfig(level=level.value.upper(), handlers=[handler])
     for name in ("uvicorn", "watchfiles"):  # whose news are ours too, in other words
         logging.getLogger(name).setLevel(max(logging.WARNING, logging.root.level))

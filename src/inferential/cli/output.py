@@ -18,6 +18,8 @@ from typing import Any
 from inferential.cli.errors import CliError
 
 logger: logging.Logger = logging.getLogger("inferential")
+announced: logging.Logger = logging.getLogger("inferential.announced")
+"""Of what is printed for people; in the log too where that is read by programs."""
 
 
 def printable(text: str) -> str:
@@ -74,6 +76,7 @@ def writing_to(place: Path, option: str = "--out") -> Iterator[None]:
 
 def announce(line: str) -> None:
     """Prints a line that a service does not depend on: without a reader, or on a full disk, it is logged instead."""
+    announced.info("%s", line)
     try:
         print(line, flush=True)
     except (OSError, ValueError) as error:

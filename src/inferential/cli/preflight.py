@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from inferential.cli.settings import targets
 from inferential.config.backends import ray_name
 from inferential.config.exposure import NEITHER, unprotected
 from inferential.config.fields import Key, format_path
-from inferential.config.loading import Loaded
+from inferential.config.loading import OVERRIDES, Loaded, load_usable
 from inferential.config.problems import ConfigError, Problem, closest
 from inferential.config.profiles import load_profiles
 from inferential.config.schema import InferentialConfig
@@ -38,6 +39,30 @@ def preflight(loaded: Loaded) -> list[Problem]:
         *_unusable_keys(loaded),
         *_unprotected(loaded),
     ]
+
+
+def load_checked(
+    path: Path | None, overrides: Mapping[str, Any] | None = None, overrides_name: str = OVERRIDES
+) -> Loaded:
+    """Reads a configuration as `config.loading.load` does.
+
+    Raises:
+        ConfigError: with all that is wrong with its values, as far as that is seen before the others are right.
+    """
+    loaded, problems = load_usable(path, overrides=overrides, overrides_name=overrides_name)
+    if problems:
+        raise ConfigError([*problems, *_further_problems(loaded)])
+    return loaded
+
+
+def _further_problems(usable: Loaded) -> list[Problem]:
+    """Returns what is wrong with single values of a configuration of which other values are wrong and left out."""
+    if any(model.run != "process" for model in usable.config.models.known.values()):
+        strategy = None  # their modules may register it
+    else:
+        strategy = strategy_problem(usable)
+    found = [*_unusable_addresses(usable), *_bad_profiles(usable), *_unusable_keys(usable)]
+    return [*found, strategy] if strategy is not None else found
 
 
 def strategy_problem(loaded: Loaded) -> Problem | None:

@@ -20,7 +20,7 @@ from inferential.cli.errors import CliError, missing
 from inferential.cli.interrupts import Interrupts, draining, signals_before_the_loop
 from inferential.cli.logs import LogFormat, LogLevel, set_up_logging
 from inferential.cli.output import announce
-from inferential.cli.preflight import preflight, strategy_problem
+from inferential.cli.preflight import load_checked, missing_packages, preflight, strategy_problem
 from inferential.cli.reloads import Reloads
 from inferential.cli.settings import COMMAND_LINE, overrides_of, targets
 from inferential.cli.targets import model_later
@@ -28,7 +28,7 @@ from inferential.config.backends import ray_name, scheme_of
 from inferential.config.extensions import ExtensionError
 from inferential.config.fields import format_path
 from inferential.config.gateways import ANY_MODEL
-from inferential.config.loading import Loaded, load
+from inferential.config.loading import Loaded
 from inferential.config.problems import ConfigError
 from inferential.config.schema import InferentialConfig
 from inferential.config.services import GatewayConfig, ServiceConfig, services
@@ -49,6 +49,7 @@ logger: logging.Logger = logging.getLogger("inferential.serve")
 EXAMPLES = (
     "inferential serve fleet.yaml",
     "inferential serve --model arm=policies:ArmPolicy",
+    "inferential serve --model arm=onnx:arm.onnx",
     "inferential serve fleet.toml --bind tcp://127.0.0.1:6000",
     "inferential serve fleet.yaml --http 8080",
     "inferential serve fleet.yaml --record",
@@ -102,6 +103,8 @@ def serve(
     function without parameters that makes one. Modules are also found in the current directory. Models can stand in
     the file too, as models.known.ID.target.
 
+    onnx:FILE, torchscript:FILE and lerobot:FOLDER are policies from files.
+
     ray:APPLICATION, ray:APPLICATION/DEPLOYMENT or ray:DEPLOYMENT is a model on
     Ray Serve, which need not be up yet. Robots of several servers are given the
     printed list of addresses, and spread over them by themselves.
@@ -119,7 +122,7 @@ def _serve(config: Path | None, overrides: dict[str, Any], servers: int) -> None
     # Before the file is read: models may take long to import, and it may change meanwhile.
     watcher = ConfigWatcher(config, overrides=overrides, overrides_name=COMMAND_LINE)
     try:
-        loaded = load(config, overrides=overrides, overrides_name=COMMAND_LINE)
+        loaded = load_checked(config, overrides, COMMAND_LINE)
     except ConfigError as error:
         raise CliError(str(error)) from error
     if servers > 1:
@@ -324,13 +327,14 @@ def _wanted(loaded: Loaded, path: Path | None) -> dict[str, str]:
 
 def _build(loaded: Loaded, path: Path | None) -> _AnnouncedServer:
     wanted = _wanted(loaded, path)
-    if found := preflight(loaded):
-        raise CliError("\n".join(map(str, found)))
-    dispatcher = _dispatcher(wanted, loaded.config)
+    found = [*preflight(loaded), *missing_packages(loaded)]
     if strategy_problem(loaded) is not None:
         _import_threaded(loaded.config)  # their modules may register it
     if (problem := strategy_problem(loaded)) is not None:
-        raise CliError(str(problem))
+        found.append(problem)
+    if found:
+        raise CliError("\n".join(map(str, found)))
+    dispatcher = _dispatcher(wanted, loaded.config)
     try:
         return _AnnouncedServer(loaded.config, dispatcher)
     except (TypeError, ValueError) as error:

@@ -63,7 +63,7 @@ def simulate(
     trace_in: Annotated[
         Path | None,
         typer.Option(
-            dir_okay=False, help="Recorded arrivals in place of the file's robots: JSON lines, or a recording (MCAP)."
+            help="Recorded arrivals in place of the file's robots: JSON lines, or a recording (MCAP) or folder of them."
         ),
     ] = None,
     trace_out: Annotated[Path | None, typer.Option(dir_okay=False, help="Where the arrivals are kept.")] = None,
@@ -78,7 +78,7 @@ def simulate(
     can exceed, even one that knows the future.
     """
     names = compared_strategies(strategy, compare)
-    if trace_in is not None and trace_in.suffix == ".mcap":
+    if trace_in is not None and (trace_in.suffix == ".mcap" or trace_in.is_dir()):
         demand = _recorded(trace_in, None if fleet is None and shipped is None else _fleet(fleet, shipped), load)
     else:
         demand = _described(_fleet(fleet, shipped), trace_in, seconds, seed, load)
@@ -158,8 +158,7 @@ def _print(compared: _Compared, saved: Sequence[Path]) -> None:
     console = Console(width=None if wants_rich() else 140, highlight=False, markup=False)
     console.print(_table(compared.measured, compared.bound))
     if compared.bound is not None:
-        offered = compared.measured[0].overall.offered
-        console.print(f"\nbound: {compared.bound} of {offered} can be answered in time at best")
+        console.print(f"\n{_bound_text(compared.bound, compared.measured[0].overall.offered)}", soft_wrap=True)
     for one in compared.simulated:  # what happened took no decision here
         console.print(_calls(one), soft_wrap=True)
     if compared.waiting:
@@ -274,6 +273,12 @@ def _narrow(*titles: str) -> Table:
     for title in titles:
         table.add_column(title, justify="right", no_wrap=True)
     return table
+
+
+def _bound_text(bound: int, offered: int) -> str:
+    if bound >= offered:
+        return f"bound: all {offered} can be answered in time, as far as it tells"
+    return f"bound: no schedule answers more than {bound} of {offered} in time"
 
 
 def _calls(one: Measures) -> str:

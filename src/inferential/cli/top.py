@@ -99,9 +99,9 @@ def _models(status: dict[str, Any]) -> _Table:
         state = _state_of_model(model)
         replicas = str(len(model["replicas"])) if model["max_inflight"] else "none up"
         counts = (model["waiting"], model["in_flight"], replicas, model.get("answers", model["calls"]))
-        sizes = "  ".join(f"{size['batch_size']}: {size['median_ms']:.1f}" for size in model["latency"])
+        sizes = _Sizes(tuple(f"{size['batch_size']}: {size['median_ms']:.1f}" for size in model["latency"]))
         shown = Text(state, _STATES.get(state, "yellow"))
-        table.add_row(_name(model["model_id"]), shown, *map(Text, map(str, counts)), _name(sizes))
+        table.add_row(_name(model["model_id"]), shown, *map(Text, map(str, counts)), sizes)
     return table
 
 
@@ -221,7 +221,26 @@ class _RobotName:
             yield Text(f"{set_cell_size(self.text, room - 1 - cell_len(end))}…{end}", no_wrap=True, overflow="ellipsis")
 
 
-_Cell = Text | _RobotName
+@dataclass(frozen=True, slots=True)
+class _Sizes:
+    """The latencies of a model by its rows: where there is no room for all, the first and the last stay."""
+
+    texts: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return "  ".join(self.texts)
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        width = cell_len(str(self))
+        return Measurement(min(width, 1), width)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        shorter = ("  ".join((*self.texts[:first], "…", self.texts[-1])) for first in range(len(self.texts) - 2, 0, -1))
+        fits = (shown for shown in (str(self), *shorter) if cell_len(shown) <= options.max_width)
+        yield Text(next(fits, str(self)), no_wrap=True, overflow="ellipsis")
+
+
+_Cell = Text | _RobotName | _Sizes
 
 
 def _printable(value: Any) -> Any:

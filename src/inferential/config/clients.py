@@ -41,10 +41,17 @@ class ClientEntry(Section):
 
 
 class ClientClass(Section):
-    """What robots of one type are due where more is asked than the models carry."""
+    """What robots of one type are given; budget and priority outrank those that they send, and an entry in `known`
+    outranks these."""
+
+    latency_budget_ms: Positive | None = None
+    """How old an action of theirs may be when it arrives."""
+    priority: int | None = Field(default=None, ge=0)
+    """Priority of their requests; 0 is the highest."""
 
     min_rate_hz: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-    """Answers a second that each of them gets before any robot gets more than its own minimum."""
+    """Answers a second that each of them gets, where more is asked than the models carry, before any robot gets more
+    than its own minimum."""
     value: Positive = 1.0
     """Of an answer: what the minimum rates leave goes to the class with the most value per second of the model."""
 
@@ -57,8 +64,8 @@ class ClientsConfig(Section):
     known: list[ClientEntry] = Field(default_factory=list)
     """The fleet, as far as it is known beforehand."""
     classes: dict[str, ClientClass] = Field(default_factory=dict)
-    """By the type that a client states (`Connection(client_type=)`), the rates of overload (`serve_interval_ms`); of
-    types that are not named, no minimum and the value 1."""
+    """By the type that a client states (`Connection(client_type=)`), budget, priority and the rates of overload
+    (`serve_interval_ms`); of types that are not named, no minimum and the value 1."""
     accept_unknown: bool = True
     """Whether a client that is not in `known` is served."""
 

@@ -7,7 +7,7 @@ It does not watch: that is `config.watcher`.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from inferential.config.environment import read_environment
 from inferential.config.fields import ROOT, Key, Node
 from inferential.config.files import read_file
-from inferential.config.problems import ConfigError, from_validation
+from inferential.config.problems import ConfigError, Problem, from_validation
 from inferential.config.schema import InferentialConfig
 from inferential.config.section import Section
 from inferential.config.text import Layer
@@ -75,8 +75,39 @@ def load(
     Raises:
         ConfigError: as from `load_config`.
     """
+    loaded, problems = load_usable(path, env=env, overrides=overrides, overrides_name=overrides_name)
+    if problems:
+        raise ConfigError(problems)
+    return loaded
+
+
+def load_usable(
+    path: str | Path | None = None,
+    *,
+    env: Mapping[str, str] | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    overrides_name: str = OVERRIDES,
+) -> tuple[Loaded, list[Problem]]:
+    """Reads what of a configuration can be used, to find out what else is wrong with it.
+
+    Returns:
+        The configuration without the values that are wrong, and what is wrong with these; no problem: it is whole.
+
+    Raises:
+        ConfigError: the file or the environment cannot be read.
+    """
     file = None if path is None else read_file(path)
-    return combine(file, env=env, overrides=overrides, overrides_name=overrides_name)
+    merged, origins = _merged(file, env, overrides, overrides_name)
+    try:
+        return _validated(merged, origins), []
+    except ValidationError as error:
+        problems = from_validation(error, lambda key: _origin(origins, key))
+        while True:
+            _leave_out(merged, error)
+            try:
+                return _validated(merged, origins), problems
+            except ValidationError as further:
+                error = further
 
 
 def combine(
@@ -91,6 +122,17 @@ def combine(
     Raises:
         ConfigError: as from `load_config`.
     """
+    merged, origins = _merged(file, env, overrides, overrides_name)
+    try:
+        return _validated(merged, origins)
+    except ValidationError as error:
+        raise ConfigError(from_validation(error, lambda key: _origin(origins, key))) from None
+
+
+def _merged(
+    file: Layer | None, env: Mapping[str, str] | None, overrides: Mapping[str, Any] | None, overrides_name: str
+) -> tuple[dict[str, Any], dict[Key, Layer]]:
+    """Returns the values of all sources, and where each came from."""
     merged: dict[str, Any] = {}
     origins: dict[Key, Layer] = {}
     if file is not None:
@@ -99,12 +141,33 @@ def combine(
         _merge(merged, layer, origins)
     if overrides is not None:
         _merge(merged, Layer(overrides_name, overrides), origins)
-    try:
-        # Strict: where a number is expected, true and "5" are mistakes, not numbers.
-        config = InferentialConfig.model_validate(merged, strict=True)
-    except ValidationError as error:
-        raise ConfigError(from_validation(error, lambda key: _origin(origins, key))) from None
-    return Loaded(config, origins)
+    return merged, origins
+
+
+def _validated(merged: Mapping[str, Any], origins: Mapping[Key, Layer]) -> Loaded:
+    # Strict: where a number is expected, true and "5" are mistakes, not numbers.
+    return Loaded(InferentialConfig.model_validate(merged, strict=True), origins)
+
+
+def _leave_out(merged: dict[str, Any], error: ValidationError) -> None:
+    """Takes out of a configuration what is wrong with it: the value, or the list or table that it is a part of."""
+    places = [
+        found["loc"][:-1] if found["type"] == "missing" else found["loc"]
+        for found in error.errors(include_url=False, include_context=False, include_input=False)
+    ]
+    if not [place for place in places if _take_out(merged, place)]:
+        merged.clear()  # so that it comes to an end
+
+
+def _take_out(table: dict[Any, Any], place: Sequence[Any]) -> bool:
+    """Removes the innermost table of a place, or value of a table, that is there; returns whether one was."""
+    if not place or place[0] not in table:
+        return False
+    name, *rest = place
+    inner = table[name]
+    if not (isinstance(inner, dict) and _take_out(inner, rest)):
+        del table[name]
+    return True
 
 
 def _merge(merged: dict[str, Any], layer: Layer, origins: dict[Key, Layer]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -14,8 +15,10 @@ from inferential.dispatch.inprocess import InProcessReplica
 from inferential.dispatch.raised import carriable
 from inferential.errors import words_of
 from inferential.proto import inferential_pb2 as pb
-from inferential.replica.condition import Condition, ModelState
+from inferential.replica.condition import Condition
+from inferential.replica.end_log import EndLog
 from inferential.replica.failures import FailurePlaces
+from inferential.replica.lifecycle import Lifecycle
 from inferential.replica.model import ModelMethods, methods_of
 from inferential.replica.outcomes import ModelLoadError
 from inferential.replica.process import Row
@@ -47,37 +50,52 @@ class LoadedReplica(InProcessReplica):
         self.measured: Measured = []
         self.newest: Callable[[], Row | None] = lambda: None
         self._loader = loader
-        self._condition = Condition(ModelState.STOPPED, 0.0, "it has not been loaded")
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._life = Lifecycle(math.inf, None)
+        self._is_up = False
+        self._attempt = 0  # to load it; one that is given up goes on in its thread
+        self._end_log = EndLog(f"model {model_id}")
+        self._again: asyncio.TimerHandle | None = None
+        self._first: asyncio.Future[None] | None = None
 
     @property
     def up(self) -> bool:
         """Whether it takes calls."""
-        return self._condition.answers
+        return self._is_up
 
     def condition(self) -> Condition:
         """Returns what it is at."""
-        return super().condition() if self.up else self._condition
+        return super().condition() if self.up else self._life.condition(time.monotonic())
 
-    def load(self) -> asyncio.Future[None]:
-        """Begins to load the model, unless it is there; returns what to await, which raises ModelLoadError."""
-        self._loop = asyncio.get_running_loop()
-        future: asyncio.Future[None] = self._loop.create_future()
+    async def load(self) -> None:
+        """Loads the model, unless it is there.
+
+        Raises:
+            ModelLoadError: it cannot be loaded; it is not tried again.
+        """
+        if not self.up:
+            self._first = asyncio.get_running_loop().create_future()
+            self.begin()
+            await self._first
+
+    def begin(self) -> None:
+        """Begins to load the model, unless it is there, and again whenever it cannot be loaded."""
+        self._again = None
         if self.up:
-            future.set_result(None)
-            return future
-        self._enter(ModelState.LOADING)
-        name = f"inferential-load-{self._model_id}"
-        threading.Thread(target=self._load, args=(self._loop, future, self.newest()), name=name, daemon=True).start()
-        return future
+            return
+        self._life.started(time.monotonic())
+        self._on_change()
+        name, loop = f"inferential-load-{self._model_id}", asyncio.get_running_loop()
+        self._attempt += 1
+        arguments = loop, self._attempt, self.newest()
+        threading.Thread(target=self._load, args=arguments, name=name, daemon=True).start()
 
-    def _load(self, loop: asyncio.AbstractEventLoop, future: asyncio.Future[None], row: Row | None) -> None:
+    def _load(self, loop: asyncio.AbstractEventLoop, attempt: int, row: Row | None) -> None:
         model, measured, error = None, [], None
         try:
             model = self._loader.make()
             methods = methods_of(self._model_id, model)
             if (source := self._loader.warm_up) is not None:
-                loop.call_soon_threadsafe(self._enter, ModelState.WARMING)
+                loop.call_soon_threadsafe(self._warms, attempt)
                 newest = [] if row is None else [_read(row)]
                 rows = newest if source == LAST else load_observations(source)
                 if rows:
@@ -87,40 +105,50 @@ class LoadedReplica(InProcessReplica):
         except BaseException as raised:  # a module that calls sys.exit, for example
             error = carriable(raised)
         try:
-            loop.call_soon_threadsafe(self._settle, future, model, measured, error)
+            loop.call_soon_threadsafe(self._settle, attempt, model, measured, error)
         except RuntimeError:
             return  # the loop is closed
 
-    def _settle(self, future: asyncio.Future[None], model: Any, measured: Measured, error: Exception | None) -> None:
-        if error is not None:
-            text = str(error) if isinstance(error, TargetError) else words_of(error)
-            self._enter(ModelState.FAILING, text.removeprefix(f"model {self._model_id!r}: "), logged=True)
-            trace = FailurePlaces().of(error.__cause__ or error).partition("\n")[2]
-            logger.error("model %s: %s%s", self._model_id, text, trace and f"\n{trace}")
-            if not future.done():
-                future.set_exception(ModelLoadError(f"model {self._model_id!r}: {text}"))
-                future.exception()  # its condition says it too
-            return
-        if self._condition.state is ModelState.STOPPED:
-            return  # closed meanwhile
-        super().__init__(self._model_id, self._loader.spec_of(model), self._on_change)
-        self.measured = measured
-        self._enter(ModelState.READY, logged=True)
-        logger.info("model %s is up in this process", self._model_id)
-        if not future.done():
-            future.set_result(None)
+    def _warms(self, attempt: int) -> None:
+        if attempt == self._attempt:
+            self._life.warming(time.monotonic())
+            self._on_change()
 
-    def _enter(self, state: ModelState, why: str = "", *, logged: bool = False) -> None:
-        if self._condition.state is ModelState.STOPPED and state is not ModelState.LOADING:
+    def _settle(self, attempt: int, model: Any, measured: Measured, error: Exception | None) -> None:
+        if attempt != self._attempt:
             return
-        self._condition = Condition(state, time.monotonic(), why, logged)
+        if error is not None:
+            self._failed(error)
+            return
+        super().__init__(self._model_id, self._loader.spec_of(model), self._on_change)
+        self.measured, self._is_up = measured, True
+        logger.info("model %s is up in this process", self._model_id)
+        if self._first is not None and not self._first.done():
+            self._first.set_result(None)
+        self._on_change()
+
+    def _failed(self, error: Exception) -> None:
+        text = str(error) if isinstance(error, TargetError) else words_of(error)
+        text = text.removeprefix(f"model {self._model_id!r}: ")
+        if self._first is not None and not self._first.done():
+            self.close()
+            self._first.set_exception(ModelLoadError(f"model {self._model_id!r}: {text}"))
+            return
+        delay_s = self._life.ended(time.monotonic(), text)
+        self._end_log.trace = FailurePlaces().of(error.__cause__ or error).partition("\n")[2]
+        self._end_log.note(text, None, was_up=False, lost=0, delay_s=delay_s)
+        self._again = asyncio.get_running_loop().call_later(delay_s, self.begin)
         self._on_change()
 
     def close(self) -> None:
         """Ends the threads when their calls do; a model that loads is dropped when it is there."""
         super().close()
+        self._attempt += 1
+        if self._again is not None:
+            self._again.cancel()
+            self._again = None
         if not self.up:
-            self._condition = Condition(ModelState.STOPPED, time.monotonic())
+            self._life.closed(time.monotonic())
 
 
 def _not_loaded(observation: Any) -> Any:

@@ -33,7 +33,6 @@ from inferential.dispatch.local_replica import (
     metadata_of,
     problem_of,
     sees_timestamps,
-    takes_calls,
     taking,
     taking_most,
     uses_of,
@@ -230,7 +229,7 @@ class LocalDispatcher(Dispatcher):
         """Returns the same: more calls than a process takes would wait there, where no strategy sees them."""
         models = self._of(model_id)
         if not any(isinstance(one, WorkerProcess) for one in models):
-            return None if any(map(takes_calls, models)) else 0
+            return None if any(one.up for one in models) else 0
         workers = [one for number in taking(models) if isinstance(one := models[number], WorkerProcess)]
         return min((one.max_inflight for one in workers), default=0)
 

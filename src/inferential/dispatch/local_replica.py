@@ -42,18 +42,9 @@ def lost(replica: Replica) -> int:
     return replica.lost if isinstance(replica, InProcessReplica) else 0
 
 
-def takes_calls(replica: Replica) -> bool:
-    """Returns whether it takes calls."""
-    return replica.up if isinstance(replica, InProcessReplica) else replica.max_inflight > 0
-
-
 def taking(replicas: Sequence[Replica]) -> list[int]:
-    """Returns the numbers of those that calls go to: the ones that are up; else the ones that cannot be loaded, and
-    say why; else all."""
-    for takes in (_is_up, takes_calls):
-        if found := [number for number, one in enumerate(replicas) if takes(one)]:
-            return found
-    return list(range(len(replicas)))
+    """Returns the numbers of those that calls go to: the ones that are up; all, where none is."""
+    return [number for number, one in enumerate(replicas) if one.up] or list(range(len(replicas)))
 
 
 def taking_most(replicas: Sequence[Replica]) -> list[int]:
@@ -63,16 +54,10 @@ def taking_most(replicas: Sequence[Replica]) -> list[int]:
     return [number for number, gone in slots.items() if gone == least]
 
 
-def _is_up(replica: Replica) -> bool:
-    return replica.up
-
-
 def begin(replica: Replica) -> None:
     """Begins to load it."""
-    if isinstance(replica, WorkerProcess):
+    if isinstance(replica, WorkerProcess | LoadedReplica):
         replica.begin()
-    elif isinstance(replica, LoadedReplica):
-        replica.load()
 
 
 def check(model_id: str, model: Any) -> None:
@@ -135,7 +120,7 @@ def problem_of(replicas: Sequence[Replica]) -> ModelProblem | None:
     if down:
         reason = f"{len(down)} of {len(replicas)} processes do not run: {down[0]}"
         return ModelProblem(reason, is_down=len(down) == len(replicas))
-    if not any(map(takes_calls, replicas)):
+    if not any(one.up for one in replicas):
         return ModelProblem(best_of(one.condition() for one in replicas).brief, is_down=True)
     if gone:
         reason = f"{gone} calls took longer than call_timeout_ms and still occupy their slots"

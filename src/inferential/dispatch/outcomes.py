@@ -9,12 +9,11 @@ from typing import Any
 from inferential.errors import InferentialError, InvalidObservation
 from inferential.observation.slots import ObservationError
 from inferential.proto.tensors import Buffer
-from inferential.replica.outcomes import BY_MODEL, Answer, ModelLoadError, Refused
+from inferential.replica.outcomes import BY_MODEL, Answer, Refused
 from inferential.scheduler.request import InferenceRequest, Refusal
 
 __all__ = [
     "MAX_REPLICAS_LOST",
-    "NOT_LOADED",
     "REPLICA_LOST",
     "Answer",
     "BatchFailedError",
@@ -47,8 +46,6 @@ class ReplicaLost(InferentialError):
 
 REPLICA_LOST = ReplicaLost.__name__
 """Cause of a refusal that the model is not to blame for."""
-NOT_LOADED = ModelLoadError.__name__
-"""Cause of a refusal by a model that is not there: it has failed at no request."""
 MAX_REPLICAS_LOST = 2
 """A request under which so many replicas have died is refused, and not tried on another one."""
 

@@ -19,7 +19,7 @@ from inferential.proto import Observation as ObservationMessage
 from inferential.proto.messages import put_metadata, split_values
 from inferential.proto.seen import SEEN_KEY
 from inferential.proto.tensors import pack
-from inferential.replica.outcomes import CallFailed, Died, ModelLoadError, Refused
+from inferential.replica.outcomes import CallFailed, Died, Refused
 from inferential.replica.process import Row, WorkerProcess
 from inferential.replica.rows import RowWriter
 from inferential.replica.values import Observation
@@ -53,8 +53,6 @@ class ProcessRunner:
         return run_apart(requests, lambda some: self._call(worker, some))
 
     async def _call(self, worker: WorkerProcess, requests: Sequence[InferenceRequest]) -> Sequence[Any]:
-        if worker.broken:
-            return [ModelLoadError(worker.problem)] * len(requests)
         sees = worker.greeting is not None and worker.greeting.sees_timestamps
         rows = [(description_of(request, self._rows, sees=sees), request.payload) for request in requests]
         keeps_state = worker.greeting is not None and worker.greeting.keeps_state

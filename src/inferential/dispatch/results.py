@@ -32,7 +32,6 @@ from inferential.proto import PROTOCOL_VERSION
 from inferential.proto.messages import ResponseTiming, write_response
 from inferential.proto.structure import STRUCTURE_KEY
 from inferential.replica.failures import FailurePlaces, is_first
-from inferential.replica.outcomes import ModelLoadError
 from inferential.replica.values import as_values
 from inferential.scheduler.request import (
     InferenceRequest,
@@ -54,7 +53,7 @@ CONFIDENCE_KEY = "confidence"
 _REFUSAL = attrgetter("refusal")
 _LOG_EVERY_S = 1.0
 _MAX_EPISODES = 10_000
-_LOGGED = (ModelLoadError, ReplicaLost, WorkerDied, CallTimeout)  # by the replica that it happened to
+_LOGGED = (ReplicaLost, WorkerDied, CallTimeout)  # by the replica that it happened to
 # The dtypes that this line added, and which dtype of the 1.x line holds their values.
 _WIDER = {"int8": "int32", "int16": "int32", "uint16": "int32", "uint32": "int64", "uint64": "int64"}
 

@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, ClassVar
 
@@ -21,31 +21,16 @@ from starlette.routing import BaseRoute, Route
 
 from inferential.config.gateways import ActConfig
 from inferential.config.services import GatewayConfig
+from inferential.gateway.act_messages import Asked, is_plain, read, write
+from inferential.gateway.aside import size_of
 from inferential.gateway.base import GatewayAnswer
 from inferential.gateway.described import described
 from inferential.gateway.http import HttpGateway
-from inferential.gateway.json_numpy import ARRAY_KEY, dumps, loads
-from inferential.gateway.plain_json import with_arrays, without_arrays
+from inferential.gateway.json_numpy import dumps
 from inferential.gateway.refusals import RequestRefused
 from inferential.policies.tensors import read_specs
+from inferential.proto.value_limits import MAX_JSON_BYTES, SMALL_BYTES
 from inferential.server import Server
-
-_EXAMPLE = '{"state": [1, 2, 3]}'
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """A request.
-
-    Attributes:
-        observation: by key.
-        doubled: whether it came as JSON within JSON.
-        plain: whether it has no array as json-numpy writes it: then its lists are arrays, and so are the answer's.
-    """
-
-    observation: dict[str, Any]
-    doubled: bool
-    plain: bool
 
 
 class ActGateway(HttpGateway):
@@ -75,57 +60,33 @@ class ActGateway(HttpGateway):
         return _json(dumps({"error": text}), status)
 
     async def _act(self, request: Request) -> Response:
-        asked = _read(await self.body(request))
-        observation = asked.observation
-        if asked.plain:
+        body = await self.body(request, MAX_JSON_BYTES)
+        said: Mapping[str, Any] = {}
+        if len(body) > SMALL_BYTES or is_plain(body):  # of a large one that is not looked for here
             said = await described(self._server, self._config.model, self._config.timeout_ms)
-            observation = with_arrays(observation, read_specs(said.get("inputs")))
+        asked = await self.aside.call(len(body), read, body, read_specs(said.get("inputs")))
         with self.client(request) as client:
             robot = client.robot(self._config.model, self._config.timeout_ms)
-            answer = await self.until_answered(client, robot.infer(observation), request)
+            answer = await self.until_answered(client, robot.infer(asked.observation), request)
         try:
             content = self._content(answer, asked)
-            if asked.plain:
-                content = without_arrays("" if isinstance(content, dict) else "actions", content)
-            text = dumps(content)
+            text = await self.aside.call(size_of(content), write, content, asked.form)
         except (TypeError, ValueError) as error:
             text = f"model {self._config.model!r}: {error}"
             raise RequestRefused(HTTPStatus.INTERNAL_SERVER_ERROR, text) from error
-        return _json(dumps(text) if asked.doubled else text)
+        return _json(text)
 
-    def _content(self, answer: GatewayAnswer, asked: _Asked) -> Any:
+    def _content(self, answer: GatewayAnswer, asked: Asked) -> Any:
         values = answer.values
         if "num_steps" in asked.observation and "actions" in values:
             return {"dt_ms": self._dt_ms, **values}
         if "actions" in values:
             return values["actions"]
-        if asked.plain:  # by hand, of a model that gives something else
+        if asked.form.plain:  # by hand, of a model that gives something else
             return values
         found = ", ".join(values) or "nothing"
         text = f"the answer of model {self._config.model!r} has no 'actions', but {found}"
         raise RequestRefused(HTTPStatus.INTERNAL_SERVER_ERROR, text)
-
-
-def _read(body: bytearray) -> _Asked:
-    text: bytearray | str = body
-    try:
-        value = loads(body)
-        doubled = isinstance(value, dict) and value.keys() == {"encoded"}
-        if doubled:
-            text = value["encoded"]
-            if not isinstance(text, str):
-                raise ValueError(f"encoded: expected JSON as text, got {type(text).__name__}")
-            value = loads(text)
-    except ValueError as error:
-        raise RequestRefused(HTTPStatus.BAD_REQUEST, f"expected JSON, as {_EXAMPLE}: {error}") from error
-    if not isinstance(value, dict):
-        came = type(value).__name__
-        raise RequestRefused(HTTPStatus.BAD_REQUEST, f"expected a map of observations, as {_EXAMPLE}, got a {came}")
-    return _Asked(value, doubled, plain=not _has(text, f'"{ARRAY_KEY}"'))
-
-
-def _has(text: str | bytearray, part: str) -> bool:
-    return part in text if isinstance(text, str) else part.encode() in text
 
 
 def _json(text: str, status: HTTPStatus = HTTPStatus.OK) -> Response:

@@ -1,7 +1,8 @@
-"""Binds servers of gRPC, and says why where that fails, which gRPC does not."""
+"""Binds servers of gRPC, and says why where that fails, which gRPC does not; ends calls with an error."""
 
 from __future__ import annotations
 
+import logging
 import socket
 from pathlib import Path
 from typing import Any
@@ -10,18 +11,38 @@ import grpc
 
 from inferential.config.services import ListenerConfig
 from inferential.server.tls import check_tls
+from inferential.transport import descriptors
+
+logger: logging.Logger = logging.getLogger("inferential.gateway")
 
 HANDSHAKE_MS = 10_000
 """How long a connection may take until it speaks HTTP/2, TLS before it included; gRPC leaves it two minutes."""
 
 
+_MAX_TEXT = 2000
 MOST_CALLS = 4096
 """That may wait until they are looked at; of more than 1000 gRPC cancels some, without a word."""
 
 
+async def end_call(context: Any, code: grpc.StatusCode, text: str) -> None:
+    """Ends a call with an error; call it last, and return.
+
+    gRPC has ended those itself whose message is too large, once it is unpacked: it raises what only it can tell apart.
+    """
+    try:
+        await context.abort(code, text[:_MAX_TEXT])
+    except grpc.aio.AbortError:
+        raise
+    except Exception as error:
+        logger.debug("a call has ended before it was answered by %s: %s", text, error)
+
+
 def listening_options() -> tuple[tuple[str, int], ...]:
     """Returns the options that every server has."""
+    most = descriptors.limit()
+    few = () if most is None else (("grpc.max_allowed_incoming_connections", int(most * descriptors.SHARE)),)
     return (
+        *few,
         ("grpc.so_reuseport", 0),  # else a second server shares the port, and clients reach either
         ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
         ("grpc.server.max_pending_requests", MOST_CALLS),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import zlib
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
@@ -18,10 +19,11 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from inferential.config.gateways import HttpGatewayConfig
+from inferential.gateway.aside import Aside
 from inferential.gateway.base import Gateway
 from inferential.gateway.clients import CLIENT_ID_HEADER, Clients, ServedClient
 from inferential.gateway.receiving import RECEIVE_S, Receiving
-from inferential.gateway.refusals import RequestRefused, refusal_of
+from inferential.gateway.refusals import RequestRefused, is_of_message, refusal_of
 from inferential.notices import Notices
 from inferential.server import Server
 from inferential.server.http_listener import HttpListener
@@ -48,6 +50,7 @@ class HttpGateway(Gateway):
 
     Attributes:
         name: of its section, `gateways.NAME`, and of its clients' kind.
+        aside: reads and writes messages, large ones in a process of its own.
     """
 
     name: ClassVar[str]
@@ -57,6 +60,7 @@ class HttpGateway(Gateway):
         self._config: HttpGatewayConfig = config
         self._clients = Clients(server, self.name, config)
         self._received = Receiving(self._largest)
+        self.aside: Aside = Aside()
         self._notices = Notices(logger)
         self._listener = HttpListener(f"gateways.{self.name}", config, limit_concurrency=_MAX_AT_ONCE)
 
@@ -85,6 +89,7 @@ class HttpGateway(Gateway):
         """Ends all connections. Idempotent."""
         self._clients.close()
         await self._listener.stop()
+        await self.aside.close()
 
     def answering(self, answer: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
         """Returns an endpoint that answers every request: what `answer` returns, or the error that it raised."""
@@ -97,6 +102,8 @@ class HttpGateway(Gateway):
                 )
                 return await answer(request)
             except Exception as error:
+                if is_of_message(error):
+                    self.count_ended_here(getattr(request.state, "client_id", "") or self.name)
                 status, text = refusal_of(error, request.client)
             host = request.client.host if request.client else ""
             self._notices.say((host, text[:80]), "%s: %s", host, text)
@@ -114,8 +121,12 @@ class HttpGateway(Gateway):
         paths = ", ".join(route.path for route in self.routes() if isinstance(route, Route))
         return self.refusal(HTTPStatus.NOT_FOUND, f"nothing is served at {request.url.path}; there is: {paths}")
 
-    async def body(self, request: Request) -> bytearray:
+    async def body(self, request: Request, most: float = math.inf) -> bytearray:
         """Returns the body of a request, of twice `observations.max_payload_bytes` at most, also once it is unpacked.
+
+        Args:
+            request: that has it.
+            most: bytes that it may have beside that limit.
 
         Raises:
             RequestRefused: it is larger, takes longer than `RECEIVE_S`, or its encoding is not known.
@@ -126,7 +137,7 @@ class HttpGateway(Gateway):
         try:
             async with asyncio.timeout(RECEIVE_S) as within:
                 async for piece in request.stream():
-                    await self._add(body, piece, unpack)
+                    await self._add(body, piece, unpack, most)
                     self._received.note(request, len(body), partial(within.reschedule, 0.0))
         except TimeoutError as error:
             if within.when() == 0.0:
@@ -145,18 +156,19 @@ class HttpGateway(Gateway):
     def _largest(self) -> int:
         return 2 * self._server.config.observations.max_payload_bytes
 
-    async def _add(self, body: bytearray, piece: bytes, unpack: _Unpacking) -> None:
+    async def _add(self, body: bytearray, piece: bytes, unpack: _Unpacking, most: float) -> None:
         """Adds a piece, unpacked, to a body.
 
         Raises:
             RequestRefused: the body is too large.
         """
-        limit = self._largest
+        limit = min(self._largest, most)
         while piece:
             unpacked, piece = unpack(piece, UNPACK_BYTES)
             body += unpacked
             if len(body) > limit:
-                text = f"a body of more than {limit} bytes (twice observations.max_payload_bytes)"
+                which = "as JSON" if limit == most else "twice observations.max_payload_bytes"
+                text = f"a body of more than {limit} bytes ({which})"
                 raise RequestRefused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, text)
             if piece:
                 await asyncio.sleep(0)

@@ -34,7 +34,9 @@ from inferential.proto.msgpack_numpy import pack, unpack
 from inferential.server import Server, http_listener
 from inferential.server.http_listener import ACCEPT_AT_ONCE, BACKLOG, before_tls
 from inferential.server.tls import check_tls
+from inferential.transport.descriptors import make_room_on
 from inferential.transport.keepalive import enable_keepalive
+from inferential.transport.silent import SILENT
 
 logger: logging.Logger = logging.getLogger("inferential.gateway.openpi")
 
@@ -89,6 +91,7 @@ class OpenPiGateway(Gateway):
         """Begins to listen; OSError if the address cannot be bound, or a file of TLS cannot be read."""
         config, largest = self._config, 2 * self._server.config.observations.max_payload_bytes
         tls = check_tls("gateways.openpi", config.tls_certificate, config.tls_key)
+        make_room_on(asyncio.get_running_loop())
         try:
             self._listening = await serve(
                 self._robot,
@@ -189,6 +192,7 @@ class OpenPiGateway(Gateway):
             return
         last_total_ms: float | None = None
         async for message in websocket:
+            SILENT.forget(websocket)
             began = time.monotonic()
             try:
                 packed = await _answered(message, robot, last_total_ms)

@@ -16,10 +16,11 @@ from collections.abc import Callable
 
 from inferential.gateway.receiving import RECEIVE_S, Receiving
 from inferential.notices import Notices
-from inferential.server.descriptors import is_scarce
 from inferential.transport.acceptance import HANDSHAKE_S
+from inferential.transport.descriptors import has_room
 from inferential.transport.keepalive import enable_keepalive
 from inferential.transport.listening import Listener
+from inferential.transport.silent import SILENT
 from inferential.zmtp import ConnectionEnded, ProtocolError, Stream
 from inferential.zmtp.handshake import NullHandshake
 
@@ -95,7 +96,7 @@ class ReqRouter:
             self._loop.remove_reader(listening)
             self._loop.call_later(1.0, self._accept_again, listening)
             return
-        if is_scarce(accepted.fileno()):
+        if not has_room(accepted.fileno()):
             text = "connections to %s are closed: few file descriptors are left (ulimit -n)"
             self._notices.say("scarce", text, self.address, level=logging.WARNING)
             accepted.close()
@@ -109,6 +110,7 @@ class ReqRouter:
             return
         peer = ReqPeer(stream, f"{place[0]}:{place[1]}")
         self._peers[peer] = None
+        SILENT.note(peer, lambda: self._drop(peer, "it never asked, and descriptors are needed"))
         peer.overdue = self._loop.call_later(HANDSHAKE_S, self._on_overdue, peer, "its handshake takes too long")
         if not self._paused:  # else its greeting would wake the event loop over and over, unread
             self._loop.add_reader(stream.fileno(), self._on_readable, peer)
@@ -133,6 +135,7 @@ class ReqRouter:
                 peer.begun = False
                 if not isinstance(frames, list) or len(frames) != _FRAMES or len(frames[0]):
                     raise ProtocolError(_NO_REQ)
+                SILENT.forget(peer)
                 self._on_message(peer, bytes(frames[1]))
         except (ConnectionEnded, MemoryError) as error:
             self._drop(peer, str(error) if isinstance(error, ProtocolError) else "")
@@ -223,6 +226,7 @@ class ReqRouter:
             return  # it has ended already
         if why:
             self._notices.say((peer.host.rpartition(":")[0], why[:80]), "%s: connection ended: %s", peer.host, why)
+        SILENT.forget(peer)
         self._expect_no_more(peer)
         self._loop.remove_reader(peer.stream.fileno())
         self._loop.remove_writer(peer.stream.fileno())

@@ -10,7 +10,8 @@ from websockets.asyncio.server import ServerConnection
 
 from inferential.gateway.receiving import RECEIVE_S, Receiving
 from inferential.notices import Notices
-from inferential.server.descriptors import is_scarce
+from inferential.transport.descriptors import has_room
+from inferential.transport.silent import SILENT
 
 logger: logging.Logger = logging.getLogger("inferential.gateway.websocket")
 
@@ -36,10 +37,12 @@ class BoundedConnection(ServerConnection):
         """Takes no connection where descriptors are needed for robots."""
         super().connection_made(transport)
         accepted = transport.get_extra_info("socket")
-        if accepted is not None and is_scarce(accepted.fileno()):
+        if accepted is not None and not has_room(accepted.fileno()):
             text = "connections to %s:%d are closed: few file descriptors are left (ulimit -n)"
             _notices.say("scarce", text, *accepted.getsockname()[:2], level=logging.WARNING)
             self.transport.abort()
+            return
+        SILENT.note(self, self.transport.abort)
 
     def data_received(self, data: bytes) -> None:
         """Notes how much there is of a message."""
@@ -54,6 +57,7 @@ class BoundedConnection(ServerConnection):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Forgets what has arrived."""
+        SILENT.forget(self)
         self._whole()
         super().connection_lost(exc)
 

@@ -42,6 +42,11 @@ def _is_logged(former: Condition | None, current: Condition, replicas: int) -> b
     return replicas == 1 or former.answers == current.answers
 
 
+def _differ(former: Condition, current: Condition) -> bool:
+    """Returns whether there is more to say of a condition than for how long it has lasted."""
+    return (former.state, former.why, former.hopeless) != (current.state, current.why, current.hopeless)
+
+
 class Conditions:
     """The condition of each pool.
 
@@ -70,6 +75,10 @@ class Conditions:
     def is_overridden(self, pool: str) -> bool:
         """Returns whether `override` says what a pool is at."""
         return pool in self._overrides
+
+    def is_hopeless(self, pool: str) -> bool:
+        """Returns whether no request is to wait for a pool: a breaker is open, or its model cannot be loaded."""
+        return self.is_overridden(pool) or self.of(pool).hopeless
 
     def override(self, pool: str, condition: Condition) -> None:
         """Sets what a pool is at, whatever its replicas say, until `release`: a breaker is open."""
@@ -107,7 +116,7 @@ class Conditions:
             current = self._pools[pool] = self._since_release(pool, current)
             if current.answers:
                 self.up_before.add(pool)
-            if former is None or former.state is not current.state or former.why != current.why:
+            if former is None or _differ(former, current):
                 changes.append(
                     Transition(pool, former, current, _is_logged(former, current, len(replicas.get(pool, ()))))
                 )

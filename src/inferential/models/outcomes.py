@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from inferential.dispatch.base import DispatchResult
-from inferential.dispatch.outcomes import NOT_LOADED
 from inferential.models.shadow import Comparison
 from inferential.models.trials import Outcome
 from inferential.scheduler.request import Refusal, RefusalKind
@@ -26,8 +25,8 @@ def outcomes_of(results: Sequence[DispatchResult], now: float) -> list[Outcome]:
 
 
 def _is_of_model(refusal: Refusal) -> bool:
-    """Returns whether a model has failed at a request, and neither is away nor had anything to do with it."""
-    return refusal.kind in (RefusalKind.MODEL_FAILED, RefusalKind.BATCH_FAILED) and refusal.cause != NOT_LOADED
+    """Returns whether a model has failed at a request, and had anything to do with it."""
+    return refusal.kind in (RefusalKind.MODEL_FAILED, RefusalKind.BATCH_FAILED)
 
 
 def compare(comparison: Comparison, active: DispatchResult, shadow: DispatchResult) -> list[float] | None:

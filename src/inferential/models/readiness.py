@@ -166,12 +166,9 @@ class Readiness(ABC):
         pool = whole_pool(request)
         if pool not in self._conditions.down:
             return None
-        if self._capacity(pool).max_inflight and not self._conditions.is_overridden(pool):
-            return None  # a process that cannot be loaded says why with each call
-        condition = self._conditions.of(pool)
-        if pool in self._conditions.up_before and not self._conditions.is_overridden(pool):
+        if pool in self._conditions.up_before and not self._conditions.is_hopeless(pool):
             return None  # it was up, and is being started again
-        return failing_refusal(request.model_id, condition, time.monotonic())
+        return failing_refusal(request.model_id, self._conditions.of(pool), time.monotonic())
 
     def hold(self, request: InferenceRequest, *, explicit: bool) -> None:
         """Notes a queued request for a pool among `unready`, to be refused when its time is over.
@@ -202,6 +199,6 @@ class Readiness(ABC):
 
     def _why(self, request: InferenceRequest, now: float) -> Refusal:
         condition = self._conditions.of(whole_pool(request))
-        if condition.starts or whole_pool(request) in self._conditions.up_before:
+        if condition.starts or (whole_pool(request) in self._conditions.up_before and not condition.hopeless):
             return loading_refusal(request.model_id, condition, now)
         return failing_refusal(request.model_id, condition, now)

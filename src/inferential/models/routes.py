@@ -162,6 +162,7 @@ class Routes(Readiness):
             self.settle()
         else:
             self.routes = bool(self._stateful)
+            self._leave_unready(time.monotonic())
 
     def _find_ordered(self) -> None:
         ordered = {self.model_of(pool) if self.managed else pool for pool in self._stateful}
@@ -206,8 +207,7 @@ class Routes(Readiness):
                     self._routes[model_id] = pool
         for model_id in self._routers.keys() - self.lineup.plans.keys():
             del self._routers[model_id]
-        for unready in self.unready:
-            self._leave(unready, now)
+        self._leave_unready(now)
         for former in self.lineup.draining():
             self._empty(former, now)
         self.routes = bool(self._routes or self._routers or self._stateful or (self.unready and self.managed))
@@ -216,12 +216,16 @@ class Routes(Readiness):
         """Returns whether robots are to ask a pool that has a place in a model."""
         return self.is_ready(pool_id)
 
+    def _leave_unready(self, now: float) -> None:
+        for pool in self.unready:
+            self._leave(pool, now)
+
     def _leave(self, pool: str, now: float) -> None:
         """Has what waits for a pool that is not to be asked answered by its model's fallback, or refused."""
         other = self._fallback(pool)
         if other is not None:
             self._move([pool], other, now)
-        elif self._conditions.is_overridden(pool):
+        elif self._conditions.is_hopeless(pool):
             for request in self._waiting_for(pool):
                 self._engine.refuse(request, failing_refusal(request.model_id, self._conditions.of(pool), now), now)
 

@@ -23,7 +23,7 @@ import numpy.typing as npt
 from inferential.dtype_names import named_dtype
 from inferential.proto.decimal import decimal_list
 from inferential.proto.tensors import Buffer
-from inferential.proto.value_limits import MAX_MSGPACK_VALUES, check_json
+from inferential.proto.value_limits import MAX_JSON_BYTES, MAX_MSGPACK_VALUES, check_json
 
 Array = npt.NDArray[Any]
 
@@ -44,7 +44,6 @@ _DTYPES = {datatype: dtype for dtype, datatype in _DATATYPES.items()}
 NO_SHARED_MEMORY = "shared memory is not served: send the tensors in the request"
 _MAX_AXES, _MAX_SIZE = 64, 2**63 - 1  # as many as numpy has
 _BINARY_ONLY = ("FP16", "BF16")
-_MAX_JSON_BYTES = 64 * 1024 * 1024  # a third of a second of work; raw bytes may be more
 MAX_TEXTS = MAX_MSGPACK_VALUES
 """Of one message as bytes: an empty one is 4 bytes of it, and a value to make."""
 
@@ -103,8 +102,8 @@ def read_infer(body: Buffer, header_length: int | None, key: str) -> InferMessag
     length = len(view) if header_length is None else header_length
     if not 0 <= length <= len(view):
         raise ValueError(f"{HEADER_LENGTH}: expected at most {len(view)}, the length of the body, got {length}")
-    if length > _MAX_JSON_BYTES:
-        raise ValueError(f"expected JSON of at most {_MAX_JSON_BYTES} bytes, got {length}: send arrays as binary data")
+    if length > MAX_JSON_BYTES:
+        raise ValueError(f"expected JSON of at most {MAX_JSON_BYTES} bytes, got {length}: send arrays as binary data")
     text = bytes(view[:length])
     check_json(text)
     try:

@@ -34,6 +34,7 @@ from typing import Any
 import numpy as np
 
 from inferential.dtype_names import sent_dtype
+from inferential.proto.value_limits import MAX_TEXT, TOO_MUCH_TEXT
 
 STRUCTURE_KEY = "inferential.structure"
 """Key of the string that describes the structure of an observation or a result."""
@@ -107,6 +108,7 @@ class _Flattening:
         self._values = values
         self._reserved = reserved
         self._numbers = itertools.count(1)
+        self._text_left = MAX_TEXT
 
     def map(self, tree: Mapping[Any, Any], prefix: str, depth: int) -> list[Any]:
         nodes = {}
@@ -120,6 +122,7 @@ class _Flattening:
         if depth > _DEEPEST:
             raise ValueError(f"{path}: nested deeper than {_DEEPEST} maps and lists")
         if isinstance(value, str):
+            self._note_text(len(value), path)
             return ["value", self._put(path, str(value))]
         if isinstance(value, np.ndarray):
             return self._array(value, path)
@@ -173,8 +176,15 @@ class _Flattening:
         if len(items) == 1:
             return ["list", [self._node(items[0], path, depth + 1)]]  # the text in [["text"]] has the list's own key
         if types <= set(_PLAIN):
+            if str in types:
+                self._note_text(_text_of(items), path)
             return ["plain", list(items)]
         return ["list", [self._node(item, f"{path}/{index}", depth + 1) for index, item in enumerate(items)]]
+
+    def _note_text(self, size: int, path: str) -> None:
+        self._text_left -= size
+        if self._text_left < 0:
+            raise ValueError(f"{path}: {TOO_MUCH_TEXT}")
 
     def _put(self, path: str, value: Any) -> str:
         key = path
@@ -200,6 +210,13 @@ def _leaf_types(items: Sequence[Any], depth: int = 0) -> Iterator[type]:
             yield from _leaf_types(item, depth + 1)
         else:
             yield type(item)
+
+
+def _text_of(items: Sequence[Any]) -> int:
+    """Returns how many characters the strings of a list have, which is not nested deeper than `_leaf_types` looks."""
+    return sum(
+        len(item) if isinstance(item, str) else _text_of(item) for item in items if isinstance(item, str | list | tuple)
+    )
 
 
 def _rectangular(items: Sequence[Any]) -> np.ndarray[Any, Any] | None:

@@ -15,8 +15,13 @@ MAX_MSGPACK_VALUES = 250_000
 """Of one message: a tenth of a second of work. An image as a list of numbers has fewer, if it is small."""
 MAX_JSON_VALUES = 2_000_000
 """The same of JSON, where lists of numbers are what others send too."""
+MAX_JSON_BYTES = 64 * 1024 * 1024
+"""Of one message of JSON; arrays as bytes beside it, where its protocol has such, may be more."""
 MAX_PROTOBUF_FIELDS = 100_000
 """Of one message of protobuf, those of the messages in it included; numbers in lists count besides, as in JSON."""
+MAX_TEXT = 16 * 1024 * 1024
+"""Characters of all strings of one message: many more than it may have (`observations.max_metadata_bytes`)."""
+TOO_MUCH_TEXT = f"more than {MAX_TEXT} characters of strings: send bytes as arrays of uint8"
 SMALL_BYTES = 64 * 1024
 """A message of this size has not too many values, whatever it is."""
 
@@ -91,6 +96,26 @@ def check_json(text: str | bytes | bytearray, most: int = MAX_JSON_VALUES) -> No
         count = sum(text.count(sign) for sign in b",[{")
     if count > most:
         raise ValueError(f"more than {most} values: send numbers as arrays, which are one each")
+
+
+def check_made(value: object, most: int = MAX_MSGPACK_VALUES) -> None:
+    """Counts the values of a message that was read, where numbers have become arrays, which are one each.
+
+    Raises:
+        ValueError: there are more than `most`, or strings of more than `MAX_TEXT` characters.
+    """
+    seen, text, parts = 0, 0, [value]
+    while parts:
+        part = parts.pop()
+        seen += 1
+        if isinstance(part, dict):
+            parts += part.values()
+        elif isinstance(part, list):
+            parts += part
+        elif isinstance(part, str) and (text := text + len(part)) > MAX_TEXT:
+            raise ValueError(TOO_MUCH_TEXT)
+        if seen + len(parts) > most:
+            raise ValueError(f"more than {most} values that are no numbers of an array")
 
 
 _VARINT, _FIXED64, _LENGTH, _GROUP, _END_GROUP, _FIXED32 = range(6)

@@ -37,12 +37,14 @@ class Condition:
         since: when it came to that, in seconds of `time.monotonic()`.
         why: in words; "" where the state says enough.
         logged: whether the replica has logged how it came to that.
+        hopeless: its model cannot be loaded: it is tried again, but waiting for it is of little use.
     """
 
     state: ModelState
     since: float
     why: str = ""
     logged: bool = field(default=False, compare=False)
+    hopeless: bool = False
 
     @property
     def answers(self) -> bool:
@@ -89,5 +91,5 @@ def best_of(conditions: Iterable[Condition]) -> Condition:
 
     Nothing at all is stopped.
     """
-    found = sorted(conditions, key=lambda one: (_ORDER.index(one.state), one.since))
+    found = sorted(conditions, key=lambda one: (_ORDER.index(one.state), one.hopeless, one.since))
     return found[0] if found else Condition(ModelState.STOPPED, -math.inf, "it has no replica")

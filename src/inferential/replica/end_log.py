@@ -1,4 +1,4 @@
-"""What is logged of the ends of a worker process: a way to end in full once, and then in short."""
+"""What is logged of the ends of a replica: a way to end in full once, and then in short."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ logger: logging.Logger = logging.getLogger("inferential.replica")
 
 
 class EndLog:
-    """Logs why processes of one replica have ended.
+    """Logs why processes of one replica have ended, or why it could not be loaded in this one.
 
     Args:
         label: of the replica.

@@ -52,12 +52,15 @@ class Lifecycle:
         self._up_at = None
         self._load_by = now + self._load_timeout_s
         self._call_began_at = None
+        if self.broken:
+            return  # it is failing until its model is there, however often that is tried
         why = self._why and f"it is started again: {self._why}"
         self._condition = Condition(ModelState.LOADING, now, why, logged=bool(why))
 
     def warming(self, now: float) -> None:
         """The model was made, and runs its warm-up."""
-        self._condition = Condition(ModelState.WARMING, now, self._condition.why)
+        if not self.broken:
+            self._condition = Condition(ModelState.WARMING, now, self._condition.why)
 
     def loaded(self, now: float) -> None:
         """The model is there."""
@@ -75,7 +78,9 @@ class Lifecycle:
         self._up_at, self._load_by, self._call_began_at = None, math.inf, None
         self._why = why
         if self._condition.state is not ModelState.STOPPED:
-            self._condition = Condition(ModelState.HUNG if hung else ModelState.FAILING, now, why, logged=True)
+            state = ModelState.HUNG if hung else ModelState.FAILING
+            since = self._condition.since if self._condition.hopeless else now
+            self._condition = Condition(state, since, why, logged=True, hopeless=self.broken)
         delay = 0.0 if at_once else min(FIRST_DELAY_S * 2.0**self._failures, LONGEST_DELAY_S)
         self._failures = min(self._failures + 1, 64)
         return delay

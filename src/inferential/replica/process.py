@@ -133,7 +133,7 @@ class WorkerProcess(WorkerView):
     def begin(self) -> None:
         """Starts the process, and another one whenever it cannot load its model."""
         self._closed = False
-        if not self.broken:
+        if not self._life.broken:
             self._problem = "its process is loading"  # and later ones are, for what ended the one before
         self._begin()
 

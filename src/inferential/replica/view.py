@@ -41,11 +41,6 @@ class WorkerView:
         return None if self.up else self._problem
 
     @property
-    def broken(self) -> bool:
-        """Whether its model cannot be loaded: waiting for the next process is of little use."""
-        return self._life.broken
-
-    @property
     def pid(self) -> int | None:
         """Of the process that runs now."""
         return None if self._process is None else self._process.pid
@@ -60,10 +55,7 @@ class WorkerView:
 
     @property
     def max_inflight(self) -> int:
-        """Calls that it takes at once, of which it runs one; 0 while it takes none.
-
-        A broken one takes calls, to fail them at once.
-        """
+        """Calls that it takes at once, of which it runs one; 0 while it takes none."""
         if self.greeting is None:
-            return 1 if self.broken else 0
+            return 0
         return _QUICK_INFLIGHT if self._pace.quick else self.greeting.max_inflight

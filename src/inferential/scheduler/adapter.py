@@ -7,21 +7,17 @@ What a user's scheduler raises is logged, and ends one request at most; it is as
 from __future__ import annotations
 
 import itertools
-import logging
 import math
 import time
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
+from inferential.scheduler.asked import Asked
 from inferential.scheduler.base import ModelAwareScheduler, QueueFullError, Scheduler
 from inferential.scheduler.request import QUEUE_FULL, InferenceRequest, Refusal, RefusalKind, RequestState
 
-logger: logging.Logger = logging.getLogger("inferential.scheduler")
-
 TICK_S = 0.01
 """Seconds until a scheduler is asked again whose requests wait and whose `next_batch` returned nothing."""
-_Given = ParamSpec("_Given")
-_Answer = TypeVar("_Answer")
 
 
 def refusal_of(error: Exception) -> Refusal:
@@ -44,22 +40,7 @@ class SchedulerAdapter(ModelAwareScheduler):
         self.window: int | None = getattr(scheduler, "window", None)
         self._set_aside: dict[str, dict[InferenceRequest, None]] = {}
         self._gave_nothing_at = -math.inf
-        self._failed = False
-
-    def _asked(
-        self, otherwise: _Answer, ask: Callable[_Given, _Answer], *given: _Given.args, **named: _Given.kwargs
-    ) -> _Answer:
-        """Returns what the user's scheduler answers; `otherwise` where it raises."""
-        try:
-            return ask(*given, **named)
-        except Exception:
-            self._note_failure()
-            return otherwise
-
-    def _note_failure(self) -> None:
-        if not self._failed:
-            self._failed = True
-            logger.exception("scheduler %s failed; further failures are not logged", type(self._scheduler).__name__)
+        self._asked = Asked(type(scheduler).__name__)
 
     def submit(self, request: InferenceRequest) -> None:
         self._submit(self._scheduler.submit, request)
@@ -74,7 +55,7 @@ class SchedulerAdapter(ModelAwareScheduler):
         except QueueFullError:
             raise
         except Exception:
-            self._note_failure()
+            self._asked.note_failure()
             raise
 
     def next_batch_for_model(self, model_id: str, limit: int | None = None) -> list[InferenceRequest]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from inferential.scheduler.adapter import SchedulerAdapter
 from inferential.scheduler.base import ModelAwareScheduler, Scheduler
+from inferential.scheduler.guarded import GuardedScheduler
 from inferential.scheduler.time.availability import Availability, ReplicaSlot
 from inferential.scheduler.waiting import Waiting
 
@@ -23,14 +24,15 @@ class OrderedWaiting(Waiting):
 
     def _put_in_charge(self, scheduler: Scheduler) -> None:
         self.scheduler: Scheduler = scheduler
-        self._order: ModelAwareScheduler = (
-            scheduler if isinstance(scheduler, ModelAwareScheduler) else SchedulerAdapter(scheduler)
-        )
+        order = scheduler if isinstance(scheduler, ModelAwareScheduler) else SchedulerAdapter(scheduler)
+        kind = type(order)
         # Set by the class itself, not inherited: a strategy derived from a built-in one is to see every request.
-        self._straight_on = "may_defer" in vars(type(self._order))
+        self._straight_on = "may_defer" in vars(kind)
         # A strategy that ignores the replica answers alike for each free one, so it is asked for the first only.
-        self._compares_replicas = type(self._order).next_batch_on is not ModelAwareScheduler.next_batch_on
-        self._refuses = type(self._order).take_infeasible is not ModelAwareScheduler.take_infeasible
+        self._compares_replicas = kind.next_batch_on is not ModelAwareScheduler.next_batch_on
+        self._refuses = kind.take_infeasible is not ModelAwareScheduler.take_infeasible
+        is_ours = kind.__module__.partition(".")[0] == __package__.partition(".")[0]
+        self._order: ModelAwareScheduler = order if is_ours else GuardedScheduler(order)
         self._order.bind(self._availability)
 
     def _keeps_nothing_for(self, slot: ReplicaSlot) -> bool:

@@ -312,13 +312,13 @@ class Accounting:
         if track is not None and self._fleet.client(request.client_id) is track.client:
             self._recorder.invalidated(request.client_id)
 
-    def sweep(
+    def sweep_steps(
         self,
         now: float,
         stands: Callable[[int], bool] = lambda connection: True,
         has_unread: Callable[[bytes], bool] = lambda identity: False,
-    ) -> FleetChanges:
-        """Finds clients that have fallen silent, and records the overdue ones.
+    ) -> Iterator[FleetChanges]:
+        """Finds clients that have fallen silent, some with each step, and records the overdue ones.
 
         Args:
             now: seconds of `time.monotonic()`.
@@ -335,10 +335,11 @@ class Accounting:
                 waiting = {request.client_id for request in self._engine.requests() if stands(request.connection)}
             return client_id in waiting
 
-        changes = fleet.sweep(now, waits, self._is_behind(has_unread))
-        for client_id, model_id in changes.overdue:
-            self._recorder.overdue(client_id, model_id)
-        return changes
+        for changes in fleet.sweep_steps(now, waits, self._is_behind(has_unread)):
+            for client_id, model_id in changes.overdue:
+                self._recorder.overdue(client_id, model_id)
+            yield changes
+            self.flush()  # what came meanwhile
 
     def share_steps(self, now: float, has_unread: Callable[[bytes], bool]) -> Iterator[None]:
         """Updates the fair shares if they are due, a part with each step, between which robots can be served.

@@ -155,7 +155,8 @@ class Egress:
             made_up = refusal.kind is RefusalKind.UNKNOWN_MODEL  # as many names as a client likes
             key = (request.client_id, "" if made_up else request.model_id, refusal.cause)
             text = "client %s: a request for model %s was refused (%s): %s"
-            self._notices.say(key, text, request.client_id, request.model_id, refusal.cause, refusal.reason)
+            reason = refusal.reason.removeprefix(f"{refusal.cause}: ")
+            self._notices.say(key, text, request.client_id, request.model_id, refusal.cause, reason)
         if request.protocol_version >= PROTOCOL_VERSION and refusal.cause not in _UNREAD:
             envelope = write_refusal(
                 client_id=request.client_id,

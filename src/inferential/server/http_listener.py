@@ -15,8 +15,9 @@ import uvicorn
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from inferential.notices import Notices
-from inferential.server.descriptors import are_scarce, is_scarce
 from inferential.server.tls import check_tls
+from inferential.transport.descriptors import has_room, is_room, make_room_on
+from inferential.transport.silent import SILENT
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
@@ -133,7 +134,7 @@ def before_tls(make: Callable[_Given, _MadeT], tls: ssl.SSLContext | None) -> Ca
         return make
 
     def made(*given: _Given.args, **named: _Given.kwargs) -> _MadeT:
-        if are_scarce():
+        if not is_room():
             raise ConnectionAbortedError("few file descriptors are left")
         return make(*given, **named)
 
@@ -187,6 +188,7 @@ class _TimedProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        SILENT.forget(self)
         self._in_message, self._has_ended_one = False, True
         super().on_message_complete()
 
@@ -203,11 +205,12 @@ class _TimedProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         accepted = transport.get_extra_info("socket")
-        if accepted is not None and is_scarce(accepted.fileno()):
+        if accepted is not None and not has_room(accepted.fileno()):
             text = "connections to %s:%d are closed: few file descriptors are left (ulimit -n), which robots need"
             self._notices.say("scarce", text, *accepted.getsockname()[:2], level=logging.WARNING)
             transport.abort()
             return
+        SILENT.note(self, transport.abort)
         self._expect_head()
 
     def data_received(self, data: bytes) -> None:
@@ -223,6 +226,7 @@ class _TimedProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
             self._stop_expecting()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        SILENT.forget(self)
         self._stop_expecting()
         super().connection_lost(exc)
 
@@ -247,6 +251,7 @@ class _Uvicorn(uvicorn.Server):
         """Does what uvicorn's does for sockets, which would let TLS take a minute."""
         config, loop = self.config, asyncio.get_running_loop()
         state: dict[str, Any] = {"server_state": self.server_state, "app_state": self.lifespan.state}
+        make_room_on(loop)
         make = before_tls(partial(_TimedProtocol, config=config, **state), config.ssl)
         tls_s = None if config.ssl is None else HEAD_S
         self.servers = []

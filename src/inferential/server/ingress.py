@@ -259,8 +259,10 @@ class Ingress:
         )
 
     def _resolve(self, sender: ConstantFields) -> ResolvedPolicy:
-        client_id, model_id = sender.client_id, sender.model_id
-        explicit_budget_ms = self._clients.explicit_budget_ms(client_id, model_id, sender.latency_budget_ms)
+        client_id, client_type, model_id = sender.client_id, sender.client_type, sender.model_id
+        explicit_budget_ms = self._clients.explicit_budget_ms(
+            client_id, client_type, model_id, sender.latency_budget_ms
+        )
         accepted = self._clients.accepts(client_id)
         model = self._models.get(model_id)
         return ResolvedPolicy(
@@ -272,7 +274,7 @@ class Ingress:
             and not (model is not None and model.every_observation),
             self._late(sender),
             None if sender.control_period_ms is None else sender.control_period_ms / 1e3,
-            self._clients.fixed_priority(client_id, model_id),
+            self._clients.fixed_priority(client_id, client_type, model_id),
             0 if sender.protocol_version >= PROTOCOL_VERSION else self._clients.default_priority,
             self._clients.rights(client_id, model_id),
         )

@@ -23,6 +23,7 @@ from inferential.server.attention import Attention
 from inferential.server.egress import Egress
 from inferential.server.executor import Executor
 from inferential.server.ingress import IncomingRequest, Ingress, Overtaken
+from inferential.server.sweeping import sweep
 from inferential.server.turns import Soon, in_turns
 from inferential.transport.messages import Received, Skimmed
 from inferential.transport.zmq_transport import GONE, MalformedMessage, ZmqTransport
@@ -378,16 +379,14 @@ class EventPump:
 
     def _sweep(self, now: float) -> None:
         """Looks for clients that have fallen silent."""
-        if (at := self._accounting.next_sweep_at()) is None or at > now:
-            return
-        self._models.look(now)
-        changes = self._accounting.sweep(now, self._egress.reaches, self._egress.has_unread)
-        for client_id in changes.gone:
-            self._egress.say_gone(client_id, changes.identities[client_id])
+        if (at := self._accounting.next_sweep_at()) is not None and at <= now:
+            self._models.look(now)
+            in_turns(sweep(self._accounting, self._egress, self._let_go, now), self._loop)
+
+    def _let_go(self, client_ids: Sequence[str], now: float) -> None:
+        """Ends the requests of clients that are gone, and all that the models know of them."""
+        for client_id in client_ids:
             self._accounting.engine.client_gone(client_id, now)
         self._send_refusals()
-        for client_id in changes.gone:
+        for client_id in client_ids:
             self._models.forget_client(client_id)
-        if changes.gone:
-            self._accounting.disconnected(changes.gone)
-        in_turns(self._accounting.share_steps(now, self._egress.has_unread), self._loop)

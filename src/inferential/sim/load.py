@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import secrets
 import time
 from array import array
 from collections import Counter
@@ -18,8 +19,9 @@ from typing import Any
 from inferential.client import AsyncConnection, AsyncModel, Result
 from inferential.client.handle import QueueChoice
 from inferential.errors import InferenceError, RequestSuperseded
+from inferential.tracking.robots import COMMANDS
 
-CLIENT_TYPE = "inferential bench"
+CLIENT_TYPE = f"{COMMANDS}bench"
 CONNECT_S = 5.0
 """For every robot's first answer, at most: connections are made before time counts."""
 _CONNECT_AT_ONCE = 32
@@ -115,12 +117,13 @@ class Driver:
 
     async def run(self) -> None:
         """Runs until the last answers are there, or until it is cancelled: what waits then is unanswered."""
-        load = self.load
+        load, run = self.load, secrets.token_hex(2)
         async with contextlib.AsyncExitStack() as connections:
             models = []
-            for secret_key in load.secret_keys or [None] * load.robots:
+            for number, secret_key in enumerate(load.secret_keys or [None] * load.robots):
+                client_id = f"bench-{run}-{number:03d}" if secret_key is None else ""  # a key has a name
                 connection = AsyncConnection(
-                    load.server, client_type=CLIENT_TYPE, server_key=load.server_key, secret_key=secret_key
+                    load.server, client_id, CLIENT_TYPE, server_key=load.server_key, secret_key=secret_key
                 )
                 await connections.enter_async_context(connection)
                 models.append(connection.model(load.model_id, load.budget_ms, queue=load.queue))

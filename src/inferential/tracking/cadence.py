@@ -15,6 +15,9 @@ is followed soon:
 How far intervals are from the period on average, their spread, is learned beside it: a client whose intervals differ by
 more than 40 % on average is never overdue, and its mean interval is no deadline.
 
+A client that was taken for overdue and asked again made a pause. One that does so now and then, as robots do between
+tasks, is overdue only after longer than its longest one lately.
+
 So after a pause the period is known at once, a client that changes its rate for good is followed within three
 requests, and one that asks in pairs (1 ms, 99 ms, 1 ms, ...) is learned as what it is on average, not as all pauses.
 """
@@ -37,6 +40,8 @@ _USUAL = 0.3  # of the period, the spread that a robot's network may cause
 _IRREGULAR = 0.4  # of the period, the spread of intervals above which no next one is expected
 _EARLY = 2.0  # times the spread, a request may come before the period is over
 _SPREADS = 3.0  # how many times the spread an interval exceeds the period before it is overdue
+_PAUSES, _PAUSES_WITHIN, _PAUSES_KEPT = 2, 1000, 8
+"""After so many pauses within so many intervals of the rhythm more are expected, as long as the longest kept."""
 _BURSTS = 3.0  # times the learned period, the mean interval of a client that asks in bursts
 _FIRST_COUNTED_S, _COUNTED_S = 0.2, 1.0  # how long irregular requests are counted for their mean interval
 STEADY_AFTER = 3  # intervals: a confidence of 0.3, below which a cadence is not relied on
@@ -62,6 +67,8 @@ class Rhythm:
     counted_at: float = math.nan
     mean: float = math.nan
     """The mean interval when it was last counted, and up to which interval and when that was."""
+    pauses: tuple[tuple[int, float], ...] = ()
+    """The newest pauses: up to which interval, and how long."""
 
     @property
     def confidence(self) -> float:
@@ -92,7 +99,15 @@ class Rhythm:
 
     def overdue_from(self, multiplier: float) -> float:
         """Returns when the next request is overdue; infinite where the intervals are too irregular to tell."""
-        return math.inf if self.is_irregular else self._latest(multiplier)
+        if self.is_irregular:
+            return math.inf
+        lately = [pause_s for interval, pause_s in self.pauses if interval > self.intervals - _PAUSES_WITHIN]
+        pause_s = max(lately) if len(lately) >= _PAUSES else 0.0
+        return max(self._latest(multiplier), self.last + multiplier * pause_s)
+
+    def paused(self, pause_s: float) -> None:
+        """Notes that the client was taken for overdue, and asked again after so long."""
+        self.pauses = (*self.pauses[1 - _PAUSES_KEPT :], (self.intervals, pause_s))
 
     def _latest(self, multiplier: float) -> float:
         return self.last + max(multiplier * self.period, self.period + _SPREADS * self.spread)

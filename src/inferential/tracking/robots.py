@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 
 from inferential.tracking.limits import MAX_MODELS
 
+COMMANDS = "inferential "
+"""How the types begin of clients that are commands, as `inferential call`: they come and go, and are no robots."""
+
 
 @dataclass(slots=True)
 class ClientState:

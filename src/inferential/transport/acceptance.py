@@ -20,10 +20,12 @@ from typing import TYPE_CHECKING
 
 from inferential.notices import Notices
 from inferential.transport.connections import ClientConnection, Connections
+from inferential.transport.descriptors import is_among_last
 from inferential.transport.handshakes import HandshakeGuard
 from inferential.transport.held import UNSENT_BYTES
 from inferential.transport.listening import Listener
 from inferential.transport.poller import READ
+from inferential.transport.silent import SETTLED_S, SILENT
 from inferential.zmtp import ConnectionEnded, ProtocolError, Stream
 from inferential.zmtp.handshake import HandshakeError
 from inferential.zmtp.reader import Allocate
@@ -41,9 +43,6 @@ _ACCEPT_AT_ONCE = 16
 _NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 ACCEPT_RETRY_S = 1.0
 """How long no connection is accepted after descriptors ran out."""
-SETTLED_S = 1.0
-"""A connection of this age that never asked may be closed for a newer one."""
-"""A robot finishes its handshake and asks within this time; who has not gives way where descriptors run out."""
 _ANSWER_S = 0.4
 """How long a connection has to answer when another one comes under its identity."""
 _MAX_FRAMES = 3  # empty, envelope, payload
@@ -122,10 +121,11 @@ class Acceptance:
             except OSError as error:
                 if error.errno not in _NO_DESCRIPTORS:
                     continue  # the connection is closed already
-                if not self._make_room():
+                if self._make_room():
+                    continue
+                if not SILENT.end_one():  # else there is room in the next turn of the loop
                     self._refuse_one(listening, error)
-                    return
-                continue
+                return
             now = time.monotonic()
             host = f"{place[0]}:{place[1]}" if isinstance(place, tuple) else ""
             try:
@@ -139,6 +139,8 @@ class Acceptance:
                 accepted.close()
                 continue
             self._connections.handshaking[client] = None
+            if is_among_last(accepted.fileno()) and not self._make_room():
+                SILENT.end_one()
             if self._handshake_timer is None:
                 self._expire_handshakes()
 

@@ -18,7 +18,7 @@ RATE_HZ = 50.0
 class Drive:
     """A player, and a server that answers each observation after so many steps with `horizon` actions.
 
-    The action for a step is that step's number, so that it can be inputs whether the right one is played.
+    An action is the number of those executed before it, so that it can be seen whether the right one is played.
     """
 
     def __init__(self, horizon: int, latency: Callable[[int], int | None], **options: Any) -> None:
@@ -26,12 +26,12 @@ class Drive:
         self.horizon = horizon
         self.latency = latency
         self.now = 100.0
-        self.step = 0
+        self.step = self.executed = 0
         self.interval_s = 0.0
         self.asked: list[int] = []
         self.inputs: list[dict[str, Any]] = []
         self.remaining: list[int] = []
-        self.coming: list[tuple[int, int, int]] = []  # at which step, request id, of which step
+        self.coming: list[tuple[int, int, int]] = []  # at which step, request id, its first action
 
     def one(self) -> np.ndarray | None:
         for arrival in [one for one in self.coming if one[0] <= self.step]:
@@ -47,7 +47,8 @@ class Drive:
             self.player.asked(request_id, self.now)
             delay = self.latency(len(self.asked) - 1)
             if delay is not None:
-                self.coming.append((self.step + delay, request_id, self.step))
+                self.coming.append((self.step + delay, request_id, self.executed))
+        self.executed += self.player.actions_left() > 0
         action = self.player.play()
         self.step += 1
         self.now += 1 / RATE_HZ
@@ -58,18 +59,18 @@ class Drive:
         return [None if action is None else float(action[0]) for action in actions]
 
 
-def test_before_the_first_chunk_there_is_no_action_and_then_that_of_the_step() -> None:
+def test_before_the_first_chunk_there_is_no_action_and_then_its_first() -> None:
     drive = Drive(horizon=20, latency=lambda number: 3)
-    assert drive.run(8) == [None, None, None, 3, 4, 5, 6, 7]
+    assert drive.run(8) == [None, None, None, 0, 1, 2, 3, 4]
     assert drive.asked == [0]
     assert drive.player.stats.delay_steps == 3
 
 
 def test_the_next_chunk_is_asked_for_so_that_it_is_there_before_the_end() -> None:
     drive = Drive(horizon=20, latency=lambda number: 3)
-    drive.run(20)
-    # 20 steps end after step 19; a round trip takes 3, and one is kept in hand
-    assert drive.asked == [0, 16]
+    drive.run(23)
+    # Its 20 steps begin at step 3 and end after step 22; a round trip takes 3, and one is kept in hand.
+    assert drive.asked == [0, 19]
     assert drive.remaining[1] == 3
 
 
@@ -78,12 +79,11 @@ def test_with_a_steady_server_no_step_is_starved_and_each_has_its_own_action(
     latency: int, spare: int, jitter: list[int]
 ) -> None:
     # The longest round trip is seen first, so that it is among those that count. With one request under way at a time
-    # a chunk must last two of them: one until it is there, and one until the next is. The first one of all is played by
-    # time where a third of it has passed at most.
+    # a chunk must last two of them: one until it is there, and one until the next is.
     delays = [latency + 2, *[latency + one for one in jitter]]
-    drive = Drive(horizon=3 * (latency + 2) + spare, latency=lambda number: delays[number % len(delays)], quantile=1.0)
+    drive = Drive(horizon=2 * (latency + 2) + spare, latency=lambda number: delays[number % len(delays)], quantile=1.0)
     actions = drive.run(200)
-    assert actions == [None] * (latency + 2) + list(range(latency + 2, 200))
+    assert actions == [None] * (latency + 2) + list(range(198 - latency))
     assert drive.player.stats.starved_steps == 0
 
 
@@ -110,10 +110,10 @@ def test_a_starved_step_holds_the_last_action_and_is_counted_and_reported() -> N
     inputs: list[int] = []
     drive = Drive(horizon=4, latency=lambda number: None if number else 0, on_starved=inputs.append)
     actions = drive.run(11)
-    assert actions[:4] == [None, 1, 2, 3]
+    assert actions[:5] == [None, 0, 1, 2, 3]
     stats = drive.player.stats
-    assert (stats.starved_episodes, stats.longest_starved_steps, inputs) == (1, 7, list(range(1, 8)))
-    assert actions[4:] == [3] * 7
+    assert (stats.starved_episodes, stats.longest_starved_steps, inputs) == (1, 6, list(range(1, 7)))
+    assert actions[5:] == [3] * 6
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_a_starved_step_holds_the_last_action_and_is_counted_and_reported() -> N
 )
 def test_starved_it_does_what_the_user_chose(options: dict[str, Any], played: float) -> None:
     drive = Drive(horizon=4, latency=lambda number: 50 if number else 0, **options)
-    assert drive.run(5)[-1] == played
+    assert drive.run(6)[-1] == played
 
 
 @pytest.mark.parametrize(
@@ -161,7 +161,7 @@ def test_a_function_cannot_change_the_action_that_is_held() -> None:
         return last
 
     drive = Drive(3, lambda number: 0 if number == 0 else None, starved=double)
-    assert drive.run(7)[3:] == [4.0, 4.0, 4.0, 4.0]
+    assert drive.run(7)[3:] == [2.0, 4.0, 4.0, 4.0]
 
 
 def test_arms_whose_actions_come_in_another_order_are_not_mistaken() -> None:
@@ -175,7 +175,7 @@ def test_arms_whose_actions_come_in_another_order_are_not_mistaken() -> None:
 
 def test_a_stop_action_is_played_before_the_first_chunk_too() -> None:
     drive = Drive(horizon=8, latency=lambda number: 2, stop_action=np.array([7.0]))
-    assert drive.run(3) == [7.0, 7.0, 2.0]
+    assert drive.run(3) == [7.0, 7.0, 0.0]
 
 
 def test_an_execution_horizon_has_chunks_asked_for_before_they_are_needed() -> None:
@@ -200,7 +200,7 @@ def test_an_ensemble_asks_at_every_step() -> None:
     drive = Drive(horizon=20, latency=lambda number: 3, merge="ensemble")
     actions = drive.run(30)
     assert drive.asked == list(range(30))
-    assert actions[3:] == list(range(3, 30))
+    assert actions[3:] == list(range(27))
 
 
 def test_with_rtc_an_observation_carries_what_will_have_been_executed() -> None:
@@ -208,9 +208,9 @@ def test_with_rtc_an_observation_carries_what_will_have_been_executed() -> None:
     drive.run(40)
     first, second = drive.inputs[:2]
     assert first == {}
-    assert drive.asked[1] == 15
+    assert drive.asked[1] == 4 + 15
     assert second["prev_chunk_left_over"][:, 0].tolist() == [15, 16, 17, 18, 19]
-    assert (second["inference_delay"], second["execution_horizon"]) == (4, 15)
+    assert (second["inference_delay"], second["execution_horizon"]) == (4, 19)
     assert second["inference_delay"].dtype == np.int32
 
 
@@ -266,7 +266,7 @@ def test_the_answer_to_a_lost_request_is_outdated() -> None:
 def test_a_policy_of_single_actions_is_held_to_its_newest() -> None:
     drive = Drive(horizon=1, latency=lambda number: 2)
     actions = drive.run(12)
-    assert actions == [None, None, 0, 0, 2, 2, 4, 4, 6, 6, 8, 8]
+    assert actions == [None, None, 0, 0, 0, 0, 1, 1, 2, 2, 3, 3]
     assert drive.player.stats.starved_steps == 5
 
 
@@ -274,7 +274,7 @@ def test_steps_that_the_loop_missed_are_skipped() -> None:
     drive = Drive(horizon=20, latency=lambda number: 0)
     drive.run(3)
     drive.player.skip(4)
-    assert drive.player.play()[0] == 7
+    assert drive.player.play()[0] == 6
     assert drive.player.stats.skipped_steps == 4
 
 
@@ -297,7 +297,7 @@ def test_after_a_pause_of_the_control_loop_an_observation_is_made_at_once() -> N
     drive.run(1)
     assert len(drive.asked) == 1
     drive.now += 3.0
-    assert drive.run(5) == [11, 12, 13, 14, 15]
+    assert drive.run(5) == [9, 10, 11, 12, 13]
     assert drive.asked == [0, 11]
 
 

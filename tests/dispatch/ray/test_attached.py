@@ -99,7 +99,7 @@ async def test_a_replica_whose_call_hangs_takes_no_more_and_is_unhealthy_until_i
     link = Link(context, "r1", registry.listed.addresses.ipc, "", ("", ""), lambda link: up.set())
     try:
         await model.check_health()
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await up.wait()
         calling = asyncio.create_task(link.call([row(state=np.ones(1))], 0))
         assert await asyncio.to_thread(entered.wait, 10)

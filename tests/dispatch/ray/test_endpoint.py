@@ -116,7 +116,7 @@ async def connect() -> AsyncIterator[Connect]:
         link = Link(context, "r1", address, server_key, keys, lambda link: changed.set())
         links.append(link)
         if wait:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(60):
                 await changed.wait()
         return link
 
@@ -252,7 +252,7 @@ def test_a_directory_that_others_can_enter_is_not_used(start: Start, tmp_path: P
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 (nothing tells of it)
             await asyncio.sleep(0.01)
 
@@ -456,6 +456,6 @@ async def test_a_model_that_keeps_state_gets_the_sessions_of_robots(start: Start
     assert [(int(one.values["steps"]), one.fresh) for one in answers] == [(1, True), (2, False), (1, False)]
     assert answers[2].values["who"] == "arm so101 1"
     link.end_session("arm")
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while not model.closed:  # noqa: ASYNC110 (of another thread)
             await asyncio.sleep(0.01)

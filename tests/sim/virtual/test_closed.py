@@ -22,7 +22,7 @@ from inferential.sim.virtual.starvation import play_of
 from inferential.sim.virtual.world import ChunkedRobot, ModelSpec, Run
 
 MODEL = ModelSpec("m", (0.090, 0.110))
-ROBOT = ChunkedRobot("a", "m", "arm", period_s=0.05, horizon_steps=10, ask="threshold")
+ROBOT = ChunkedRobot("a", "m", "arm", period_s=0.05, horizon_steps=10, ask="threshold", index="time")
 
 
 @pytest.fixture
@@ -315,6 +315,7 @@ def test_robots_that_follow_the_suggested_horizon_do_not_starve_for_having_asked
     """They join within a second: the first are answered at once, in small calls, and know nothing of full ones."""
     models = {"m": {"fixed_ms": 65.4, "per_row_ms": 10.57, "max_batch_size": 8, "replicas": 2, "turnaround_ms": 0}}
     arm = {"kind": "chunked", "rate_hz": 50, "horizon_steps": 50, "delay_ms": 5, "count": 48, "budget_ms": None}
+    arm["index"] = "time"
     starved = {}
     for objective in ("robot_time", "answers"):  # which suggests none
         fleet = make_fleet(models, arm=arm)

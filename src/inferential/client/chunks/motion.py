@@ -111,11 +111,6 @@ class Motion:
             ) from None
         return layout
 
-    @property
-    def has_begun(self) -> bool:
-        """Whether an action of a chunk was played."""
-        return self._last is not None
-
     def resumes_with(self, actions: Array) -> None:
         """Notes the actions [T, N] with which a robot that has none resumes, to see whether they go on where it is."""
         if self._starved_steps and len(actions) > 1:

@@ -9,13 +9,11 @@ one included, are as few as a round trip may take, by a high quantile of the new
 
 One request is in flight at a time, except with "ensemble", which averages many chunks: one per step.
 
-Slow policies. Action i of a chunk belongs to the control step of its observation plus i. Where a chunk comes so late
-that fewer of its steps are left by that than a usual round trip takes, the steps in which the robot had nothing to play
-do not count: it goes on with the first action that it has not executed since the observation. That is the first one of
-all where it has stood since then, unless it has not moved before and not much is skipped. A chunk of T actions can
-be requested too early as well: what is executed until it is there is lost to it. With a round trip of more than T/2
-steps it is requested when T/2 are left, which gives the most actions; with one of T or more, when none is left, from
-where the robot stands.
+Slow policies. A chunk begins where the robot was observed, so that the robot goes on with the first action that it has
+not executed since: those are skipped that it executed meanwhile, by the chunk before, and not the steps for which it
+stood. A chunk of T actions can be requested too early as well: what is executed until it is there is lost to it. With
+a round trip of more than T/2 steps it is requested when T/2 are left, which gives the most actions; with one of T or
+more, when none is left, from where the robot stands.
 
 While nothing is heard of the server, observations are made anew, as links hold the newest only: that leaves first when
 the network is back. A request without an answer for far longer than usual is given up (its answer is used
@@ -59,7 +57,8 @@ _ROUNDING_S = 1e-9
 _MAX_IN_FLIGHT = 8  # of "ensemble"
 
 Index = Literal["executed", "time"]
-"""Which action of a late chunk is played first: the first that was not executed, or that of the present step."""
+"""Which action of a chunk is played first: the first that was not executed since its observation, or that of the
+present step. They differ where the robot stood meanwhile."""
 
 
 class Player:
@@ -166,11 +165,12 @@ class Player:
         self._open.answered(request_id, asked, each_is_answered=self._many)
         is_newest = asked.step > self._chunk_step
         passed, stood = self._step - asked.step, self._stood - asked.stood
-        is_late = self._first_action(len(actions), passed, stood) < passed
+        first = self._first_action(len(actions), passed, stood)
+        # It has stood since the observation, or by time hardly anything would be left.
+        is_late = first < passed and (stood == passed or len(actions) - passed < max(self._usual_steps(), 1))
         if not self._note_trip(now - asked.at, server_ms, now, is_late=is_late):
             self.stats.outdated += 1
             return False
-        first = self._first_action(len(actions), passed, stood)
         if first >= len(actions) or not (is_newest or self._many):
             self.stats.outdated += 1
             if is_newest and self._index == "time":  # nothing newer is known to hold
@@ -229,13 +229,9 @@ class Player:
             passed: the control steps since its observation.
             stood: those of them in which there was nothing to play.
         """
-        if self._index == "executed" and steps == 1:
-            return 0  # a single action is for whenever it comes
-        if self._index == "time" or not stood:
+        if self._index == "time":
             return passed
-        if stood == passed:  # it stands where it was observed
-            return passed if not self._motion.has_begun and passed <= steps / 3 else 0
-        return passed if steps - passed >= max(self._usual_steps(), 1) else passed - stood
+        return 0 if steps == 1 else passed - stood  # a single action is for whenever it comes
 
     def outdated(self, request_id: int, now: float = 0.0, turn_in_ms: float | None = None) -> None:
         """Notes that the server asks for an observation in place of this one, to be there when its turn comes."""

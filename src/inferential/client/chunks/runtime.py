@@ -230,8 +230,8 @@ class ChunkRuntime(_Runtime[Model]):
         action_spec: what an action must be, an `ActionSpec` or a map of its arguments: shape, low, high, max_change; or
             these by key. A chunk that breaks it is not played, and nothing that is played changes by more than
             `max_change` in a step.
-        index: of a chunk that came too late, "executed": the robot goes on with the first action that it has not
-            executed since the observation; "time": with that of the present step, if there is one.
+        index: of a chunk that came after the robot had run out of actions, "executed": it goes on with the first action
+            that it has not executed since the observation; "time": with that of the present step, if there is one.
 
     Raises:
         TypeError, ValueError: naming the argument that is wrong.

@@ -5,11 +5,15 @@ It only reads. `details` asks Serve's controller and blocks; the rest are functi
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from inferential.errors import InferentialError
+
+if TYPE_CHECKING:
+    from inferential.replica.registry import Listed
 
 
 class AmbiguousModel(InferentialError, LookupError):
@@ -101,3 +105,26 @@ def model_ids(deployments: Iterable[Deployment]) -> list[str]:
     names = [one.name for one in deployments]
     ids = {one.app for one in deployments if one.is_ingress} | {one.path for one in deployments}
     return sorted(ids | {name for name in names if names.count(name) == 1})
+
+
+def called_by_endpoint(
+    listed: Iterable[Listed],
+    up: AbstractSet[str],
+    deployments: Iterable[Deployment],
+    former: Collection[tuple[str, str]],
+) -> dict[tuple[str, str], list[str]]:
+    """The replicas with endpoints of each deployment, by application and name, that is called by them.
+
+    One that has been called by its handle so far is only once an endpoint is connected: at no moment by neither.
+
+    Args:
+        listed: all endpoints.
+        up: the replicas whose endpoints are connected.
+        deployments: what Serve runs.
+        former: what was called by its endpoints before.
+    """
+    named: dict[tuple[str, str], list[str]] = {}
+    for one in listed:
+        named.setdefault((one.app, one.deployment), []).append(one.replica)
+    by_handle = {(one.app, one.name) for one in deployments if one.replicas}.difference(former)
+    return {path: names for path, names in named.items() if path not in by_handle or not up.isdisjoint(names)}

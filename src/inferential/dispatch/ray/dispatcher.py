@@ -14,14 +14,15 @@ from typing import Any, TypeVar
 import ray
 import zmq
 
-from inferential.dispatch.base import (
-    Dispatcher,
-    NodeUse,
-    Observation,
-    ReplicaLost,
-    UnknownModelError,
+from inferential.dispatch.base import Dispatcher, NodeUse, Observation, ReplicaLost, UnknownModelError
+from inferential.dispatch.ray.deployments import (
+    AmbiguousModel,
+    Deployment,
+    called_by_endpoint,
+    details,
+    model_ids,
+    resolve,
 )
-from inferential.dispatch.ray.deployments import AmbiguousModel, Deployment, details, model_ids, resolve
 from inferential.dispatch.ray.handles import Handle
 from inferential.dispatch.ray.link import Link
 from inferential.dispatch.ray.nodes import Nodes
@@ -110,13 +111,14 @@ class RayDispatcher(Dispatcher):
         raise_mmap_threshold()
         handle, self._keys, self._node = await loop.run_in_executor(None, self.connect)
         self._context = zmq.Context()
-        self._take_deployments(await loop.run_in_executor(None, details))
+        deployments = await loop.run_in_executor(None, details)
+        _, version, listed = await handle.watch.remote(-1)
+        self._take_listed(listed)
+        self._take_deployments(deployments)
         for model_id in self._models or ():
             why = self._resolved.get(model_id)
             if isinstance(why, str):
                 raise ValueError(f"models: {why}")
-        _, version, listed = await handle.watch.remote(-1)
-        self._take_listed(listed)
         self._tasks = [loop.create_task(self._watch_registry(handle, version)), loop.create_task(self._watch_serve())]
 
     def connect(self) -> tuple[Any, tuple[str, str], str]:
@@ -264,7 +266,7 @@ class RayDispatcher(Dispatcher):
     async def outcomes(self, requests: Sequence[InferenceRequest], replica: str) -> Sequence[Any]:
         """Sends the frames on as they came, where the replica has an endpoint."""
         link = self._links.get(replica)
-        if link is None:
+        if link is None or not link.up:
             return await run_apart(requests, lambda some: self._runner.run(some, replica))
         return await run_apart(requests, lambda some: self._call(link, some))
 
@@ -373,23 +375,18 @@ class RayDispatcher(Dispatcher):
             if name not in self._links:
                 self._links[name] = self._link(one)
         self._listed = now
-        self._by_path = {}
-        for name, one in now.items():
-            self._by_path.setdefault((one.app, one.deployment), []).append(name)
+        self._group_links()
+
+    def _group_links(self) -> None:
+        up = {name for name, link in self._links.items() if link.up}
+        self._by_path = called_by_endpoint(self._listed.values(), up, self._deployments, self._by_path)
         self._on_change()
 
     def _link(self, listed: Listed) -> Link:
         assert self._context is not None
         addresses = listed.addresses
-        near = listed.node == self._node
-        return Link(
-            self._context,
-            listed.replica,
-            addresses.ipc if near else addresses.tcp,
-            "" if near else addresses.public_key,
-            self._keys,
-            lambda link: self._on_change(),
-        )
+        address, key = (addresses.ipc, "") if listed.node == self._node else (addresses.tcp, addresses.public_key)
+        return Link(self._context, listed.replica, address, key, self._keys, lambda link: self._group_links())
 
 
 def _guarded(take: Callable[[_News], None], news: _News) -> None:

@@ -137,14 +137,32 @@ class KServeGateway(HttpGateway):
     async def _infer(self, request: Request) -> Response:
         model = await self._model(request)
         with self._inference.counted(model) as timings:
-            message = read_infer(await self.body(request), _header_length(request), "inputs")
+            body, length = await self.body(request), _header_length(request)
+            size = len(body) if length is None else length  # of the JSON
+            message = await self.aside.call(size, read_infer, body, length, "inputs")
             asked, binary = _asked(message)
             default = _flag(asked.parameters, "binary_data_output")
             with self.client(request) as client:
                 answers = await self.until_answered(client, self._inference.infer(client, model, asked), request)
             timings += [one.timing for one in answers]
             outputs = self._inference.outputs(model, asked, answers)
-            return _response(model, message.fields, outputs, {name: binary.get(name, default) for name in outputs})
+            forms = {name: binary.get(name, default) for name in outputs}
+            return await self._response(model, message.fields, outputs, forms)
+
+    async def _response(
+        self, model: ServedModel, fields: Mapping[str, Any], outputs: Mapping[str, Array], binary: Mapping[str, bool]
+    ) -> Response:
+        head: dict[str, Any] = {"model_name": model.name, "model_version": model.version}
+        if "id" in fields:
+            head["id"] = fields["id"]
+        size = sum(array.nbytes for name, array in outputs.items() if not binary[name])
+        try:
+            body, length = await self.aside.call(size, write_infer, head, "outputs", outputs, binary)
+        except ValueError as error:
+            raise RequestRefused(HTTPStatus.INTERNAL_SERVER_ERROR, f"output {error}") from error
+        if length is None:
+            return Response(body, media_type="application/json")
+        return Response(body, headers={HEADER_LENGTH: str(length)}, media_type="application/octet-stream")
 
 
 def _parsed(body: bytearray) -> Any:
@@ -182,21 +200,6 @@ def _flag(parameters: Mapping[str, Any], name: str) -> bool:
     if type(value) is not bool:
         raise InvalidObservation(f"parameters: {name}: expected true or false, got {value!r:.40}")
     return value
-
-
-def _response(
-    model: ServedModel, fields: Mapping[str, Any], outputs: Mapping[str, Array], binary: Mapping[str, bool]
-) -> Response:
-    head: dict[str, Any] = {"model_name": model.name, "model_version": model.version}
-    if "id" in fields:
-        head["id"] = fields["id"]
-    try:
-        body, length = write_infer(head, "outputs", outputs, binary)
-    except ValueError as error:
-        raise RequestRefused(HTTPStatus.INTERNAL_SERVER_ERROR, f"output {error}") from error
-    if length is None:
-        return Response(body, media_type="application/json")
-    return Response(body, headers={HEADER_LENGTH: str(length)}, media_type="application/octet-stream")
 
 
 def _header_length(request: Request) -> int | None:

@@ -35,7 +35,7 @@ from inferential.config.gateways import LeRobotConfig
 from inferential.config.services import GatewayConfig
 from inferential.errors import InferentialError
 from inferential.gateway.base import Gateway, describe_error
-from inferential.gateway.grpc_listening import listen, listening_options
+from inferential.gateway.grpc_listening import end_call, listen, listening_options
 from inferential.gateway.lerobot.messages import (
     MAX_MESSAGE_BYTES,
     SERVICE,
@@ -54,6 +54,7 @@ from inferential.gateway.lerobot.records import (
 )
 from inferential.gateway.lerobot.robot import Robot, SharedConnection, UnusableAnswer
 from inferential.gateway.receiving import RECEIVE_S, Receiving
+from inferential.gateway.refusals import is_of_message
 from inferential.notices import Notices
 from inferential.server import Server
 
@@ -207,15 +208,20 @@ class LeRobotGateway(Gateway):
                 return await handler(request, peer)
             except _CallRefused as error:
                 code, text = error.code, str(error)
+                if code is _Code.INVALID_ARGUMENT:
+                    self.count_ended_here("lerobot")
             except tuple(_CODES) as error:
+                if is_of_message(error):
+                    self.count_ended_here("lerobot")
                 code = next(code for kind, code in _CODES.items() if isinstance(error, kind))
                 text = describe_error(error)
             except Exception:
+                self.count_ended_here("lerobot")
                 logger.exception("a call of the LeRobot robot at %s failed", peer)
                 code, text = _Code.INTERNAL, "internal error of the server; its log has more"
             # A robot that is refused tries again in each control step; its log has all.
             self._notices.say((peer.rpartition(":")[0], text[:80]), "%s: %s", peer, text)
-            return await context.abort(code, text[:2000])
+            return await end_call(context, code, text)
 
         return handle
 

@@ -96,6 +96,8 @@ class Advice:
 
     def _which(self) -> str:
         shares, what = self.shares[self.best], "of the observations in time"
+        if self.in_force is None and shares[0] - self.was <= _MUCH:
+            return f"no strategy answers more {what} than the server gave, {self.was:.1%}"
         if self.in_force is None:
             return f"{self.best} answers {shares[0]:.1%} {what}, where the server gave {self.was:.1%}"
         if self.best == self.in_force:
@@ -113,8 +115,8 @@ class Advice:
         model, busy = self.busiest
         if self.carried:
             more = self.carried - self.robots
-            return f"{GOOD:.0%} hold up to about {_robots(self.carried)}, {more or 'no'} more than now"
-        out_of_reach = f"{GOOD:.0%} are out of reach for {_robots(self.robots)}"
+            return f"{GOOD:.0%} hold up to about {robots_text(self.carried)}, {more or 'no'} more than now"
+        out_of_reach = f"{GOOD:.0%} are out of reach for {robots_text(self.robots)}"
         if self.too_slow is not None:
             slow, takes_ms, share = self.too_slow
             return f"{out_of_reach}: a call of {slow} takes {takes_ms:.3g} ms, and {share:.0%} are due before that"
@@ -124,7 +126,8 @@ class Advice:
         return f"{fewer}, and with one more replica {self.with_more:.1%} would be in time"
 
 
-def _robots(count: int) -> str:
+def robots_text(count: int) -> str:
+    """Returns a number of robots in words."""
     return "1 robot" if count == 1 else f"{count} robots"
 
 

@@ -73,7 +73,7 @@ class RobotLoop:
 
     def __init__(self, robot: ChunkedRobot, begins_at: float) -> None:
         self.robot = robot
-        # A runtime aligns late chunks by itself; of other robots, those steps count that their own index counts.
+        # A runtime counts by itself where it stood; of other robots, those steps count that their own index counts.
         self._follows = robot.ask == "runtime" and robot.index == "executed"
         self._by_time = robot.index == "time" or self._follows
         self.player: Player = Player(1 / robot.period_s, index="executed" if self._follows else "time")

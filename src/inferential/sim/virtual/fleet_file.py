@@ -105,9 +105,9 @@ class RobotClass(Section):
     trips may take; threshold: at ask_at_steps (the default where that is given); every_step: always."""
     refresh: bool = False
     """Whether, in closed loop, an observation that waits is replaced by a newer one at each control step."""
-    index: Literal["time", "executed"] = "time"
-    """Of a chunk in closed loop, the first action played: by time, that of the present step; by executed actions, the
-    first that was not executed yet."""
+    index: Literal["executed", "time"] = "executed"
+    """Of a chunk in closed loop, the first action played: the first that was not executed since its observation, as
+    `ChunkRuntime` does by default; or by time, that of the present step. They differ where the robot stood."""
     chunk_steps: Steps | None = None
     """Actions in a chunk where that is more than horizon_steps, in closed loop: then horizon_steps counts from the
     first action played, and else from the observation."""

@@ -121,9 +121,8 @@ class ChunkedRobot:
         refresh: whether an observation that waits is replaced by a newer one at each step; the server drops one that
             reaches it after the request was dispatched.
         renews: whether it observes anew when its observation is refused as outdated, as `ChunkRuntime` does.
-        index: which action of a chunk is played first: by "time", those whose steps passed since the observation are
-            skipped; by "executed" actions, only those are skipped that were executed since; with "runtime", as
-            `ChunkRuntime` decides by default.
+        index: which action of a chunk is played first: by "executed" actions, those are skipped that were executed
+            since the observation, as `ChunkRuntime` does by default; by "time", all whose steps passed since.
         delay_s, delay_jitter_s: of the network, each way: mean and standard deviation. Messages stay in order.
         loss: share of the messages that are lost, each way.
         interval_s: the shortest time between two requests; 0: no limit.
@@ -146,7 +145,7 @@ class ChunkedRobot:
     ask_at_steps: int = 0
     refresh: bool = False
     renews: bool = True
-    index: Literal["time", "executed"] = "time"
+    index: Literal["executed", "time"] = "executed"
     chunk_steps: int | None = None
     delay_s: float = 0.0
     delay_jitter_s: float = 0.0
