@@ -273,6 +273,10 @@ class RouterSocket(Sender):
             if client.due:
                 self._wake()
 
+    def renew(self) -> bool:
+        """Has `receive` read connections that are parked, for a call that may begin; returns whether it will."""
+        return bool(self._connections.parked) and self._parking.renew()
+
     @property
     def parked(self) -> int:
         """How many connections are not read because their requests wait."""
