@@ -4,9 +4,10 @@ A sync model of 50 ms has 20 clients in a closed loop; another model, which cost
 meanwhile, and before that without the crowd.
 
 And what models that hold the interpreter's lock cost an idle one: its client's round trips alone, beside one such model
-and beside two, with all models in threads, and in processes of their own. Beside that, what a bare process gets that is
-woken as often over a pipe, without this software, beside processes that compute as much at the priority that a worker
-with long calls has: that is the system's share.
+and beside two, with all models in threads, in processes of their own, and with those that hold the lock in the
+background. Beside that, what a bare process gets that is woken as often over a pipe, without this software, beside
+processes that compute as much at the priority that a worker with long calls has, or in the background: that is the
+system's share.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Callable
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -32,6 +34,8 @@ CROWD = 20
 SLOW_S = 0.05
 HOLD_S = 0.03  # as `plain_policies.holding`
 NICER_BY = 5  # as workers whose calls are long
+BEHIND = "process, those in the background"
+PLACES = ("thread", "process", BEHIND)
 _EACH_S = 0.002  # a robot that asks now and then, not a load
 
 
@@ -46,13 +50,17 @@ def models() -> dict[str, Any]:
 
 
 def holders(place: str) -> dict[str, Any]:
-    """One model that does nothing, and two that hold the interpreter's lock; all in threads or in processes."""
+    """One model that does nothing, and two that hold the interpreter's lock, all in a place of PLACES."""
     from inferential import ModelProcess, ModelThread
 
     names = {"idle": "policy", "holder-0": "holding", "holder-1": "holding"}
-    if place == "process":
+    if place != "thread":
         env = {"PYTHONPATH": str(PLAIN)}
-        return {model: ModelProcess(f"plain_policies:{name}", env=env) for model, name in names.items()}
+        behind = {"holding"} if place == BEHIND else set()
+        return {
+            model: ModelProcess(f"plain_policies:{name}", env=env, background=name in behind)
+            for model, name in names.items()
+        }
     sys.path.append(str(PLAIN))
     import plain_policies
 
@@ -61,8 +69,9 @@ def holders(place: str) -> dict[str, Any]:
 
 def run(seconds: float) -> dict[str, Any]:
     """Both cases."""
-    beside_holders = {place: _beside_holders(place, seconds) for place in ("thread", "process")}
-    beside_holders["bare process"] = _bare(seconds)
+    beside_holders = {place: _beside_holders(place, seconds) for place in PLACES}
+    beside_holders["bare process"] = _bare(seconds, _give_way)
+    beside_holders["bare process, others in the background"] = _bare(seconds, _stay_behind)
     return {**_beside_crowd(seconds), "beside_models_that_hold_the_lock": beside_holders}
 
 
@@ -90,8 +99,8 @@ def _beside_holders(place: str, seconds: float) -> dict[str, Any]:
     return {**found, "p99_ratios": [round(each / p99[0], 2) for each in p99]}
 
 
-def _bare(seconds: float) -> dict[str, Any]:
-    """Round trips of a process that returns what it is sent, beside none, one and two that compute."""
+def _bare(seconds: float, behave: Callable[[], object]) -> dict[str, Any]:
+    """Round trips of a process that returns what it is sent, beside none, one and two that behave so and compute."""
     context = multiprocessing.get_context("spawn")
     found: dict[str, Any] = {}
     p99 = []
@@ -102,7 +111,7 @@ def _bare(seconds: float) -> dict[str, Any]:
     try:
         for count in range(3):
             if count:
-                computing.append(context.Process(target=_compute, daemon=True))
+                computing.append(context.Process(target=_compute, args=(behave,), daemon=True))
                 computing[-1].start()
             _round_trips(ours, 0.5)  # until the new process computes
             taken = _round_trips(ours, seconds)
@@ -132,8 +141,16 @@ def _echo(pipe: Pipe) -> None:
         pipe.send_bytes(pipe.recv_bytes())
 
 
-def _compute() -> None:
+def _give_way() -> None:
     os.nice(NICER_BY)
+
+
+def _stay_behind() -> None:
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+
+
+def _compute(behave: Callable[[], object]) -> None:
+    behave()
     while True:
         until = time.perf_counter() + HOLD_S
         while time.perf_counter() < until:

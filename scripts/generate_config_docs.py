@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 import sys
+import textwrap
 from pathlib import Path
 
 from pydantic_core import PydanticUndefined
@@ -49,7 +50,7 @@ def fields() -> str:
 
 def _section(section: Node) -> str:
     about = _sentence((section.section.__doc__ if section.section else None) or section.description)
-    return "\n".join([f"### `{section.path}`", "", about, "", *map(_field, leaves(section))])
+    return "\n".join([f"### `{section.path}`", "", _wrapped(about), "", *map(_field, leaves(section))])
 
 
 def _field(node: Node) -> str:
@@ -57,7 +58,12 @@ def _field(node: Node) -> str:
     expected = _escaped(node.expected) + (f", in {node.unit}" if node.unit else "")
     default = "required" if node.default is PydanticUndefined else f"default `{format_value(node.default)}`"
     change = "live" if node.live else "restart"
-    return f"#### `{name}`\n\n{_escaped(_sentence(node.description))}\n\nExpects {expected}; {default}; *{change}*\n"
+    about = _wrapped(_escaped(_sentence(node.description)))
+    return f"#### `{name}`\n\n{about}\n\n{_wrapped(f'Expects {expected}; {default}; *{change}*')}\n"
+
+
+def _wrapped(text: str) -> str:
+    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
 
 
 def _escaped(text: str) -> str:

@@ -350,6 +350,7 @@ def test_a_model_behind_another_server_is_not_said_to_fail_while_the_server_star
                 f"models.known.arm.target: expected {meant!r} for a policy in a file, got {given!r}",
             )
             for given, meant in (
+                ("arm.onnx", "onnx:arm.onnx"),
                 ("models/arm.onnx", "onnx:models/arm.onnx"),
                 ("ONNX:arm.onnx", "onnx:arm.onnx"),
                 ("torch:arm.pt", "torchscript:arm.pt"),

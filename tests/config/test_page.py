@@ -48,7 +48,7 @@ def fleet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_the_fields_are_those_of_the_schema(generator: ModuleType) -> None:
     page = PAGE.read_text(encoding="utf-8")
     assert generator.updated(page) == page, "out of date: python scripts/generate_config_docs.py"
-    fields = re.findall(r"^#### `.+`\n\n.+\n\n.+; \*(?:live|restart)\*$", page, re.MULTILINE)
+    fields = re.findall(r"^#### `.+`\n\n(?:.+\n)+\n(?:.+\n)*?.*\*(?:live|restart)\*$", page, re.MULTILINE)
     assert len(fields) == len(list(leaves()))
 
 

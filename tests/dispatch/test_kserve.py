@@ -32,11 +32,13 @@ class Odd:
         self.target = ""
         self.config: Any = {"max_batch_size": 4}
         self.more: list[dict[str, Any]] = []
+        self.declares_inputs = True
         self.asked: list[dict[str, Any]] = []
 
     async def metadata(self, request: web.Request) -> web.Response:
         inputs = [{"name": "state", "datatype": "FP32", "shape": [-1, self.size]}]
-        return web.json_response({"name": "arm", "inputs": [*inputs, *self.more], "outputs": inputs})
+        declared = [*inputs, *self.more] if self.declares_inputs else []
+        return web.json_response({"name": "arm", "inputs": declared, "outputs": inputs})
 
     async def described(self, request: web.Request) -> web.Response:
         return web.json_response(self.config)
@@ -99,6 +101,28 @@ async def test_a_slow_server_is_asked_once_for_all_robots_of_a_call(odd: tuple[O
     assert server.calls == 1
     reasons = {"" if one.refusal is None else one.refusal.reason for one in results}
     assert [reason.partition("http")[0] for reason in reasons] == ["TimeoutError: "]
+
+
+async def test_a_model_that_declares_no_inputs_gets_observations_as_they_are(odd: tuple[Odd, KServeModel]) -> None:
+    server, model = odd
+    server.declares_inputs = False
+    one = {"state": np.ones((1, 3), np.float32), "task": "pick", "steps": np.arange(2, dtype=">i2")}
+    found = await model.infer_batch([one, {"state": np.ones((1, 2))}, {"state": {"arm": 1.0}}])
+    assert [np.shape(answer["actions"]) for answer in found[:2]] == [(1, 3), (1, 2)]
+    assert isinstance(found[2], InvalidObservation)
+    (sent,) = (asked["inputs"] for asked in server.asked if len(asked["inputs"]) == 3)
+    assert [(tensor["name"], tensor["datatype"], tensor["shape"]) for tensor in sent] == [
+        ("state", "FP32", [1, 3]),
+        ("task", "BYTES", []),
+        ("steps", "INT16", [2]),
+    ]
+
+
+async def test_a_server_that_is_away_is_named_with_the_reason() -> None:
+    model = KServeModel("kserve://127.0.0.1:1/arm")
+    with pytest.raises(ConnectionError, match=r":1/v2/models/arm cannot be reached: Connection refused$"):
+        await model.infer(STATE)
+    await model.aclose()
 
 
 async def test_a_server_that_dies_during_a_call_fails_that_one(odd: tuple[Odd, KServeModel]) -> None:

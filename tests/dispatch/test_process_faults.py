@@ -124,6 +124,9 @@ class Policy:
             os.setpgid(0, 0) if os.getpgrp() != os.getpid() else None
             os.chdir("/")
             sys.path.clear()
+        if what == "leave the group":
+            os.setpgid(0, os.getpgid(os.getppid()))
+            time.sleep(60)
         if what == "thread exits":
             threading.Thread(target=sys.exit).start()
         return {"actions": np.zeros(2), "pid": os.getpid()}
@@ -230,6 +233,15 @@ async def test_a_model_that_breaks_the_connection_to_its_server_is_started_again
         assert int((await ask(model, state=np.zeros(2)))["pid"]) != int(first["pid"])
         assert not dispatcher.problems()
     assert ends["asked"] == ends["answered"]
+
+
+async def test_a_model_that_has_left_its_process_group_is_ended_all_the_same(serving: Serving, models: Any) -> None:
+    server, dispatcher = await serving(bad=models("Policy", call_timeout_ms=300.0))
+    async with robot(server, "bad") as model:
+        (pid,) = dispatcher.process_ids("bad")
+        with pytest.raises(ModelFailed, match="call_timeout_ms"):
+            await ask(model, state=np.zeros(2), do="leave the group")
+        assert (await ask(model, state=np.zeros(2)))["pid"] != pid
 
 
 async def test_results_that_fail_when_they_are_looked_at_fail_their_call(serving: Serving, models: Any) -> None:

@@ -205,6 +205,21 @@ async def test_requests_without_actions_end_in_an_error(
     assert (found, text in answer["error"]) == (status, True), answer
 
 
+async def test_a_request_that_cannot_be_read_or_answered_is_counted_once_and_no_other(act: Open) -> None:
+    def moody(observation: dict[str, Any]) -> Any:
+        return {"pose": np.zeros(3)} if "image" in observation else observation["state"]
+
+    async with act(moody) as (server, gateway):
+        asked: list[tuple[Any, int]] = [(b"{", 400), ([1], 400), ({"state": [1, 2]}, 200), ({"nothing": 1}, 500)]
+        asked.append((OPENVLA, 500))  # which has no 'actions'
+        counts = []
+        for body, status in asked:
+            assert (await post(gateway, body, X_Client_Id="arm"))[0] == status
+            stats = server.metrics.get_stats("observation_errors", {"error": "gateway", "client": "arm"})
+            counts.append(stats.count if stats else 0)
+    assert counts == [1, 2, 2, 2, 3]  # a model's failure is counted as that
+
+
 async def test_texts_of_internal_errors_stay_here(act: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(body: Any) -> Any:
         raise RuntimeError("/secret/path")

@@ -135,6 +135,15 @@ async def test_an_index_is_asked_for_in_json(served: Served, body: bytes) -> Non
     assert (status, answer["error"].partition(":")[0]) == (400, "expected JSON")
 
 
+@pytest.mark.parametrize(("path", "most"), [("/v2/repository/index", 2**20), ("/v2/models/free/infer", 10_000)])
+async def test_json_above_its_limit_is_refused_before_all_of_it_is_held(
+    served: Served, path: str, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("inferential.gateway.kserve.http.MAX_JSON_BYTES", 10_000)
+    status, answer = await served.post(path, b" " * (most + 1))
+    assert (status, answer["error"]) == (413, f"a body of more than {most} bytes (as JSON)")
+
+
 class Shy:
     """A model that does not say what it takes, as one whose server is away."""
 

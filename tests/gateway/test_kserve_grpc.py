@@ -164,6 +164,9 @@ async def test_what_does_not_fit_is_an_invalid_argument_with_the_reason(
     code, details = await served[1].call("ModelInfer", request_)
     assert code == "INVALID_ARGUMENT"
     assert text in details
+    stats = served[0].metrics.get_stats("observation_errors", {"error": "gateway"})
+    assert stats is not None
+    assert stats.count == 1
 
 
 async def test_ids_with_slashes_and_versions_are_found(served: tuple[Server, Caller]) -> None:

@@ -40,11 +40,14 @@ async def test_half_and_overlong_streams_are_refused_and_the_robot_goes_on(
     small = {
         "lerobot_features": {"observation.state": {"dtype": "float32", "shape": (1,), "names": ["shoulder_pan.pos"]}}
     }
-    async with lerobot(sections=sections) as (_, gateway), connected(gateway.address) as robot:
+    async with lerobot(sections=sections) as (server, gateway), connected(gateway.address) as robot:
         await robot.begin(config(**small))
         code, details = await refused(robot.stream(parts))
         assert code is grpc.StatusCode.INVALID_ARGUMENT
         assert text in details
+        stats = server.metrics.get_stats("observation_errors", {"error": "gateway"})
+        assert stats is not None
+        assert stats.count == 1
         await robot.send(observation(5.0, front=0.0))
         assert (await robot.actions())[0].action[0] == 5.0
 

@@ -27,6 +27,7 @@ from inferential import (
 from inferential.config import InferentialConfig
 from inferential.metrics.names import MODEL_STATE_CHANGES
 from inferential.models.catalog import code_stamp
+from inferential.replica import loading_turns
 from inferential.replica.outcomes import ModelLoadError
 from inferential.replica.spec import ModelLoader
 from inferential.replica.targets import TargetError
@@ -186,6 +187,37 @@ async def test_one_model_that_cannot_be_loaded_leaves_the_others_served(place: P
         assert "no weights" in found.why
         with pytest.raises(ModelFailing, match="no weights"):
             await ask(server)
+
+
+@pytest.mark.parametrize("where", PLACES)
+async def test_as_many_models_load_at_once_as_there_are_cores_and_the_others_say_what_they_wait_for(
+    place: Path, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loading_turns, "cores", lambda: 2)
+    monkeypatch.setattr(loading_turns, "PATIENCE_S", 60.0)
+    go, begun = threading.Event(), []
+
+    def make() -> Any:
+        begun.append("")
+        go.wait(20)
+        return lambda observation: observation["state"]
+
+    (place / "slow.py").write_text(
+        "import os, pathlib, loading_models\npathlib.Path(f'begun-{os.getpid()}').touch()\n"
+        "loading_models.wait('go')\npolicy = loading_models.echo\n"
+    )
+    models = {
+        str(number): ModelProcess("slow:policy") if where == "process" else ModelLoader(make) for number in "abcd"
+    }
+    async with served(models) as server:
+        await until(lambda: len(begun) + len(list(place.glob("begun-*"))) == 2)
+        said = {one.model_id: (one.state, one.why) for one in server.status().models}
+        waits = ("loading", "it waits for its turn, as others load")
+        assert said == {"a": ("loading", ""), "b": ("loading", ""), "c": waits, "d": waits}
+        (place / "go").touch()
+        go.set()
+        await asyncio.wait_for(server.model_ready("d"), 20)
+        assert (await ask(server, "d")) is not None
 
 
 @pytest.mark.parametrize("where", PLACES)

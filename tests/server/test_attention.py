@@ -9,7 +9,9 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
+from tests.server.conftest import Gate
 from tests.transport.test_budget import HELLO
 
 from inferential import Server
@@ -17,6 +19,7 @@ from inferential.proto import Cancellation, Client, Observation
 from inferential.server import attention as attention_module
 from inferential.server.attention import CHARGED_BURST, CHARGED_PER_S, Attention
 from inferential.server.ingress import MAX_CANCELLED
+from inferential.transport import parking
 from inferential.zmtp import protocol as p
 
 
@@ -144,3 +147,27 @@ async def test_a_flood_of_what_asks_for_nothing_is_parked(kind: str, serve: Any)
     async with serve({"m": lambda observation: observation}) as server:
         assert await _parked(server, lambda: NOTHING[kind])
         assert server.metrics.get_latest("observation_errors") is None
+
+
+@pytest.mark.parametrize("robots", [1, 5])
+async def test_what_is_served_when_a_call_ends_is_the_newest_that_robots_have_sent(
+    serve: Any, connect: Any, monkeypatch: pytest.MonkeyPatch, robots: int
+) -> None:
+    monkeypatch.setattr(parking, "PARKED_S", 60.0)
+    monkeypatch.setattr(parking, "RENEW_AFTER_S", 0.0)
+    gate = Gate()
+    async with serve({"m": gate}) as server:
+        busy = asyncio.create_task(connect(server, "busy").model("m").infer(20_000, number=np.array(-1)))
+        await gate.wait_entered()
+        models = [connect(server, f"waits-{number}").model("m") for number in range(robots)]
+        sent = 0
+        while server.overview().sizes["connections_parked"] < robots or sent < 20:
+            sent += 1
+            for model in models:
+                await model.observe(number=np.array(sent))
+            await asyncio.sleep(0.005)
+        gate.let(1 + robots)
+        assert (await busy)["number"] == -1
+        answers = [await model.get_result(20_000) for model in models]
+        gate.let(robots)  # of what is asked no more
+        assert [int(answer["number"]) for answer in answers] == [sent] * robots

@@ -23,7 +23,7 @@ from inferential.replica.spec import ModelInline, ModelLoader, ModelProcess, Mod
 from inferential.replica.targets import TargetError, load_target
 
 _OF_POLICY_SERVERS = ("timeout_ms", "api_key")
-_OF_PROCESSES = ("python", "env", "replicas", "load_timeout_s", "memory_limit_mb", "spare")
+_OF_PROCESSES = ("python", "env", "replicas", "load_timeout_s", "memory_limit_mb", "spare", "background")
 
 
 def load_models(targets: Mapping[str, str], known: Mapping[str, ModelConfig] | None = None) -> dict[str, Any]:
@@ -176,5 +176,6 @@ def _process(target: str, config: ModelConfig) -> ModelProcess:
         call_timeout_ms=config.call_timeout_ms,
         memory_limit_mb=config.memory_limit_mb,
         spare=config.spare,
+        background=config.background,
         warm_up=config.warm_up,
     )

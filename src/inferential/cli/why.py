@@ -61,9 +61,12 @@ def why(
         return
     for use in uses:
         name, model = _name(robot, use, len(uses)), models[use["model_id"]]
-        if (nothing_for_s := model["nothing_for_s"]) is not None and nothing_for_s > NOTHING_S:
+        nothing_for_s = model["nothing_for_s"]
+        gets_nothing = nothing_for_s is not None and nothing_for_s > NOTHING_S
+        if gets_nothing:
             print_line(f"{name}: gets no answer, for {nothing_for_s:.0f} s")  # of actions alone, all may look well
-        print_line(_text(robot, use, len(uses)))
+        if use["lateness"] is not None or not gets_nothing:
+            print_line(_text(robot, use, len(uses)))
         for line in _without_answer(name, model):
             print_line(line)
     if not uses:

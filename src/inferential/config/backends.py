@@ -34,11 +34,13 @@ def scheme_of(target: str) -> str | None:
 
 def check_spelling(target: Any) -> Any:
     """Raises ValueError if a target is a policy's file that lacks its kind, or a module's without the model's name."""
-    if isinstance(target, str) and (target.endswith(".py") or _MODULE.fullmatch(target)) and ":" not in target:
+    if not isinstance(target, str):
+        return target
+    if (meant := meant_target(target)) is not None:
+        raise ValueError(f"expected {meant!r} for a policy in a file, got {target!r}")
+    if (target.endswith(".py") or _MODULE.fullmatch(target)) and ":" not in target:
         module = target.removesuffix(".py").removeprefix("./").replace("/", ".")
         raise ValueError(f"expected '{module}:NAME', a module and the name of the model in it, got {target!r}")
-    if isinstance(target, str) and (meant := meant_target(target)) is not None:
-        raise ValueError(f"expected {meant!r} for a policy in a file, got {target!r}")
     return target
 
 

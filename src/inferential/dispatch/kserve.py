@@ -2,13 +2,14 @@
 
 When it is called, and with what, is decided as for any other model. Inputs are what the server says that they are:
 observations are checked and their dtypes made right before they are sent, and robots share a request where the model
-takes batches.
+takes batches. A model without declared inputs gets observations as they are.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -19,7 +20,7 @@ import aiohttp
 from inferential.dispatch.base import RemoteModelError
 from inferential.errors import InvalidObservation
 from inferential.policies.batching import result_of, stack
-from inferential.policies.tensors import Array, TensorSpec, pick
+from inferential.policies.tensors import Array, TensorSpec, pick, pick_all
 from inferential.proto.open_inference import HEADER_LENGTH, dtype_of, read_infer, write_infer
 
 DEFAULT_TIMEOUT_S = 120.0
@@ -72,7 +73,7 @@ class KServeModel:
         """
         async with self._asking():
             described = await self._describe()
-            if not described.max_batch_size:
+            if not described.max_batch_size or not described.inputs:
                 return await asyncio.gather(*(self._ask_alone(described, one) for one in observations))
             outcomes, batches = stack(described.inputs, observations, described.max_batch_size)
             answers = await asyncio.gather(*(self._ask(described, batch.arrays) for batch in batches))
@@ -112,11 +113,11 @@ class KServeModel:
             raise TimeoutError(f"{self._url} did not answer within {self._timeout_s:g} s") from None
         except aiohttp.ClientError as error:
             self._described = None  # what serves there next may be another model
-            raise ConnectionError(f"{self._url} cannot be reached: {error}") from error
+            raise ConnectionError(f"{self._url} cannot be reached: {_why(error)}") from error
 
     async def _ask_alone(self, described: _Described, observation: Mapping[str, Any]) -> Any:
         try:
-            arrays = pick(described.inputs, observation)
+            arrays = pick(described.inputs, observation) if described.inputs else pick_all(observation)
         except InvalidObservation as error:
             return error
         return await self._ask(described, arrays)
@@ -218,6 +219,12 @@ def _model_url(target: str) -> str:
         raise ValueError(f"expected kserve://HOST:PORT/MODEL or kserve+https://HOST:PORT/MODEL, got {target!r}")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     return f"{scheme}://{host}{'' if port is None else f':{port}'}/v2/models/{quote(model)}"
+
+
+def _why(error: aiohttp.ClientError) -> str:
+    if isinstance(error, aiohttp.ClientConnectorError) and error.os_error.errno:
+        return os.strerror(error.os_error.errno)  # aiohttp's text has the address once more, and speaks of TLS
+    return str(error)
 
 
 def _error_text(answer: bytes, status: int) -> str:

@@ -19,6 +19,7 @@ from inferential.replica.condition import Condition
 from inferential.replica.end_log import EndLog
 from inferential.replica.failures import FailurePlaces
 from inferential.replica.lifecycle import Lifecycle
+from inferential.replica.loading_turns import LoadingTurns
 from inferential.replica.model import ModelMethods, methods_of
 from inferential.replica.outcomes import ModelLoadError
 from inferential.replica.process import Row
@@ -38,19 +39,23 @@ class LoadedReplica(InProcessReplica):
         model_id: for messages.
         loader: makes the model.
         on_change: as for `InProcessReplica`; also called when `condition` has changed.
+        turns: which models load now; None: this one may.
 
     Attributes:
         measured: rows of a call and its latency in seconds, as its warm-up found them.
         newest: returns the newest observation of the model, for its warm-up.
     """
 
-    def __init__(self, model_id: str, loader: ModelLoader, on_change: Callable[[], None]) -> None:
+    def __init__(
+        self, model_id: str, loader: ModelLoader, on_change: Callable[[], None], turns: LoadingTurns | None = None
+    ) -> None:
         super().__init__(model_id, _not_loaded, on_change)
         self.completes_inline = self.runs_in_thread = False
         self.measured: Measured = []
         self.newest: Callable[[], Row | None] = lambda: None
         self._loader = loader
         self._life = Lifecycle(math.inf, None)
+        self._turn = (turns or LoadingTurns()).turn(self._begin_now)
         self._is_up = False
         self._attempt = 0  # to load it; one that is given up goes on in its thread
         self._end_log = EndLog(f"model {model_id}")
@@ -64,7 +69,7 @@ class LoadedReplica(InProcessReplica):
 
     def condition(self) -> Condition:
         """Returns what it is at."""
-        return super().condition() if self.up else self._life.condition(time.monotonic())
+        return super().condition() if self.up else self._turn.said_of(self._life.condition(time.monotonic()))
 
     async def load(self) -> None:
         """Loads the model, unless it is there.
@@ -83,6 +88,9 @@ class LoadedReplica(InProcessReplica):
         if self.up:
             return
         self._life.started(time.monotonic())
+        self._turn.take()
+
+    def _begin_now(self) -> None:
         self._on_change()
         name, loop = f"inferential-load-{self._model_id}", asyncio.get_running_loop()
         self._attempt += 1
@@ -117,6 +125,7 @@ class LoadedReplica(InProcessReplica):
     def _settle(self, attempt: int, model: Any, measured: Measured, error: Exception | None) -> None:
         if attempt != self._attempt:
             return
+        self._turn.end()
         if error is not None:
             self._failed(error)
             return
@@ -144,6 +153,7 @@ class LoadedReplica(InProcessReplica):
         """Ends the threads when their calls do; a model that loads is dropped when it is there."""
         super().close()
         self._attempt += 1
+        self._turn.end()
         if self._again is not None:
             self._again.cancel()
             self._again = None

@@ -41,6 +41,7 @@ from inferential.dispatch.process import ProcessRunner, description_of, infer
 from inferential.observation.values import is_encoded
 from inferential.replica.condition import Condition
 from inferential.replica.inbox import Inbox
+from inferential.replica.loading_turns import LoadingTurns
 from inferential.replica.outcomes import ModelLoadError
 from inferential.replica.process import Row, WorkerProcess
 from inferential.replica.spec import ModelLoader, ModelProcess
@@ -93,7 +94,7 @@ class LocalDispatcher(Dispatcher):
         self._models: dict[str, list[Replica]] = {}
         self._runners: dict[str, ProcessRunner] = {}  # of models that have processes
         self._inbox: Inbox | None = None  # once there is a process
-        self._gpus = Gpus()
+        self._turns, self._gpus = LoadingTurns(), Gpus()
         self._running = False
         self._ending: dict[asyncio.Task[None], Replica | None] = {}  # work behind, and the replica that it retires
         self._begins: dict[str, Place | None] = {}  # where calls of each model begin
@@ -163,7 +164,7 @@ class LocalDispatcher(Dispatcher):
         if getattr(model, "warm_up", None) == LAST:
             self._keeps_newest.add(family)
         if isinstance(model, ModelLoader):
-            loaded = LoadedReplica(model_id, model, lambda: self._on_loading(model_id))
+            loaded = LoadedReplica(model_id, model, lambda: self._on_loading(model_id), self._turns)
             loaded.newest = lambda: self._newest.get(family)
             return [loaded]
         if not isinstance(model, ModelProcess):
@@ -173,7 +174,7 @@ class LocalDispatcher(Dispatcher):
         envs = model.environments()
         names = [str(number) for number in range(len(envs))] if len(envs) > 1 else [""]
         workers = [
-            WorkerProcess(model_id, name, model, env, self._on_change, self._inbox)
+            WorkerProcess(model_id, name, model, env, self._on_change, self._inbox, self._turns)
             for name, env in zip(names, envs, strict=True)
         ]
         for worker in workers:
@@ -300,13 +301,13 @@ class LocalDispatcher(Dispatcher):
         return [one.pid for one in models if isinstance(one, WorkerProcess) and one.up and one.pid is not None]
 
     async def begin(self) -> None:
-        """Begins to load the models, side by side; one that cannot be loaded is tried again."""
+        """Begins to load the models, as many at once as there are cores; one that cannot be loaded is tried again."""
         self._running = True
         for one in chain.from_iterable(self._models.values()):
             begin(one)
 
     async def start(self) -> None:
-        """Starts the models' processes, side by side, and waits until all are loaded.
+        """Starts the models' processes, as `begin`, and waits until all are loaded.
 
         Raises:
             ModelLoadError: naming the model that cannot be loaded, and why.

@@ -74,6 +74,7 @@ class Aside:
         """Ends the process. Idempotent."""
         if self._process is not None:
             await asyncio.get_running_loop().run_in_executor(self._thread, self._end)
+        self._thread.shutdown(wait=False)
 
     def _end(self) -> None:
         process, self._process = self._process, None

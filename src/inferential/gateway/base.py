@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from inferential.client.handles import AsyncModel
+from inferential.client.async_model import AsyncModel
 from inferential.client.result import Result
 from inferential.config.services import GatewayConfig
 from inferential.errors import InferenceError, RequestExpired, RequestRejected, RequestSuperseded
@@ -50,10 +50,14 @@ class Gateway(Service):
     def __init__(self, server: Server, config: GatewayConfig) -> None:
         super().__init__(server, config)
 
-    def count_failure(self, client_id: str, error: Exception) -> None:
-        """Counts a request that ended in this gateway's decoder or encoder, and logs what was not foreseen."""
+    def count_ended_here(self, client_id: str) -> None:
+        """Counts a request that ended in this gateway's decoder or encoder."""
         labels = {names.CLIENT: client_id, names.ERROR: "gateway"}
         self._server.metrics.record(names.OBSERVATION_ERRORS, 1.0, labels)
+
+    def count_failure(self, client_id: str, error: Exception) -> None:
+        """Counts a request that ended in this gateway's decoder or encoder, and logs what was not foreseen."""
+        self.count_ended_here(client_id)
         if not isinstance(error, TypeError | ValueError):
             logger.error("%s: a request of %s failed", self._config.title, client_id, exc_info=error)
 

@@ -23,7 +23,7 @@ from inferential.gateway.aside import Aside
 from inferential.gateway.base import Gateway
 from inferential.gateway.clients import CLIENT_ID_HEADER, Clients, ServedClient
 from inferential.gateway.receiving import RECEIVE_S, Receiving
-from inferential.gateway.refusals import RequestRefused, refusal_of
+from inferential.gateway.refusals import RequestRefused, is_of_message, refusal_of
 from inferential.notices import Notices
 from inferential.server import Server
 from inferential.server.http_listener import HttpListener
@@ -102,6 +102,8 @@ class HttpGateway(Gateway):
                 )
                 return await answer(request)
             except Exception as error:
+                if is_of_message(error):
+                    self.count_ended_here(getattr(request.state, "client_id", "") or self.name)
                 status, text = refusal_of(error, request.client)
             host = request.client.host if request.client else ""
             self._notices.say((host, text[:80]), "%s: %s", host, text)

@@ -42,6 +42,26 @@ class RequestRefused(InferentialError):
         super().__init__(text)
 
 
+_OF_MESSAGES = frozenset(
+    {
+        HTTPStatus.BAD_REQUEST,
+        HTTPStatus.REQUEST_TIMEOUT,
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+        HTTPStatus.INTERNAL_SERVER_ERROR,
+    }
+)
+
+
+def is_of_message(error: BaseException) -> bool:
+    """Returns whether an error is about a message that a gateway could not read or write: the server counts none."""
+    if isinstance(error, RequestRefused):
+        return error.status in _OF_MESSAGES
+    if isinstance(error, InferenceError):
+        return isinstance(error, errors.InvalidObservation) and not error.cause  # else the server's
+    return not isinstance(error, TimeoutError | ConnectionError)
+
+
 def refusal_of(error: Exception, client: object) -> tuple[HTTPStatus, str]:
     """Returns the status and the text that a request's error is answered with; logs what was not foreseen.
 

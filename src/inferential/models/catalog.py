@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _OF_THE_MODEL = (
     "target", "args", "run", "python", "env", "replicas", "load_timeout_s", "call_timeout_ms", "memory_limit_mb",
-    "spare", "warm_up", "timeout_ms", "options",
+    "spare", "background", "warm_up", "timeout_ms", "options",
 )  # fmt: skip
 
 

@@ -58,6 +58,13 @@ def check_count(name: str, value: Any) -> None:
         raise ValueError(f"{name}: expected a whole number above 0, got {value!r}")
 
 
-def missing_package(error: ModuleNotFoundError, wanted: str) -> PolicyFileError:
-    """Returns an error that says what to install, and where."""
-    return PolicyFileError(f"needs {wanted}; {error.name} is not installed: {sys.executable} -m pip install {wanted}")
+def missing_package(error: ModuleNotFoundError, package: str, otherwise: str = "") -> PolicyFileError:
+    """Returns an error that says what to install, and where.
+
+    Args:
+        error: what importing it raised.
+        package: its name on PyPI.
+        otherwise: of another that does as well.
+    """
+    wanted = f"{package} or {otherwise}" if otherwise else package
+    return PolicyFileError(f"needs {wanted}; {error.name} is not installed: {sys.executable} -m pip install {package}")

@@ -213,11 +213,11 @@ def _run_options() -> onnxruntime.RunOptions:
 
 
 def _session(path: str, threads: int | None, providers: Sequence[str] | None) -> onnxruntime.InferenceSession:
+    path = policy_file(path)
     try:
         import onnxruntime
     except ModuleNotFoundError as error:
-        raise missing_package(error, "onnxruntime (or onnxruntime-gpu)") from error
-    path = policy_file(path)
+        raise missing_package(error, "onnxruntime", "onnxruntime-gpu") from error
     options = onnxruntime.SessionOptions()
     # Idle threads would spin, and take a core from the server and the other models.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")

@@ -137,6 +137,19 @@ def pick(specs: Sequence[TensorSpec], observation: Mapping[str, Any]) -> dict[st
     }
 
 
+def pick_all(observation: Mapping[str, Any]) -> dict[str, Array]:
+    """Returns all tensors of an observation as they came, for a policy that does not say what it takes.
+
+    Raises:
+        InvalidObservation: naming a key that is no tensor, and what came.
+    """
+    picked = {}
+    for name, value in observation.items():
+        _, came = _read(TensorSpec(name, "", None), value)
+        picked[name] = _fitted(TensorSpec(name, TEXT if came == TEXT else "", None), value)
+    return picked
+
+
 def _value(spec: TensorSpec, specs: Sequence[TensorSpec], observation: Mapping[str, Any]) -> Any:
     try:
         return observation[spec.name]

@@ -32,6 +32,7 @@ class Lifecycle:
         self._call_began_at: float | None = None
         self._condition = Condition(ModelState.STOPPED, -math.inf, "it has not been started")
         self._why = ""  # the latest process ended
+        self._is_new = True
         self._unloaded = 1  # processes in a row that ended before their model was there; none has been up yet
 
     def condition(self, now: float) -> Condition:
@@ -46,6 +47,11 @@ class Lifecycle:
         """Whether the model cannot be loaded, so that waiting for it is of little use: of one that was up before, a
         process that ends while it loads may have been killed, and the next one decides."""
         return self._unloaded > 1
+
+    @property
+    def is_new(self) -> bool:
+        """Whether the model has never been there: no robot has been answered that would wait for it."""
+        return self._is_new
 
     def started(self, now: float) -> None:
         """A process was started; it loads its model."""
@@ -65,7 +71,7 @@ class Lifecycle:
     def loaded(self, now: float) -> None:
         """The model is there."""
         self._up_at = now
-        self._unloaded = 0
+        self._unloaded, self._is_new = 0, False
         self._load_by = math.inf
         self._condition = Condition(ModelState.READY, now, logged=True)
 

@@ -21,10 +21,12 @@ from inferential.proto.tensors import Buffer
 from inferential.replica.busy_polling import BusyPolling
 from inferential.replica.calls import Call, OnEnding, end_lost, ignore, note_ending
 from inferential.replica.channel import Stream
+from inferential.replica.deadline import Deadline
 from inferential.replica.end_log import EndLog
 from inferential.replica.inbox import Inbox
 from inferential.replica.lending import Lending
 from inferential.replica.lifecycle import Lifecycle
+from inferential.replica.loading_turns import LoadingTurns
 from inferential.replica.memory_limit import MemoryLimit
 from inferential.replica.outcomes import CallFailed, Died, ModelLoadError
 from inferential.replica.pace import Pace
@@ -72,6 +74,7 @@ class WorkerProcess(WorkerView):
         env: environment variables to add.
         on_change: called on the event loop when `up`, `max_batch_size` or `max_inflight` has changed.
         inbox: what large payloads are received into; None: there is none.
+        turns: which replicas load now; None: this one may.
     """
 
     def __init__(
@@ -82,6 +85,7 @@ class WorkerProcess(WorkerView):
         env: Mapping[str, str],
         on_change: Callable[[], None],
         inbox: Inbox | None = None,
+        turns: LoadingTurns | None = None,
     ) -> None:
         self._model_id = model_id
         self._label = f"model {model_id}" + (f", replica {name}" if name else "")
@@ -103,7 +107,8 @@ class WorkerProcess(WorkerView):
         self._process: Spawned | None = None
         self._lending = Lending(None, None)
         self._stream: Stream | None = None
-        self._timer: asyncio.TimerHandle | None = None
+        self._deadline = Deadline(self._life.deadline, self._on_deadline)
+        self._turn = (turns or LoadingTurns()).turn(self._begin_now)
         self._memory_limit = MemoryLimit(
             spec.memory_limit_mb,
             lambda: resident_mb(self._process),
@@ -156,6 +161,7 @@ class WorkerProcess(WorkerView):
             self._again.cancel()
             self._again = None
         self._life.closed(time.monotonic())
+        self._turn.end()
         if self._starting is not None:
             with contextlib.suppress(Exception):
                 await self._starting
@@ -179,7 +185,7 @@ class WorkerProcess(WorkerView):
         """Runs rows as one call, of `sessions` where the model keeps state; `ends` may be called before its end.
 
         Returns:
-            What to await for one `Values`, `Refused` or `Died` for each row; it raises CallFailed where the model
+            What to await for one `Answer`, `Refused` or `Died` for each row; it raises CallFailed where the model
             failed on a batch as a whole.
         """
         process, stream = self._process, self._stream
@@ -198,8 +204,8 @@ class WorkerProcess(WorkerView):
         if sessions:
             stream.send([NO_CALL, SESSIONS, json.dumps(sessions).encode()])
         stream.send(frames)
-        if self._spec.call_timeout_ms is not None and self._timer is None:
-            self._set_timer(loop)
+        if self._spec.call_timeout_ms is not None and not self._deadline.watched:
+            self._deadline.watch(loop)
         self._memory_limit.watch()
         if self._pace.quick:
             self._polling.call_sent(loop)
@@ -285,6 +291,10 @@ class WorkerProcess(WorkerView):
     def _begin(self) -> None:
         self._again = None
         self._life.started(time.monotonic())
+        (self._turn.take if self._life.is_new else self._begin_now)()
+
+    def _begin_now(self) -> None:
+        self._life.started(time.monotonic())
         self._starting = asyncio.get_running_loop().create_task(self._spawn())
 
     def _start(self) -> Coroutine[Any, Any, Spawned]:
@@ -303,6 +313,8 @@ class WorkerProcess(WorkerView):
             return
         finally:
             self._starting = None
+        if self._spec.background:
+            spawned.stay_behind()
         self._process = spawned
         self._lending = Lending(spawned.memory, self._inbox)
         self._stream = Stream(spawned.connected, self._take, self._on_end_of_stream)
@@ -310,7 +322,7 @@ class WorkerProcess(WorkerView):
             loop.add_reader(spawned.pidfd, self._on_exit)
         settings = self._spec.settings() | warm_up_rows(self._spec.warm_up, self.newest)
         self._stream.send([NO_CALL, HELLO, json.dumps({"model_id": self._model_id, **settings}).encode()])
-        self._set_timer(loop)
+        self._deadline.watch(loop)
         self._memory_limit.watch()
         if self._closed:
             self._kill("the server ends")
@@ -318,9 +330,8 @@ class WorkerProcess(WorkerView):
     def _on_greeting(self, greeting: Greeting) -> None:
         self.greeting = greeting
         self._life.loaded(time.monotonic())
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._deadline.stop()
+        self._turn.end()
         logger.info("%s is up in process %s", self._label, self.pid)
         if self._spare is not None:
             self._spare.prepare()
@@ -359,9 +370,8 @@ class WorkerProcess(WorkerView):
         self._gone.set()
         self._idle.set()
         self._memory_limit.stop()
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._deadline.stop()
+        self._turn.end()
         delay_s = self._life.ended(time.monotonic(), reason, hung=timed_out)
         if self._first is not None and not self._first.done():
             of = f"model {self._model_id!r}, target {self._spec.target!r}"
@@ -382,18 +392,8 @@ class WorkerProcess(WorkerView):
             self._killed_for = reason, timed_out
         self._process.kill()
 
-    def _set_timer(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._timer = None
-        deadline = self._life.deadline()
-        if deadline < float("inf"):
-            self._timer = loop.call_later(max(deadline - time.monotonic(), 0.0), self._on_deadline)
-
     def _on_deadline(self) -> None:
-        """Something may have taken too long; the timer is not set anew with each call, so it may ring early."""
-        if self._life.deadline() > time.monotonic():
-            self._set_timer(asyncio.get_running_loop())
-            return
-        self._timer = None
+        """Something has taken too long."""
         if self.up:
             self._kill(f"a call took longer than call_timeout_ms ({self._spec.call_timeout_ms:g})", timed_out=True)
         else:

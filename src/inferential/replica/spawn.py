@@ -62,6 +62,12 @@ class Spawned:
                 with contextlib.suppress(OSError):
                     os.setpriority(os.PRIO_PROCESS, int(thread), os.getpriority(os.PRIO_PROCESS, 0) + _NICER_BY)
 
+    def stay_behind(self) -> None:
+        """Has it run on time alone that nothing else wants (SCHED_IDLE); it cannot be taken back either."""
+        self._gives_way = True
+        if not self._schedule("SCHED_IDLE"):
+            logger.warning("process %d cannot run in the background here, and runs as others do", self.pid)
+
     def give_room(self) -> None:
         """Has it interrupt nothing that runs when it has something to do (SCHED_BATCH), until `take_room`."""
         self._schedule("SCHED_BATCH")
@@ -70,10 +76,14 @@ class Spawned:
         """Has it run as others do."""
         self._schedule("SCHED_OTHER")
 
-    def _schedule(self, policy: str) -> None:
-        with contextlib.suppress(OSError, AttributeError):  # the platform has no such thing
+    def _schedule(self, policy: str) -> bool:
+        """Sets the policy of its threads, and so of those that they start; returns whether the system does that."""
+        try:
             for thread in os.listdir(f"/proc/{self.pid}/task"):
                 os.sched_setscheduler(int(thread), getattr(os, policy), os.sched_param(0))
+        except (OSError, AttributeError):  # AttributeError: of Linux
+            return False
+        return True
 
     def discard(self) -> None:
         """Ends it, where it has no model yet, and closes all that ties it to its server."""
@@ -85,6 +95,7 @@ class Spawned:
         """Ends it and all that it started."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.kill()  # its model may have taken it into another group
 
     def reap(self) -> str:
         """Ends what it started, and returns in words how it ended itself."""

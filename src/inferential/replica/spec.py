@@ -41,6 +41,7 @@ class ModelProcess:
         warm_up: what is run before the model answers: a file of observations (.npz, .json), `module:function` which
             returns some, or "last": the newest that a robot has sent for the model.
         spare: whether a process more waits beside each, its modules imported, to follow it if it ends.
+        background: whether the processes run on time alone that nothing else on their cores wants.
 
     Raises:
         TypeError, ValueError: naming the argument.
@@ -63,6 +64,7 @@ class ModelProcess:
     memory_limit_mb: float | None = None
     warm_up: str | None = None
     spare: bool = False
+    background: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.target, str):

@@ -6,6 +6,7 @@ import time
 
 from inferential.replica.condition import Condition
 from inferential.replica.lifecycle import Lifecycle
+from inferential.replica.loading_turns import Turn
 from inferential.replica.pace import SHARED_ROWS, Pace
 from inferential.replica.spawn import Spawned
 from inferential.replica.wire import Greeting
@@ -25,6 +26,7 @@ class WorkerView:
     _process: Spawned | None
     _pace: Pace
     _life: Lifecycle
+    _turn: Turn
 
     @property
     def up(self) -> bool:
@@ -33,7 +35,7 @@ class WorkerView:
 
     def condition(self) -> Condition:
         """Returns what it is at."""
-        return self._life.condition(time.monotonic())
+        return self._turn.said_of(self._life.condition(time.monotonic()))
 
     @property
     def problem(self) -> str | None:

@@ -24,7 +24,7 @@ from inferential.server.egress import Egress
 from inferential.server.executor import Executor
 from inferential.server.ingress import IncomingRequest, Ingress, Overtaken
 from inferential.server.sweeping import sweep
-from inferential.server.turns import in_turns
+from inferential.server.turns import Soon, in_turns
 from inferential.transport.messages import Received, Skimmed
 from inferential.transport.zmq_transport import GONE, MalformedMessage, ZmqTransport
 
@@ -65,20 +65,18 @@ class EventPump:
         self._models = models or AllReady()
         self.draining: bool = False
         self.runs: int = 0
-        self._transport = transport
-        self._ingress = ingress
-        self._accounting = accounting
-        self._engine = engine
+        self._transport, self._ingress = transport, ingress
+        self._accounting, self._engine = accounting, engine
         self._egress = egress
         self._loop = asyncio.get_running_loop()
         self._idle = asyncio.Event()
         self._running = False
-        self._continues = False  # `_continue` is scheduled
+        self._reads_on = Soon(self._loop, self._read)
+        # After the calls that have just been started, and what they have answered by then.
+        self._flushes = Soon(self._loop, accounting.flush, turns=2)
         self._attention = Attention(engine)
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0  # in the loop's time
-
-    # Life cycle
 
     def start(self, executor: Executor) -> None:
         """Receives from now on, and runs model calls by this executor."""
@@ -113,25 +111,17 @@ class EventPump:
             self._timer.cancel()
             self._timer = None
 
-    # Receive: a message arrived
-
     def _on_readable(self) -> None:
-        if not self._continues:  # else it reads on by itself; each call would add one more
+        if not self._reads_on.due:  # else it reads on by itself; each call would add one more
             self._read()
 
-    def _continue(self) -> None:
-        self._continues = False
-        self._read()
-
-    def _schedule_continue(self) -> None:
-        if not self._continues:
-            self._continues = True
-            self._loop.call_soon(self._continue)
-
     def _read(self) -> None:
-        """Reads messages for a slice of time, and begins the calls that follow from them."""
-        if not self._running:
-            return  # called for what was readable just before the end
+        """Reads some messages, and begins the calls that follow from them."""
+        if self._running:  # else called for what was readable just before the end
+            self.work(self._executor.run_inline, self._receive_some())
+
+    def _receive_some(self) -> float:
+        """Reads messages for a slice of time; returns how long it took."""
         count, began = 0, time.monotonic()
         until = began + _READ_SLICE_S
         while (now := time.monotonic()) < until or (count < _LEAST_READ and now < began + _LONGEST_SLICE_S):
@@ -149,8 +139,8 @@ class EventPump:
                 self._refuse_overtaken(received)
             self.receive(received)
         else:
-            self._schedule_continue()
-        self.work(self._executor.run_inline, now - began)
+            self._reads_on.schedule()
+        return now - began
 
     def _refuse_overtaken(self, newest: Received) -> None:
         """Ends the older messages that came together with one of the same connection, as far as it supersedes them."""
@@ -294,8 +284,8 @@ class EventPump:
         if waiting or self._timer is None or self._models.replaceable:
             self._set_timer(now)
         if accounting.pending:
-            if self._executor:  # after the calls that have just been started, and what they have answered by then
-                self._loop.call_soon(self._loop.call_soon, accounting.flush)
+            if self._executor:
+                self._flushes.schedule()
             else:
                 accounting.flush()  # these calls have ended already, and a turn of the loop costs more
 
@@ -314,7 +304,7 @@ class EventPump:
                 break  # their slots are taken until these calls end
             now = time.monotonic()
             if now >= until:
-                self._schedule_continue()
+                self._reads_on.schedule()
                 break
         return now
 
@@ -325,11 +315,15 @@ class EventPump:
         self._send_refusals()
         # Without a timer the fleet was empty: the call's client may have disconnected meanwhile.
         if self.draining or self._timer is None or self._engine.waiting() or self._models.changing:
+            if self._transport.renew():
+                self._receive_some()
             self.work(self._run_next)
 
     def on_call_returned(self) -> None:
         """Begins what waits for the slot of a call whose answers are still to be written; `on_call_ended` follows."""
         if self._running and not self.draining and not self._models.changing and self._engine.waiting():
+            if self._transport.renew():
+                self._receive_some()
             self._begin_calls(self._run_next, time.monotonic(), _WORK_SLICE_S)
 
     def _run_next(self, batch: Batch) -> None:

@@ -22,6 +22,9 @@ FLOOD_PARKED_S = 0.4
 """The same of one that floods: at each reading a good part of it is spent on refusing what it sent meanwhile."""
 FLOOD_MESSAGES = 16
 """Of one connection, messages that came together, or requests that wait, by which it counts as one that floods."""
+RENEW_AFTER_S = 0.01
+"""Where a call ends whose place a waiting request may take, connections are read that were parked for so long, unless
+there are as many as DIRECT_FROM: of what their robots have sent meanwhile the newest is to be served."""
 _READS_WHILE_WAITING = 2  # of a connection whose requests wait, before it is parked
 DIRECT_FROM = 32
 """Where so many connections are parked, each is read when its request is dispatched, and stays parked while the next
@@ -87,6 +90,16 @@ class Parking:
             self.due.append(client)
         else:
             self._connections.resume(client)
+
+    def renew(self) -> bool:
+        """Has parked connections read next that may have something newer than what waits; returns whether any may."""
+        if self._connections.parked_count < DIRECT_FROM:
+            before = time.monotonic() - RENEW_AFTER_S
+            stale = [client for client in self._connections.parked if client.parked_at <= before and not client.due]
+            for client in stale:
+                client.due = True
+            self.due += stale
+        return bool(self.due)
 
     def take_due(self, limit: int) -> list[ClientConnection]:
         """Returns up to so many connections that are to be read although they are parked; `settle` must follow."""

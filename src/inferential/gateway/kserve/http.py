@@ -7,6 +7,7 @@ Triton has it) and `timeout` (microseconds) are the request's parameters.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Any, ClassVar
@@ -24,10 +25,11 @@ from inferential.gateway.kserve.models import ServedModel
 from inferential.gateway.refusals import RequestRefused
 from inferential.policies.tensors import Array
 from inferential.proto.open_inference import HEADER_LENGTH, InferMessage, read_infer, write_infer
-from inferential.proto.value_limits import check_json
+from inferential.proto.value_limits import MAX_JSON_BYTES, check_json
 from inferential.server import Server
 
 _MAX_DIGITS = 20
+_INDEX_BYTES = 1024 * 1024  # of a request for the index, which has a word or two
 _PREFIX = "/v2/models/{model:path}"
 _UNSERVED = {
     "/v2/systemsharedmemory/{rest:path}": "memory",
@@ -98,7 +100,7 @@ class KServeGateway(HttpGateway):
         return _json({"ready": True})
 
     async def _index(self, request: Request) -> Response:
-        asked = _parsed(await self.body(request))
+        asked = _parsed(await self.body(request, _INDEX_BYTES))
         return _json(await self._inference.index(only_ready=isinstance(asked, dict) and asked.get("ready") is True))
 
     async def _metadata(self, request: Request) -> Response:
@@ -137,7 +139,8 @@ class KServeGateway(HttpGateway):
     async def _infer(self, request: Request) -> Response:
         model = await self._model(request)
         with self._inference.counted(model) as timings:
-            body, length = await self.body(request), _header_length(request)
+            length = _header_length(request)
+            body = await self.body(request, MAX_JSON_BYTES if length is None else math.inf)
             size = len(body) if length is None else length  # of the JSON
             message = await self.aside.call(size, read_infer, body, length, "inputs")
             asked, binary = _asked(message)

@@ -32,7 +32,7 @@ from inferential.gateway.kserve.messages import SERVICE, message_class
 from inferential.gateway.kserve.rpc_health import HEALTH, NOT_SERVING, SERVING, HealthRequest
 from inferential.gateway.kserve.rpc_limits import Room
 from inferential.gateway.kserve.rpc_tensors import asked_of, response_of
-from inferential.gateway.refusals import RequestRefused, refusal_of
+from inferential.gateway.refusals import RequestRefused, is_of_message, refusal_of
 from inferential.notices import Notices
 from inferential.proto.value_limits import check_protobuf
 from inferential.server import Server
@@ -192,7 +192,7 @@ class KServeGrpcGateway(Gateway):
                 async with self._room.request(context.read) as data:
                     return await handler(data if kind is None else _read(kind, data), caller)
             except Exception as error:
-                status, text = refusal_of(error, peer)
+                status, text = self._refusal_of(error, peer)
             self._note(peer, text)
             return await end_call(context, _CODES.get(status, _Code.UNKNOWN), text)
 
@@ -203,6 +203,11 @@ class KServeGrpcGateway(Gateway):
         shown = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
         client_id = self._clients.id_of(shown.get("authorization", ""), shown.get(CLIENT_ID_HEADER.lower(), ""))
         return _Caller(client_id, context.peer())
+
+    def _refusal_of(self, error: Exception, peer: str) -> tuple[HTTPStatus, str]:
+        if is_of_message(error):
+            self.count_ended_here("kserve_grpc")
+        return refusal_of(error, peer)
 
     def _note(self, peer: str, text: str) -> None:
         self._notices.say((peer.rpartition(":")[0], text[:80]), "%s: %s", peer, text)
@@ -303,7 +308,7 @@ class KServeGrpcGateway(Gateway):
             found.parameters["triton_final_response"].bool_param = True
             return response(infer_response=found)
         except Exception as error:
-            _, text = refusal_of(error, caller.peer)
+            _, text = self._refusal_of(error, caller.peer)
             self._note(caller.peer, text)
             return response(
                 error_message=text[:2000], infer_response=message_class("ModelInferResponse")(id=request.id)

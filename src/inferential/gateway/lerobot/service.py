@@ -54,6 +54,7 @@ from inferential.gateway.lerobot.records import (
 )
 from inferential.gateway.lerobot.robot import Robot, SharedConnection, UnusableAnswer
 from inferential.gateway.receiving import RECEIVE_S, Receiving
+from inferential.gateway.refusals import is_of_message
 from inferential.notices import Notices
 from inferential.server import Server
 
@@ -207,10 +208,15 @@ class LeRobotGateway(Gateway):
                 return await handler(request, peer)
             except _CallRefused as error:
                 code, text = error.code, str(error)
+                if code is _Code.INVALID_ARGUMENT:
+                    self.count_ended_here("lerobot")
             except tuple(_CODES) as error:
+                if is_of_message(error):
+                    self.count_ended_here("lerobot")
                 code = next(code for kind, code in _CODES.items() if isinstance(error, kind))
                 text = describe_error(error)
             except Exception:
+                self.count_ended_here("lerobot")
                 logger.exception("a call of the LeRobot robot at %s failed", peer)
                 code, text = _Code.INTERNAL, "internal error of the server; its log has more"
             # A robot that is refused tries again in each control step; its log has all.

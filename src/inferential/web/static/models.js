@@ -1,7 +1,8 @@
 // The models: a card each, with its state, its latencies and its processes.
 import { announce, byId, clock, fill, make, number, setText } from "./page.js";
 
-const FACTS = ["waiting", "in flight", "replicas", "answers"];
+const FACTS = ["waiting", "running", "replicas", "answers"];
+const MOST_SIZES = 8;  // of batches, so that the fleet stays in view
 const DOWN = ["failing", "hung", "stopped"];
 const cards = new Map();
 
@@ -52,7 +53,7 @@ function showCard(card, model, workers, now) {
   const since = model.since && model.state !== "ready" ? ` since ${clock(model.since)}` : "";
   setText(card.state, `${model.state}${since}${model.why && model.state !== "ready" ? `: ${model.why}` : ""}`);
   setText(card.facts.waiting, String(model.waiting));
-  setText(card.facts["in flight"], String(model.in_flight));
+  setText(card.facts.running, String(model.in_flight));
   setText(card.facts.replicas, model.max_inflight ? String(model.replicas.length) : "none up");
   setText(card.facts.answers, String(model.answers));
   showVersions(card.versions, model.versions);
@@ -123,7 +124,9 @@ function showProcesses(card, workers, now) {
   for (const pid of card.cpu.keys()) if (!alive.has(pid)) card.cpu.delete(pid);
 }
 
-function showSizes(table, latency) {
+function showSizes(table, all) {
+  const step = (all.length - 1) / (MOST_SIZES - 1);
+  const latency = all.length > MOST_SIZES ? Array.from({ length: MOST_SIZES }, (_, at) => all[Math.round(at * step)]) : all;
   const rows = latency.map((size) => [String(size.batch_size), number(size.median_ms, 1), number(size.high_ms, 1), null]);
   fill(table, ["rows", "median, ms", "high, ms", ""], rows);
   const most = Math.max(...latency.map((size) => size.high_ms));

@@ -78,8 +78,9 @@ function build(cell) {
 
 function sentenceOf(robot, model) {
   if (!model) return `${robot.client.client_id} is ${robot.client.state}, last seen ${number(robot.client.seen_s_ago)} s ago`;
-  if (model.nothing_for_s > 1) return `${robot.client.client_id} gets no answer, for ${number(model.nothing_for_s)} s; ${model.text}`;
-  return model.text;
+  if (!(model.nothing_for_s > 1)) return model.text;
+  const name = robot.client.client_id, before = model.text.startsWith(`${name}: `) ? model.text.slice(name.length + 2) : model.text;
+  return `${name} gets no answer, for ${number(model.nothing_for_s)} s${model.actions.length ? `; before that ${before}` : ""}`;
 }
 
 function factsOf(robot, model) {
