@@ -30,7 +30,7 @@ def reserve_s(make_request: Callable[..., InferenceRequest]) -> Callable[..., fl
             client.lasts_until = NOW
         asked_at = NOW - 0.02
         request = make_request("a", received_at=asked_at, chunk=ChunkTime(asked_at + left_s, NOW + 0.5, 0.5), **fields)
-        note_reserves([request], {"a": client}, WITHIN_S, NOW + 0.08)
+        note_reserves([(request, client)], WITHIN_S, NOW + 0.08)
         assert request.chunk is not None
         assert client.reserve_s == request.chunk.reserve_s
         return client.reserve_s
