@@ -45,6 +45,12 @@ REAL_TIME = (
 """They drive robots in real time or start many processes; of these one runs at a time."""
 RAY = ("tests/dispatch/ray/",)
 """They share one Ray, and mostly wait for it."""
+OWN_SERVER = ("tests/cli/test_robot_keys.py", "tests/server/test_memory.py")
+"""All tests of such a file ask one server, which is started once."""
+
+
+NICE = 5
+"""Of processes with tests of neither kind, and of those that they start."""
 
 
 def group_of(nodeid: str) -> str:
@@ -56,8 +62,8 @@ def group_of(nodeid: str) -> str:
         return "real time"
     if nodeid.startswith(RAY) or "[ray.md" in nodeid or "[with-ray.md" in nodeid:
         return "Ray"
-    if nodeid.startswith("tests/cli/test_robot_keys.py"):
-        return "tests/cli/test_robot_keys.py"
+    if nodeid.startswith(OWN_SERVER):
+        return nodeid.partition("::")[0]
     found = re.search(r"^tests/docs/.*against_a_server\[(.*:\d+)-", nodeid)
     return found[1] if found else ""
 
@@ -66,13 +72,15 @@ def group_of(nodeid: str) -> str:
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """Gives each group to one process, the largest first of all, and the rest to whichever is free.
 
+    The cases of one function go together, which takes less of the process that gives out tests, and of fixtures.
+
     pytest-xdist's own groups (3.8) have no effect with pytest 9.2: they are put into ids, which no longer change.
     """
     from xdist.scheduler.loadscope import LoadScopeScheduling
 
     class OneAtATime(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return group_of(nodeid) or nodeid
+            return group_of(nodeid) or nodeid.partition("[")[0]
 
     return OneAtATime(config, log)
 
@@ -88,6 +96,13 @@ def pass_time(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 
     monkeypatch.setattr(time, "monotonic", lambda: monotonic() + ahead_s)
     return go_on
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Has the processors go first to what takes longest, and is in real time: a process that has done it steps back."""
+    in_parallel = "PYTEST_XDIST_WORKER" in os.environ
+    if in_parallel and group_of(item.nodeid) not in ("real time", "Ray") and os.getpriority(os.PRIO_PROCESS, 0) < NICE:
+        os.setpriority(os.PRIO_PROCESS, 0, NICE)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

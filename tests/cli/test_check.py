@@ -125,14 +125,34 @@ def test_what_is_wrong_with_a_value_is_reported_beside_what_the_schema_finds(run
         "scheduling.slo_aware.latency_quantil": "did you mean scheduling.slo_aware.latency_quantile? (f.yaml:1)",
         "models.known.arm.max_batch": "did you mean models.known.arm.max_batch_size? (f.yaml:2)",
         "models.known.leg.run": "",
-        "clients.known[0].model": "",
+        "clients.known[0].model": "it is the model that the entry is about (f.yaml:5)",
         "clients.classes.arm": "",
-        "gateways.openpi.model": "",
+        "gateways.openpi.model": "it is the model that its robots ask (f.yaml:3)",
         "http": "did you mean http.port? (f.yaml:4)",
         "clients.acept_unknown": "did you mean clients.accept_unknown? (f.yaml:5)",
         "models.profiles": "",
         "scheduling.strategy": "did you mean slo_aware? (f.yaml:1)",
     }
+
+
+def test_models_that_are_named_and_not_served_are_warned_of(run: Any, place: Path) -> None:
+    (place / "f.yaml").write_text(
+        "models: {known: {arm: {target: 'policies:Doubler'}, amr: {max_batch_size: 3}}}\n"
+        "transport: {bind: 'tcp://127.0.0.1:5555'}\ngateways: {openpi: {model: amr}, kserve: {}}\n"
+        "clients: {known: [{id: a, model: arm, models: [arm, arn]}, {id: b, model: other}]}\n"
+    )
+    ran = run("check", "f.yaml", "--json")
+    assert (ran.code, ran.json["warnings"]) == (
+        0,
+        [
+            "models.known.amr has settings but no target: it is not served",
+            "gateways.openpi.model: 'amr' is not served: its robots will be refused; did you mean arm?",
+            "clients.known[0].models: 'arn' is not served; did you mean arm?",
+            "clients.known[1].model: 'other' is not served; there is: arm",
+        ],
+    )
+    (place / "f.yaml").write_text("clients: {known: [{id: b, model: other}]}\ntransport: {bind: 'tcp://127.0.0.1:1'}\n")
+    assert run("check", "f.yaml", "--json").json["warnings"] == []  # `serve --model other=...` may follow
 
 
 @pytest.mark.parametrize(

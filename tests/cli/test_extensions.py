@@ -95,7 +95,7 @@ def test_a_port_that_an_installed_gateway_shares_is_a_problem(package: Path, run
 def test_the_section_of_an_installed_gateway_is_checked_by_what_it_declares(package: Path) -> None:
     assert problems(gateways={"line": {"port": "7000", "seperator": ","}}) == [
         "gateways.line.port: expected a whole number, got the string '7000'",
-        "gateways.line.model: expected a string that is not empty, got nothing",
+        "gateways.line.model: expected a string that is not empty, got nothing; it is the model that its robots ask",
         "gateways.line.seperator: unknown key; did you mean gateways.line.separator?",
     ]
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -165,12 +164,8 @@ def test_a_server_that_floods_does_not_hold_a_call_that_does_not_wait() -> None:
             model.observe(**VALUES)
             while connection.stats.unmatched < 1000:
                 assert model.get_result(timeout_ms=10) is None
-            calls = 0
-            until = time.monotonic() + 0.2
-            while time.monotonic() < until:
+            for _ in range(4):  # the first would not return while the flood lasts
                 assert model.get_result(timeout_ms=0) is None
-                calls += 1
-            assert calls > 3  # one call would not return while the flood lasts
     finally:
         done.set()
         thread.join(10)

@@ -178,7 +178,11 @@ def test_the_source_of_every_value_is_known(write: Write) -> None:
             1,
         ),
         ("clients: {known: {a: {}}}", "clients.known: expected a list of tables, got a table", 1),
-        ("clients:\n  known:\n    - {id: a}", "clients.known[0].model: expected a string, got nothing", 3),
+        (
+            "clients:\n  known:\n    - {id: a}",
+            "clients.known[0].model: expected a string, got nothing; it is the model that the entry is about",
+            3,
+        ),
         (
             "clients:\n  known:\n    - {id: a, model: m}\n    - {id: a, model: m}",
             "clients.known: entries [0] and [1] are both for client 'a' and model 'm'",

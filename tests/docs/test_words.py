@@ -1,4 +1,4 @@
-"""The checks of words and of commit subjects find what they are for, and nothing in the pages that are clean."""
+"""The checks of words and of commit subjects find what they are for; `make lint` has them look at all pages."""
 
 from __future__ import annotations
 
@@ -18,10 +18,6 @@ def script(name: str) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
-
-
-def test_the_paths_that_are_checked_are_clean(capsys: pytest.CaptureFixture[str]) -> None:
-    assert script("check_words").main([]) == 0, capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -314,6 +314,9 @@ async def test_every_observation_is_asked_however_many_fail(path: Path, capsys: 
     asked = ["replay", *[str(path)] * 3, "--model", "replayed_policies:failing", "--json"]
     assert await asyncio.to_thread(run, asked) == 1
     assert json.loads(capsys.readouterr().out)["failed"] == {"ModelFailed: ValueError: no cup": 18}
+    assert await asyncio.to_thread(run, ["replay", str(path), "--model", "replayed_policies:failing"]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == ["6 x ModelFailed: ValueError: no cup", "no answer could be compared"]
 
 
 async def test_a_file_that_is_not_there_is_an_error(path: Path) -> None:

@@ -28,10 +28,10 @@ async def test_the_server_shows_how_old_actions_are_when_the_robot_reads_them(se
         def drive() -> list[float]:
             ages = []
             with Connection(server.address, client_id="arm") as connection:
-                model = connection.model("m", latency_budget_ms=50.0)
+                model = connection.model("m", latency_budget_ms=200.0)
                 for _ in range(4):
                     model.observe(state=STATE)
-                    time.sleep(0.12)  # a control loop that looks at the answer in its next step
+                    time.sleep(0.3)  # a control loop that looks at the answer in its next step
                     result = model.get_result(timeout_ms=5000)
                     assert result is not None
                     ages.append(result.age_ms)
@@ -41,8 +41,8 @@ async def test_the_server_shows_how_old_actions_are_when_the_robot_reads_them(se
 
         ages = await asyncio.to_thread(drive)
         use = use_of(server)
-        assert use.age_ms == pytest.approx(ages[-1], abs=10)
-        assert use.age_ms >= 120
+        assert use.age_ms == pytest.approx(ages[-1], abs=50)
+        assert use.age_ms >= 300
         assert 0 < use.unread_ms <= use.age_ms
         assert (use.answered, use.in_time) == (5, 1)  # of the last one the robot has not said anything
         assert server.metrics.get_stats("action_age_ms").count == 4

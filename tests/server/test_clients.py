@@ -86,7 +86,7 @@ async def test_the_log_says_of_who_is_gone_whether_it_has_left_or_is_silent(
     serve: Any, connect: Connect, caplog: Any
 ) -> None:
     caplog.set_level(logging.INFO, "inferential")
-    async with serve({"m": lambda obs: obs}, {"response_tracking": {"disconnect_timeout_s": 0.2}}) as server:
+    async with serve({"m": lambda obs: obs}, {"response_tracking": {"disconnect_timeout_s": 1.0}}) as server:
         gone = emptied(server)
         inside = server.connect("inside")
         silent, left = connect(server, "silent"), connect(server, "left")

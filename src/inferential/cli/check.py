@@ -13,7 +13,7 @@ from pydantic_core import PydanticUndefined
 
 from inferential.cli.errors import CliError
 from inferential.cli.output import TENSOR_COLUMNS, print_described, print_json, print_line, print_rows, tensors_text
-from inferential.cli.preflight import listeners, load_checked, missing_packages, preflight, strategy_problem
+from inferential.cli.preflight import listeners, load_checked, missing_packages, preflight, strategy_problem, unserved
 from inferential.cli.settings import targets
 from inferential.cli.targets import try_model
 from inferential.config.backends import ray_name
@@ -60,6 +60,7 @@ def check(
         explained = _explained(loaded)
         listening = listeners(loaded.config)
         warnings = exposure(loaded.config)
+        warnings += unserved(loaded.config) if targets(loaded.config) else []  # else they may be given to `serve`
     if as_json:
         listed = [{"path": one.path, "message": one.message, "source": one.source} for one in problems]
         addresses = [{"address": address, "what": what} for address, what in listening]

@@ -15,11 +15,12 @@ from inferential.cli.settings import targets
 from inferential.config.backends import ray_name
 from inferential.config.exposure import NEITHER, unprotected
 from inferential.config.fields import Key, format_path
+from inferential.config.gateways import ANY_MODEL
 from inferential.config.loading import OVERRIDES, Loaded, load_usable
 from inferential.config.problems import ConfigError, Problem, closest
 from inferential.config.profiles import load_profiles
 from inferential.config.schema import InferentialConfig
-from inferential.config.services import ListenerConfig, services
+from inferential.config.services import GatewayConfig, ListenerConfig, services
 from inferential.scheduler.time.profile import Profiles
 from inferential.transport.client_keys import read_folder
 from inferential.transport.listening import LARGEST_PORT
@@ -91,6 +92,32 @@ def missing_packages(loaded: Loaded) -> list[Problem]:
             hint = f"needs {section.package}: pip install 'inferential[{section.extra}]'"
             found.append(_problem(loaded, place, hint))
     return found
+
+
+def unserved(config: InferentialConfig) -> list[str]:
+    """Returns a warning for each place that names a model which is not served, as one whose name is misspelt."""
+    served = targets(config)
+    found = [
+        f"models.known.{model_id} has settings but no target: it is not served"
+        for model_id in sorted(config.models.known.keys() - served)
+    ]
+    for where, section in services(config):
+        if isinstance(section, GatewayConfig) and section.model not in (*served, ANY_MODEL):
+            key = format_path((*where, "model"))
+            found.append(
+                f"{key}: {section.model!r} is not served: its robots will be refused{_meant(section.model, served)}"
+            )
+    for number, entry in enumerate(config.clients.known):
+        for name, model_ids in (("model", [entry.model]), ("models", entry.models or ())):
+            for model_id in model_ids:
+                if model_id not in served:
+                    key = f"clients.known[{number}].{name}"
+                    found.append(f"{key}: {model_id!r} is not served{_meant(model_id, served)}")
+    return found
+
+
+def _meant(model_id: str, served: Mapping[str, str]) -> str:
+    return closest(model_id, list(served)) or f"; there is: {', '.join(sorted(served))}"
 
 
 def listeners(config: InferentialConfig) -> list[tuple[str, str]]:

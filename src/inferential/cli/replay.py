@@ -150,10 +150,14 @@ def _show(compared: Compared, limit: float | None) -> None:
         )
         for row in found
     ]
-    print_rows(("array", "dimension", "mean difference", "largest"), rows[:_DIMENSIONS])
+    if rows:
+        print_rows(("array", "dimension", "mean difference", "largest"), rows[:_DIMENSIONS])
     if len(rows) > _DIMENSIONS:
         print_line(f"and {len(rows) - _DIMENSIONS} more dimensions")
     for what, count in {**compared.unlike, **compared.failed}.items():
         print_line(f"{count} x {what}", "red")
+    if not compared.compared:
+        print_line("no answer could be compared", "red")
+        return
     bound = "" if limit is None else f", {limit:g} allowed"
     print_line(f"{compared.compared} answers compared; largest difference {compared.worst:.6g}{bound}")

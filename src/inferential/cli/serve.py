@@ -20,14 +20,13 @@ from inferential.cli.errors import CliError, missing
 from inferential.cli.interrupts import Interrupts, draining, signals_before_the_loop
 from inferential.cli.logs import LogFormat, LogLevel, set_up_logging
 from inferential.cli.output import announce
-from inferential.cli.preflight import load_checked, missing_packages, preflight, strategy_problem
+from inferential.cli.preflight import load_checked, missing_packages, preflight, strategy_problem, unserved
 from inferential.cli.reloads import Reloads
 from inferential.cli.settings import COMMAND_LINE, overrides_of, targets
 from inferential.cli.targets import model_later
 from inferential.config.backends import ray_name, scheme_of
 from inferential.config.extensions import ExtensionError
 from inferential.config.fields import format_path
-from inferential.config.gateways import ANY_MODEL
 from inferential.config.loading import Loaded
 from inferential.config.problems import ConfigError
 from inferential.config.schema import InferentialConfig
@@ -316,12 +315,8 @@ def _wanted(loaded: Loaded, path: Path | None) -> dict[str, str]:
         raise CliError(
             f"no models to serve: give one with --model ID=module:object, or as models.known.ID.target{place}"
         )
-    for model_id in sorted(loaded.config.models.known.keys() - wanted):
-        logger.warning("models.known.%s has settings but no target: it is not served", model_id)
-    for where, section in services(loaded.config):
-        if isinstance(section, GatewayConfig) and section.model not in (*wanted, ANY_MODEL):
-            key = format_path((*where, "model"))
-            logger.warning("%s: %r is not served: its robots will be refused", key, section.model)
+    for warning in unserved(loaded.config):
+        logger.warning("%s", warning)
     return wanted
 
 

@@ -26,7 +26,7 @@ class AlertsConfig(ServiceConfig):
     """Changes that are posted to a webhook."""
 
     webhook: Annotated[SecretStr, AfterValidator(_url)]
-    """URL that each change is posted to, as JSON. Who knows it may often post there, so it is not shown."""
+    """The URL that each change is posted to, as JSON. Who knows it may often post there, so it is not shown."""
     headers: dict[str, SecretStr] = Field(default_factory=dict)
     """Sent with every post, as a key that the receiver asks for."""
     conditions: list[AlertName] = Field(default_factory=lambda: list(_ALL))

@@ -118,8 +118,16 @@ def _bad_value(key: Key, found: ErrorDetails) -> str:
     node = find(key)
     if node is None or node.annotation is Any:  # inside a table that the schema does not describe
         return found["msg"][:1].lower() + found["msg"][1:]
-    got = "nothing" if found["type"] == "missing" else _got(found["input"], node)
+    if found["type"] == "missing":
+        return f"expected {node.expected}, got nothing{_meaning(node)}"
+    got = _got(found["input"], node)
     return f"expected {node.expected}, got {got}{_field_meant(key, node, found['input'])}"
+
+
+def _meaning(node: Node) -> str:
+    """Returns `; it is ...` with the first sentence of a field's description; that of another package may have none."""
+    text = node.description.partition(". ")[0].rstrip(".")
+    return f"; it is {text[0].lower()}{text[1:]}" if text else ""
 
 
 def _field_meant(key: Key, table: Node, value: Any) -> str:
