@@ -28,7 +28,8 @@ class Soon:
 
     def __init__(self, loop: asyncio.AbstractEventLoop, call: Callable[[], None], turns: Literal[1, 2] = 1) -> None:
         self._call = call
-        self._begin: Callable[[], object] = partial(loop.call_soon, *[loop.call_soon] * (turns - 1), self._run)
+        begin: Callable[[], object] = partial(loop.call_soon, self._run)
+        self._begin = begin if turns == 1 else partial(loop.call_soon, begin)
         self.due: bool = False
 
     def schedule(self) -> None:
