@@ -10,7 +10,7 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 import fleet_tables
@@ -200,32 +200,53 @@ def networks(kind: str) -> Callable[[dict[str, Any]], Iterator[str]]:
         yield "| network | robot | answers/s | age, ms: p50 / p99 / most | starved | back | oldest | then starved |"
         yield "|---|---|---|---|---|---|---|---|"
         for network, robots in result[kind].items():
-            for robot, row in robots.items():
-                ages = " / ".join(_ms(row.get(f"age_{name}_ms")) for name in ("p50", "p99", "max"))
-                back, oldest = _ms(row.get("back_after_ms")), _ms(row.get("oldest_after_ms"))
-                cells = [network, _ROBOTS[robot], row.get("answers_per_s"), ages, row.get("starved"), back, oldest]
-                yield "| " + " | ".join(map(str, [*cells, row.get("starved_after")])) + " |"
+            for robot, rows in robots.items():
+                shown = [_middle(rows, name) for name in ("answers_per_s", "age_p50_ms", "age_p99_ms", "age_max_ms")]
+                ages = " / ".join(map(_ms, shown[1:]))
+                back, oldest = _ms(_middle(rows, "back_after_ms")), _ms(_middle(rows, "oldest_after_ms"))
+                cells = [network, _ROBOTS[robot], shown[0], ages, _middle_share(rows, "starved"), back, oldest]
+                yield "| " + " | ".join(map(str, [*cells, _middle_share(rows, "starved_after")])) + " |"
 
     return lines
 
 
 def outages(result: dict[str, Any]) -> Iterator[str]:
     """Yields what robots that play chunks have after an outage, beside the least that their networks allow."""
-    yield "| | network | back, ms: least | measured | steps until then: least | measured | later |"
-    yield "|---|---|---|---|---|---|---|"
+    yield "| | network | back, ms: least | measured | steps until then: least | measured | later | before |"
+    yield "|---|---|---|---|---|---|---|---|"
     for kind in ("emulated", "packets"):
         for network, cases in result.get(kind, {}).items():
             least, runs = cases["least"], [row for row in cases["runs"] if "failed" not in row]
-            later = [int(row["starved_after"].split()[0]) - row["starved_until_back"] for row in runs]
+            later = [_steps(row["starved_after"]) - row["starved_until_back"] for row in runs]
+            before = [_steps(row["starved"]) for row in runs]
             yield "| " + " | ".join(
                 [
                     kind,
                     network,
                     *(_spread(least, "back_{}_ms"), _medians([row["back_after_ms"] for row in runs])),
                     *(_spread(least, "steps_{}"), _medians([row["starved_until_back"] for row in runs])),
-                    ", ".join(map(str, later)) + " |",
+                    f"{mean(later):.1f} | {mean(before):.1f} |",
                 ]
             )
+
+
+def _middle(rows: list[dict[str, Any]], name: str) -> float | None:
+    """Returns the median of a figure; None where half of the robots have none."""
+    found = sorted((row[name] for row in rows if row.get(name) is not None), reverse=True)
+    missing = len(rows) - len(found)
+    place = (len(rows) - 1) // 2 - missing
+    return found[place] if place >= 0 else None
+
+
+def _middle_share(rows: list[dict[str, Any]], name: str) -> str:
+    """Returns the row in the middle by its starved steps, as "N of M"; one that failed is the worst."""
+    found = sorted((row[name] for row in rows if row.get(name) is not None), key=_steps)
+    place = len(rows) // 2
+    return found[place] if place < len(found) else "-"
+
+
+def _steps(share: str) -> int:
+    return int(share.split()[0])
 
 
 def _spread(least: dict[str, float], name: str) -> str:

@@ -12,7 +12,7 @@ from inferential.policies.tensors import TensorSpec
 from inferential.proto import inferential_pb2 as pb
 from inferential.proto.tensors import pack
 from inferential.replica.failures import FailurePlaces
-from inferential.replica.outcomes import Values
+from inferential.replica.outcomes import Answer
 from inferential.replica.results import ResultWriter
 from inferential.replica.rows import RowReader, read_outcomes
 from inferential.replica.stacked import StackedRows
@@ -85,7 +85,7 @@ def test_results_are_what_rows_alone_would_be(action: Any) -> None:
     alone = [frame for one in action for frame in writer.write({"actions": one})]
     assert [bytes(frame) for frame in frames] == [bytes(frame) for frame in alone]
     for outcome, one in zip(outcomes, action, strict=True):
-        assert isinstance(outcome, Values)
+        assert isinstance(outcome, Answer)
         np.testing.assert_array_equal(outcome.values["actions"], one)
 
 

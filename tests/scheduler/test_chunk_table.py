@@ -9,8 +9,9 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from inferential.scheduler import chunk_values as values
+from inferential.scheduler import chunk_columns as values
 from inferential.scheduler.chunk_table import ChunkTable
+from inferential.scheduler.chunk_values import choose
 from inferential.scheduler.time.profile import LatencyProfile
 from inferential.scheduler.time.robot_time import ChunkTime
 
@@ -49,51 +50,55 @@ def test_what_a_table_keeps_is_what_counting_anew_gives(seed: int, kinds: str) -
     for rows in range(1, 9):
         latency_s = (60 + chance.uniform(1, 12) * rows) / 1e3
         profile.load(rows, latency_s, latency_s)
-    table, expected = ChunkTable(), list[list[float]]()
-    for _ in range(60):
+    table, expected = ChunkTable(), dict[int, list[float]]()
+    for _ in range(chance.choice([60, 200])):
         now += chance.choice([0.0, 0.001, 0.1])
         what = chance.random()
-        if what < 0.6 or not expected:
-            expected.append(column(chance, now, kinds))
-            table.add(expected[-1][:], now)
+        if what < chance.choice([0.4, 0.6]) or not expected:
+            made = column(chance, now, kinds)
+            place = table.add(made[:], now)
+            assert place not in expected
+            expected[place] = made
         elif what < 0.8:
-            places = chance.sample(range(len(expected)), chance.randint(1, min(len(expected), 8)))
-            moved = dict(table.remove(places))
-            kept = len(expected) - len(places)
-            expected = [expected[moved.get(place, place)] for place in range(kept)]
+            places = chance.sample(sorted(expected), chance.randint(1, min(len(expected), 8)))
+            table.remove(np.array(places))
+            expected = {place: one for place, one in expected.items() if place not in places}
+            if table.is_sparse:
+                expected = {now_at: expected[before] for now_at, before in enumerate(table.compact())}
         else:
-            place = chance.randrange(len(expected))
+            place = chance.choice(sorted(expected))
             covered_until = now + chance.uniform(-0.3, 0.5)
             table.serve(place, covered_until, now, 0.3)
             values.serve(expected[place], covered_until, now, 0.3)
         assert len(table) == len(expected)
         if not expected:
             continue
-        assert table.rows.T.tolist() == expected
-        anew = values.Columns(np.array(expected).T)
-        anew.with_steps, anew.with_most = table.with_steps, table.with_most
-        assert anew.with_rest
+        taken = sorted(expected)
+        columns = [expected[place] for place in taken]
+        assert table.rows[:, taken].T.tolist() == columns
+        assert table.briefs(np.array(taken)) == [one[: values.BRIEF] for one in columns]
+        anew = values.Columns(np.array(columns).T)
+        assert table.longest_step_s >= anew.longest_step_s
+        anew.longest_step_s, anew.with_most = table.longest_step_s, table.with_most
         enough, asked_at = chance.randint(1, 12), now - chance.choice([0.0, 0.2])
         assert table.starve(asked_at, enough) == anew.starve(asked_at, enough)
-        turns = [one[values.TURN] for one in expected]
-        assert table.due(now) == (turns.index(min(turns)) if min(turns) <= now else None)
+        turns = {place: one[values.TURN] for place, one in expected.items()}
+        first = min(turns.values())
+        due = table.due(now)
+        assert due is None if first > now else turns[due or 0] == first
         for limit in (1, 8, 12):
-            assert values.choose(table, profile, limit, now) == values.choose(anew, profile, limit, now)
+            found = choose(table, profile, limit, now).tolist()
+            assert found == [taken[place] for place in choose(anew, profile, limit, now)]
 
 
-@given(
-    seed=st.integers(0, 2**32 - 1),
-    kinds=st.sampled_from(["p", "s", "m", "r", "psmr"]),
-    varies_s=st.sampled_from([0.0, 0.02]),
-)
-@settings(max_examples=100, deadline=None)
-def test_an_earlier_answer_gains_no_more_than_the_time_and_a_step(seed: int, kinds: str, varies_s: float) -> None:
-    """The bound by which sizes of a call are left out that cannot be better."""
-    chance = random.Random(seed)
-    one, last = column(chance, 100.0, kinds)[: values.TURN + 1], 100.0 + chance.uniform(-0.2, 0.5)
-    factor = one[values.WEIGHT] / one[values.LASTS]
-    (at_last,) = values.gains_of([one], last, varies_s)
-    for _ in range(20):
-        earlier_s = chance.uniform(0.0, 1.0)
-        (gain,) = values.gains_of([one], last - earlier_s, varies_s)
-        assert gain <= at_last + (earlier_s + one[values.STEP]) * factor + 1e-9
+def test_a_table_has_room_for_as_many_as_come_and_gives_it_back() -> None:
+    chance, table = random.Random(0), ChunkTable()
+    places = [table.add(column(chance, 100.0, "p"), 100.0) for _ in range(1000)]
+    assert sorted(places) == list(range(1000))
+    while len(places) > 3:
+        table.remove(np.array([places.pop()]))
+        if table.is_sparse:
+            moved = {before: place for place, before in enumerate(table.compact())}
+            places = [moved[place] for place in places]
+    assert len(table) == 3
+    assert table.rows.shape[1] < 100

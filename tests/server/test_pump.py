@@ -68,7 +68,8 @@ def make_pump(monkeypatch: Any) -> tuple[EventPump, Loop, Endless]:
     nothing: Any = None
     with monkeypatch.context() as patched:
         patched.setattr(asyncio, "get_running_loop", lambda: loop)
-        pump = EventPump(transport, nothing, nothing, nothing, nothing)  # type: ignore[arg-type]
+        accounting: Any = SimpleNamespace(flush=None)
+        pump = EventPump(transport, nothing, accounting, nothing, nothing)  # type: ignore[arg-type]
     pump.start(SimpleNamespace(run_inline=None))  # type: ignore[arg-type]
     monkeypatch.setattr(pump_module, "time", Clock())
     monkeypatch.setattr(pump, "receive", lambda received: None)

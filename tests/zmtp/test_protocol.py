@@ -145,6 +145,41 @@ def test_the_fast_path_gives_what_the_long_way_gives(
     assert inputs(True) == inputs(False)
 
 
+@given(
+    before=st.tuples(sizes, sizes),
+    message=st.tuples(sizes, sizes),
+    begun=st.integers(0, 8),
+    changed=st.tuples(st.integers(0, 600), st.integers(0, 255)),
+    missing=st.integers(0, 3),
+)
+def test_a_message_is_read_as_if_none_had_come_before(
+    before: tuple[int, int], message: tuple[int, int], begun: int, changed: tuple[int, int], missing: int
+) -> None:
+    data = bytearray(wire(b"", body_of(message[0], 3), body_of(message[1], 4)))
+    data[changed[0] % len(data)] = changed[1]
+    whole = (frame(b"", more=True) * begun + bytes(data))[: -missing or None]
+
+    def outcome(reader: Reader) -> Any:
+        try:
+            found = reader.next()
+        except ProtocolError as error:
+            return str(error)
+        return found, [type(one) for one in found] if isinstance(found, list) else None, reader.buffered, reader.rest()
+
+    def read(*, warm: bool) -> Any:
+        reader = Reader(None, 3)
+        if warm:
+            reader.feed(wire(b"", body_of(before[0], 1), body_of(before[1], 2)))
+            assert reader.next() is not None
+        found = []
+        for part in (whole[: 2 * begun], whole[2 * begun :]):
+            reader.feed(part)
+            found.append(outcome(reader))
+        return found
+
+    assert read(warm=True) == read(warm=False)
+
+
 @pytest.mark.parametrize("size", [8, 255, 300, 9000])
 def test_payload_can_be_written_to_and_heads_are_bytes(size: int) -> None:
     (found,) = read_all(wire(b"", bytes(size), bytes(size)), [20])

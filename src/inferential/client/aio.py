@@ -12,9 +12,10 @@ import time
 from collections.abc import Sequence
 from typing import NoReturn
 
+from inferential.client.async_base import AsyncConnectionBase
+from inferential.client.async_model import AsyncModel
 from inferential.client.failover import open_transport
 from inferential.client.fork import cannot_be_copied, forked, leave_to_parent
-from inferential.client.handles import AsyncHandles, AsyncModel
 from inferential.client.keys import client_id_with, robot_keys
 from inferential.client.mailbox import Mailbox
 from inferential.client.result import ClientStats
@@ -23,7 +24,7 @@ from inferential.client.session import Frames
 __all__ = ["AsyncConnection", "AsyncModel"]
 
 
-class AsyncConnection(AsyncHandles):
+class AsyncConnection(AsyncConnectionBase):
     """Connects a robot to an Inferential server, for asyncio: the arguments are those of `Connection`.
 
     Its handles' methods are coroutines. It belongs to one event loop, which must be able to watch descriptors

@@ -24,7 +24,7 @@ from opentelemetry.trace import (
 )
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from inferential.client.handles import AsyncModel
+from inferential.client.async_model import AsyncModel
 from inferential.client.model import Model
 from inferential.client.result import Result
 from inferential.client.session import MAX_OPEN

@@ -9,8 +9,22 @@ from typing import Any
 from inferential.errors import InferentialError, InvalidObservation
 from inferential.observation.slots import ObservationError
 from inferential.proto.tensors import Buffer
-from inferential.replica.outcomes import BY_MODEL, Refused
+from inferential.replica.outcomes import BY_MODEL, Answer, Refused
 from inferential.scheduler.request import InferenceRequest, Refusal
+
+__all__ = [
+    "MAX_REPLICAS_LOST",
+    "REPLICA_LOST",
+    "Answer",
+    "BatchFailedError",
+    "CallTimeout",
+    "DispatchResult",
+    "RemoteModelError",
+    "ReplicaLost",
+    "UnknownModelError",
+    "WorkerDied",
+    "refused_row",
+]
 
 
 class UnknownModelError(InferentialError, LookupError):
@@ -82,21 +96,6 @@ class CallTimeout(InferentialError):
 
 class WorkerDied(InferentialError):
     """The process of a model ended while it ran an observation."""
-
-
-@dataclass(slots=True)  # not frozen, which would double the time that it takes to make one
-class Answer:
-    """A result whose origin is known.
-
-    Attributes:
-        values: arrays and strings by key.
-        model_version: of the model that made it.
-        fresh: whether the session of its robot began with it, of a model that keeps state; None: of any other.
-    """
-
-    values: Mapping[str, Any]
-    model_version: str
-    fresh: bool | None = None
 
 
 @dataclass(slots=True)

@@ -19,7 +19,7 @@ from inferential.proto import Observation as ObservationMessage
 from inferential.proto.messages import put_metadata, split_values
 from inferential.proto.seen import SEEN_KEY
 from inferential.proto.tensors import pack
-from inferential.replica.outcomes import CallFailed, Died, Refused, Values
+from inferential.replica.outcomes import CallFailed, Died, Refused
 from inferential.replica.process import Row, WorkerProcess
 from inferential.replica.rows import RowWriter
 from inferential.replica.values import Observation
@@ -68,11 +68,12 @@ class ProcessRunner:
             alone = [(await self._call(worker, [request]))[0] for request in requests]
             note_alone(self._model_id, str(error), error.place, alone)
             return alone
-        return [self._outcome(request, one) for request, one in zip(requests, outcomes, strict=True)]
+        return [
+            one if type(one) is Answer else self._failure(request, one)
+            for request, one in zip(requests, outcomes, strict=True)
+        ]
 
-    def _outcome(self, request: InferenceRequest, outcome: Any) -> Any:
-        if isinstance(outcome, Values):
-            return Answer(outcome.values, outcome.model_version, outcome.fresh)
+    def _failure(self, request: InferenceRequest, outcome: Any) -> Exception:
         if isinstance(outcome, Refused):
             return refused_row(outcome)
         assert isinstance(outcome, Died)
@@ -122,8 +123,7 @@ async def infer(worker: WorkerProcess, observations: Sequence[Observation]) -> S
     for outcome in outcomes:
         if isinstance(outcome, Died):
             raise WorkerDied(outcome.reason)
-        failed = isinstance(outcome, Refused)
-        results.append(RemoteModelError(outcome.reason) if failed else Answer(outcome.values, outcome.model_version))
+        results.append(RemoteModelError(outcome.reason) if isinstance(outcome, Refused) else outcome)
     return results
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from inferential.client.handles import AsyncModel
+from inferential.client.async_model import AsyncModel
 from inferential.client.result import Result
 from inferential.config.services import GatewayConfig
 from inferential.errors import InferenceError, RequestExpired, RequestRejected, RequestSuperseded

@@ -165,7 +165,10 @@ class Recorder:
 
     def overtaken(self, client_id: str, model_id: str, payload_bytes: Sequence[int], now: float) -> None:
         """Records observations, by their sizes, that a newer one superseded before they were read whole."""
-        key = self._key(client_id, model_id)
+        key, count = self._key(client_id, model_id), len(payload_bytes)
+        if payload_bytes.count(payload_bytes[0]) == count:
+            self._add_run(self._overtaken, (now, key, (float(payload_bytes[0]), 1.0)), count)
+            return
         for size, same in groupby(payload_bytes):
             self._add_run(self._overtaken, (now, key, (float(size), 1.0)), sum(1 for _ in same))
 

@@ -23,6 +23,7 @@ from inferential.proto.cache.templates import (
 from inferential.proto.dtypes import dtype_to_numpy
 from inferential.proto.fields import CONSTANT_RESPONSE, ConstantResponseFields, read_constant_response
 from inferential.proto.images import decode
+from inferential.proto.packed import PackedArrays
 from inferential.proto.tensors import Array, Buffer, EncodedImage, Tensors, gather, pack, view
 
 PROTOCOL_VERSION = 2
@@ -177,7 +178,6 @@ def write_response(
     Raises:
         TypeError, ValueError: the wire cannot carry a value; the message names its key.
     """
-    tensors, metadata, signature = arrays_alone(values) or mixed_content(values)
     message = pb.ModelResponse()
     message.response_id = response_id
     message.timestamp_ns = timestamp_ns
@@ -196,6 +196,10 @@ def write_response(
     written.inference_ms = timing.inference_ms
     written.server_ms = timing.server_ms
     written.batch_size = timing.batch_size
+    if type(values) is PackedArrays:
+        part = response_part(client_id, model_id, PROTOCOL_VERSION, model_version, values.packing)
+        return part + message.SerializeToString(), values.payload
+    tensors, metadata, signature = arrays_alone(values) or mixed_content(values)
     if metadata:
         put_metadata(message.metadata, metadata)
     if signature is not None:

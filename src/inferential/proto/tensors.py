@@ -62,11 +62,17 @@ def describe(
     Raises:
         ValueError: naming the key of a dtype that the wire does not have, or the key itself.
     """
-    total = 0
-    for key, dtype, shape in tensors:
-        size = math.prod(shape) * dtype.itemsize
-        _add(sink, key, dtype, shape, total, size, timestamp_ns, pb.RAW)
-        total += -(-size // _ALIGN) * _ALIGN
+    for (key, dtype, shape), offset in zip(tensors, offsets_of(tensors)[0], strict=True):
+        _add(sink, key, dtype, shape, offset, math.prod(shape) * dtype.itemsize, timestamp_ns, pb.RAW)
+
+
+def offsets_of(tensors: Sequence[tuple[str, np.dtype[Any], tuple[int, ...]]]) -> tuple[list[int], int]:
+    """Returns where `gather` puts raw tensors, given by key, dtype and shape, and the size of the payload."""
+    offsets, end = [], 0
+    for _, dtype, shape in tensors:
+        offsets.append(-(-end // _ALIGN) * _ALIGN)
+        end = offsets[-1] + math.prod(shape) * dtype.itemsize
+    return offsets, end
 
 
 def pack(sink: TensorSink, values: Tensors, timestamp_ns: int = 0) -> Buffer:

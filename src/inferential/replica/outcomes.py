@@ -63,12 +63,12 @@ class Died:
 
 
 @dataclass(slots=True)  # not frozen, which would double the time that it takes to make one
-class Values:
-    """A row's result.
+class Answer:
+    """A result whose origin is known.
 
     Attributes:
         values: arrays and strings by key.
-        model_version: as the model says.
+        model_version: of the model that made it, as that says.
         fresh: whether the session of its robot began with it, of a model that keeps state; None: of any other.
     """
 

@@ -185,7 +185,7 @@ class WorkerProcess(WorkerView):
         """Runs rows as one call, of `sessions` where the model keeps state; `ends` may be called before its end.
 
         Returns:
-            What to await for one `Values`, `Refused` or `Died` for each row; it raises CallFailed where the model
+            What to await for one `Answer`, `Refused` or `Died` for each row; it raises CallFailed where the model
             failed on a batch as a whole.
         """
         process, stream = self._process, self._stream

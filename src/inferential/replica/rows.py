@@ -15,10 +15,11 @@ from inferential.proto import inferential_pb2 as pb
 from inferential.proto.dtypes import dtype_from_numpy, dtype_to_numpy
 from inferential.proto.images import decode
 from inferential.proto.messages import put_metadata, split_values
+from inferential.proto.packed import PackedArrays, Packing
 from inferential.proto.seen import SEEN_KEY, Seen
 from inferential.proto.structure import STRUCTURE_KEY, restore
 from inferential.proto.tensors import Buffer, gather, pack, view_checked
-from inferential.replica.outcomes import Refused, Values
+from inferential.replica.outcomes import Answer, Refused
 
 _REMEMBERED = 1024
 _LONGEST_BYTES = 2048  # of what is remembered
@@ -31,7 +32,7 @@ RawTensor = tuple[str, np.dtype[Any], tuple[int, ...], int]
 class Layout:
     """What a description says: where each tensor lies in the payload, and the strings."""
 
-    __slots__ = ("_encoded", "_end", "_raw", "_strings", "_structured", "seen")
+    __slots__ = ("_encoded", "_end", "_packing", "_raw", "_strings", "_structured", "seen")
 
     def __init__(self, tensors: Any, strings: Mapping[str, str], *, structured: bool) -> None:
         self._raw: list[RawTensor] = []
@@ -48,6 +49,8 @@ class Layout:
                 self._encoded.append((tensor.key, tensor.encoding, dtype, shape, offset, tensor.byte_length))
             else:
                 self._raw.append((tensor.key, dtype, shape, offset))
+        plain = not self._encoded and not structured and not strings
+        self._packing = Packing.of(self._raw) if plain else None
 
     @property
     def raw(self) -> Sequence[RawTensor] | None:
@@ -58,6 +61,17 @@ class Layout:
     def strings(self) -> Mapping[str, str]:
         """The strings by key."""
         return self._strings
+
+    def result(self, payload: Buffer) -> Mapping[str, Any]:
+        """Returns what `values` does; arrays alone, as most results are, stay packed until one is looked at.
+
+        Raises:
+            ValueError, ImageError: as `values`.
+        """
+        packing = self._packing
+        if packing is not None and len(payload) == packing.size:
+            return PackedArrays(packing, payload)
+        return self.values(payload)
 
     def values(self, payload: Buffer) -> dict[str, Any]:
         """Returns arrays and strings by key: views on the payload, and decoded images; nested where they were sent so.
@@ -211,15 +225,15 @@ _UNSAID = "", "", ""  # no version, of a model without state
 _ENCODINGS = {"raw": pb.RAW, "jpeg": pb.JPEG, "png": pb.PNG}
 
 
-def read_outcomes(reader: RowReader, frames: Sequence[bytes | memoryview]) -> list[Values | Refused]:
+def read_outcomes(reader: RowReader, frames: Sequence[bytes | memoryview]) -> list[Answer | Refused]:
     """Returns the rows of a result, whose frames are those of `wire.RESULT`."""
     version, _, fresh = bytes(frames[2]).decode().partition("\0") if frames[2] else _UNSAID
-    outcomes: list[Values | Refused] = []
+    outcomes: list[Answer | Refused] = []
     for at in range(3, len(frames), 2):
         layout = reader.layout(frames[at])
         if isinstance(layout, Layout):
-            values = layout.values(frames[at + 1])
-            outcomes.append(Values(values, version, fresh[(at - 3) // 2] == "1") if fresh else Values(values, version))
+            values = layout.result(frames[at + 1])
+            outcomes.append(Answer(values, version, fresh[(at - 3) // 2] == "1") if fresh else Answer(values, version))
         else:
             outcomes.append(layout)
     return outcomes

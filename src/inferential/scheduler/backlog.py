@@ -6,6 +6,7 @@ A source is a connection, by its number, however many client ids it uses; or a c
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Iterable
 
 from inferential.scheduler.request import InferenceRequest
 
@@ -40,22 +41,24 @@ class Backlog:
         requests[request] = None
         self._move(source, len(requests) - 1, len(requests))
 
-    def discard(self, request: InferenceRequest) -> bool:
-        """Removes a request that waits no more; returns whether any other waits."""
-        source = request.connection or request.client_id
-        by_source = self._by_source
-        requests = by_source[source]
-        del requests[request]
-        if requests:
-            self._move(source, len(requests) + 1, len(requests))
-            return True
-        del by_source[source]
-        sources = self._by_count[1]
-        del sources[source]
-        if not sources:
-            del self._by_count[1]
-            if self._most == 1:
-                self._most = 0
+    def discard_all(self, requests: Iterable[InferenceRequest]) -> bool:
+        """Removes requests that wait no more; returns whether any other waits."""
+        by_source, by_count = self._by_source, self._by_count
+        for request in requests:
+            source = request.connection or request.client_id
+            of_source = by_source[source]
+            del of_source[request]
+            count = len(of_source)
+            if count:
+                self._move(source, count + 1, count)
+                continue
+            del by_source[source]
+            sources = by_count[1]
+            del sources[source]
+            if not sources:
+                del by_count[1]
+                if self._most == 1:
+                    self._most = 0
         return bool(by_source)
 
     def of(self, source: Source) -> list[InferenceRequest]:

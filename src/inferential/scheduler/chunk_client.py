@@ -3,22 +3,33 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 
 from inferential.scheduler.request import InferenceRequest
+
+MEAN_RATE = 0.02
+"""By which what is usual follows each client that is served."""
+CREDIT = 0.25
+"""The share of the usual wait, or of the time of a chunk, that one counts as waiting already that was served late."""
+MEMORY_S = 5.0
+"""Starved time counts by exp(-age / MEMORY_S)."""
+MOST_STARVED = 100.0
+"""Times of a chunk that a robot owes at most, by one wait."""
 
 
 class ChunkClient:
     """One client.
 
     Attributes:
-        since: since when it waits.
+        since: since when it waits, as it counts.
         lasts_until: until when its last chunk lasts; infinite before the first.
         starved, starved_at: the chunks' time that it starved lately, at that moment.
         reserve_s: how much longer its next answer may take than it knows of, as the server suggested last.
+        comes_at: when its turn comes, where its robot knows that; else minus infinity.
+        waiting: how many of its requests wait.
     """
 
-    __slots__ = ("lasts_until", "reserve_s", "since", "starved", "starved_at")
+    __slots__ = ("comes_at", "lasts_until", "reserve_s", "since", "starved", "starved_at", "waiting")
 
     def __init__(self, since: float) -> None:
         self.since = since
@@ -26,11 +37,76 @@ class ChunkClient:
         self.starved = 0.0
         self.starved_at = since
         self.reserve_s = 0.0
+        self.comes_at = -math.inf
+        self.waiting = 0
+
+    def starve(self, chunks: float, now: float) -> None:
+        """Notes that it starved for so many times of a chunk."""
+        self.starved *= math.exp(min(self.starved_at - now, 0.0) / MEMORY_S)
+        self.starved += min(chunks, MOST_STARVED)
+        self.starved_at = now
+
+
+class Usual:
+    """What is usual among the clients that are served, in times of a chunk.
+
+    Attributes:
+        starved: what they starved lately.
+        wait: how long they waited.
+    """
+
+    __slots__ = ("starved", "wait")
+
+    def __init__(self) -> None:
+        self.starved = 0.0
+        self.wait = 1.0
+
+
+def note_served(
+    served: Iterable[tuple[InferenceRequest, ChunkClient]],
+    briefs: Iterable[Sequence[float]],
+    answered_at: float,
+    now: float,
+    usual: Usual,
+) -> None:
+    """Notes that the clients of a call are served that begins now.
+
+    A client that waited longer than is usual counts as waiting already for what it was longer, or at most CREDIT. So of
+    clients that are alike each is served equally often, whichever of them a call takes first as it suits them.
+
+    Args:
+        served: its requests.
+        briefs: of each, in seconds: when its robot's actions run out, until when its answer covers and how long that
+            lasts, since when its client waits, and when its turn is.
+        answered_at: when the call ends.
+        now: seconds of `time.monotonic()`.
+        usual: what is usual until now.
+    """
+    mean_starved, mean_wait = usual.starved, usual.wait
+    for (_, client), (runs_out_at, ends_at, lasts_s, since, turn, *_) in zip(served, briefs, strict=True):
+        if ends_at > answered_at + lasts_s:
+            ends_at = answered_at + lasts_s
+        if ends_at > answered_at and ends_at > runs_out_at:
+            mean_wait += MEAN_RATE * ((now - since) / lasts_s - mean_wait)
+            credit_s = min(now - since - mean_wait * lasts_s, CREDIT * min(mean_wait, 1.0) * lasts_s)
+            client.since = now - credit_s if credit_s > 0 else now
+        else:  # it gains nothing, so that its turn is now
+            client.since = max(client.since, now - (turn - since))
+        lasts_until = client.lasts_until
+        starved_s = answered_at - (runs_out_at if runs_out_at < lasts_until else lasts_until)
+        if starved_s > 0:
+            client.starve(starved_s / lasts_s, now)
+        elif client.starved:
+            client.starve(0.0, now)
+        mean_starved += MEAN_RATE * (client.starved - mean_starved)
+        client.lasts_until = ends_at
+        client.comes_at = -math.inf
+        client.waiting -= 1
+    usual.starved, usual.wait = mean_starved, mean_wait
 
 
 def note_reserves(
-    batch: Sequence[InferenceRequest],
-    clients: Mapping[str, ChunkClient],
+    served: Iterable[tuple[InferenceRequest, ChunkClient]],
     answer_within_s: tuple[float, float],
     answered_at: float,
 ) -> None:
@@ -40,17 +116,15 @@ def note_reserves(
     and it knows what this one takes.
 
     Args:
-        batch: of a call that begins now.
-        clients: by id, as they were before it.
+        served: the requests of a call that begins now, with their clients as they were before it.
         answer_within_s: how long answers may take, by how many robots ask lately, and at most: that counts of one that
             is served for the first time, as others may have come with it.
         answered_at: when this call ends.
     """
     lately_s, most_s = answer_within_s
-    for request in batch:
-        chunk, client = request.chunk, clients.get(request.client_id)
-        if chunk is None or client is None:
-            continue
+    for request, client in served:
+        chunk = request.chunk
+        assert chunk is not None
         asked_before_s = chunk.runs_out_at - request.waiting_since - client.reserve_s
         known_s = max(asked_before_s, answered_at - request.received_at)
         within_s = most_s if client.lasts_until == math.inf else lately_s

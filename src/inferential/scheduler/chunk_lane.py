@@ -21,15 +21,15 @@ one row. `since` is when it was last served; where its observation was too old t
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
 
-from inferential.scheduler import chunk_values as values
-from inferential.scheduler.chunk_client import ChunkClient, note_reserves
+from inferential.scheduler import chunk_columns as columns
+from inferential.scheduler.chunk_client import ChunkClient, Usual, note_reserves, note_served
+from inferential.scheduler.chunk_gains import worth
 from inferential.scheduler.chunk_table import ChunkTable
+from inferential.scheduler.chunk_values import choose, renewed
 from inferential.scheduler.request import InferenceRequest
 from inferential.scheduler.time.availability import ReplicaSlot
 from inferential.scheduler.time.profile import LatencyProfile
@@ -44,11 +44,8 @@ WORTH_SHARE = 0.25
 """The share of a chunk that a robot with actions left must gain, so that a call begins for it before it must."""
 OWN_SHARE = 16
 """One in this many calls of a single row begins with the client whose turn has come."""
-MEMORY_S = 5.0
-"""Starved time counts by exp(-age / MEMORY_S)."""
-_MEAN_RATE = 0.02  # by which the mean of what clients starved follows each client that is served
 _MAX_REPLICAS = 1024  # that are remembered
-_MAX_CLIENTS = 4096  # whose last service is remembered; beyond it, those served longest ago are forgotten
+_MAX_CLIENTS = 4096  # without requests that are remembered; beyond it, those served longest ago are forgotten
 
 
 class ChunkLane:
@@ -62,22 +59,20 @@ class ChunkLane:
     def __init__(self, starvation_s: float, *, weighted: bool) -> None:
         self._starvation_s = starvation_s
         self._weighted = weighted
-        self._requests: list[InferenceRequest] = []
-        self._places: dict[InferenceRequest, int] = {}
-        self._of_client: dict[str, int] = {}  # how many requests of each client there are
-        self._table = ChunkTable()  # of the requests, by place
-        self._served: OrderedDict[str, ChunkClient] = OrderedDict()  # by client
+        self._places: dict[InferenceRequest, int] = {}  # in the table
+        self._at: dict[int, tuple[InferenceRequest, ChunkClient]] = {}  # by place
+        self._table = ChunkTable()
+        self._clients: dict[str, ChunkClient] = {}  # by id, also such that wait for nothing
         self._calls_since_turn = OWN_SHARE
         self._size = 0  # of the last call that had a choice
-        self._comes_at: dict[str, float] = {}  # by client that knows its turn, when that comes
         self._planned: dict[str, tuple[float, float]] = {}  # by replica: the end of its call, and when to plan again
-        self._starved = 0.0  # mean of what the clients starved lately
+        self._usual = Usual()
         self._has_limits = False  # some request may be renewed or refused
         self._limits: tuple[float, float, float] | None = None  # as `_due` returns them; None: not known
         self._worth: tuple[float, int, int] | None = None  # what `worth_a_call` was last asked, and returned
 
     def __len__(self) -> int:
-        return len(self._requests)
+        return len(self._at)
 
     def __contains__(self, request: InferenceRequest) -> bool:
         return request in self._places
@@ -101,16 +96,12 @@ class ChunkLane:
         """
         chunk = request.chunk
         assert chunk is not None
-        client_id = request.client_id
-        self._places[request] = len(self._requests)
-        self._requests.append(request)
-        self._of_client[client_id] = self._of_client.get(client_id, 0) + 1
-        client = self._served.get(client_id)
+        client = self._clients.get(request.client_id)
         if client is None:
-            client = self._served[client_id] = ChunkClient(request.waiting_since)
+            client = self._clients[request.client_id] = ChunkClient(request.waiting_since)
         now = request.received_at
-        starved = max(client.starved - self._starved, 0.0) / max(self._starved, 1.0)
-        column = values.column(
+        starved = max(client.starved - self._usual.starved, 0.0) / max(self._usual.starved, 1.0)
+        column = columns.column(
             chunk,
             observed_at=now,
             weight=weight_of(request) if self._weighted else 1.0,
@@ -120,47 +111,52 @@ class ChunkLane:
             old_from=old_from,
             renewed_from=renewed_from,
             refused_from=refused_from,
-            comes_at=self._comes_at.pop(client_id, -math.inf),
+            comes_at=client.comes_at,
         )
-        self._table.add(column, now)
+        client.comes_at = -math.inf
+        client.waiting += 1
+        place = self._places[request] = self._table.add(column, now)
+        self._at[place] = request, client
         self._has_limits = self._has_limits or min(old_from, refused_from) < math.inf
         self._changed()
-        if len(self._served) > _MAX_CLIENTS + len(self._requests):
-            self._served.popitem(last=False)
+        if len(self._clients) > _MAX_CLIENTS + len(self._at):
+            self._forget_some()
 
     def discard(self, request: InferenceRequest) -> None:
         """Removes a request that waits in it."""
-        self._remove([request], [self._places[request]])
+        place = self._places.pop(request)
+        _, client = self._at.pop(place)
+        client.waiting -= 1
+        self._vacate(np.array([place]))
 
-    def _remove(self, requests: Sequence[InferenceRequest], at: Sequence[int]) -> None:
-        waiting, places, of_client = self._requests, self._places, self._of_client
-        for request in requests:
-            del places[request]
-            if others := of_client.pop(request.client_id) - 1:
-                of_client[request.client_id] = others
-        for place, former in self._table.remove(at):
-            request = waiting[place] = waiting[former]
-            places[request] = place
-        del waiting[len(self._table) :]
-        self._limits = self._worth = None
+    def _vacate(self, places: columns.Places) -> None:
+        self._table.remove(places)
+        if self._table.is_sparse:
+            self._at = {now: self._at[before] for now, before in enumerate(self._table.compact())}
+            self._places = {request: place for place, (request, _) in self._at.items()}
+        self._changed()
 
     def _changed(self) -> None:
         self._limits = self._worth = None
 
     def forget(self, client_id: str) -> None:
         """Forgets since when a client waits."""
-        self._served.pop(client_id, None)
-        self._comes_at.pop(client_id, None)
+        self._clients.pop(client_id, None)
+
+    def _forget_some(self) -> None:
+        idle = [(client.since, client_id) for client_id, client in self._clients.items() if not client.waiting]
+        for _, client_id in sorted(idle)[: _MAX_CLIENTS // 2]:
+            del self._clients[client_id]
 
     def clients_remembered(self) -> int:
         """Returns of how many clients it is known since when they wait."""
-        return len(self._served)
+        return len(self._clients)
 
     # When
 
     def runs_out_at(self) -> float:
         """Returns when the first robot of those that wait runs out of actions; infinite if none waits."""
-        return values.least(self._table.rows[values.RUNS_OUT])
+        return columns.least(self._table.row[columns.RUNS_OUT])
 
     def starve(self, now: float, enough: int) -> bool:
         """Returns whether so many robots of those that wait have run out of actions."""
@@ -170,7 +166,7 @@ class ChunkLane:
         """Returns how many requests, or `enough`, gain WORTH_SHARE of a chunk or would starve, if answered then."""
         known = self._worth
         if known is None or known[0] != answered_at or known[1] != enough:
-            count = values.worth(self._table.rows, answered_at, WORTH_SHARE, enough)
+            count = worth(self._table.row, answered_at, WORTH_SHARE, enough)
             known = self._worth = answered_at, enough, count
         return known[2]
 
@@ -180,7 +176,7 @@ class ChunkLane:
         if worth >= enough:
             return -math.inf
         # A client whose turn has come waits no longer, whatever it says of the actions that it has left.
-        first_turn = values.least(self._table.rows[values.TURN])
+        first_turn = columns.least(self._table.row[columns.TURN])
         return min(self.runs_out_at() - profile.high(worth + 1) - WAKE_S, first_turn)
 
     def _due(self) -> tuple[float, float, float]:
@@ -188,9 +184,9 @@ class ChunkLane:
         if not self._has_limits:
             return math.inf, math.inf, 0.0
         if self._limits is None:
-            rows = self._table.rows
-            refused_at, asked_at = values.least(rows[values.REFUSED]), values.least(rows[values.ASKS])
-            lead_s = -values.least(-rows[values.AHEAD]) if self._requests else 0.0
+            row = self._table.row
+            refused_at, asked_at = columns.least(row[columns.REFUSED]), columns.least(row[columns.ASKS])
+            lead_s = -columns.least(-row[columns.AHEAD])
             self._limits = refused_at, asked_at, lead_s + WAKE_S if lead_s else 0.0
             self._has_limits = lead_s > 0 or min(refused_at, asked_at) < math.inf
         return self._limits
@@ -198,13 +194,13 @@ class ChunkLane:
     @property
     def may_be_due(self) -> bool:
         """Whether a request waits that is to be refused, or whose robot is to be asked for another, at some time."""
-        return self._has_limits and bool(self._requests)
+        return self._has_limits and bool(self._at)
 
     def due_at(self, slots: Sequence[ReplicaSlot]) -> float:
         """Returns when `take_outdated` or `too_late` returns something next; infinite where they will not."""
         refused_at, asked_at, lead_s = self._due()
         if any(slot.free_at == -math.inf for slot in slots):
-            return min(refused_at, asked_at, values.least(self._table.rows[values.RENEWED]))
+            return min(refused_at, asked_at, columns.least(self._table.row[columns.RENEWED]))
         if not lead_s:
             return min(refused_at, asked_at)
         return min(refused_at, asked_at, min((self._plans_at(slot, lead_s) for slot in slots), default=math.inf))
@@ -222,12 +218,12 @@ class ChunkLane:
         """
         rows = self._table.rows
         if any(slot.free_at == -math.inf for slot in slots):
-            due = np.minimum(rows[values.RENEWED], rows[values.ASKS]) <= now
+            due = np.minimum(rows[columns.RENEWED], rows[columns.ASKS]) <= now
         else:
             self._plan(now, slots)
             if self._due()[1] > now:
                 return []
-            due = rows[values.ASKS] <= now
+            due = rows[columns.ASKS] <= now
         return self._ask(np.flatnonzero(due), now)
 
     def _plan(self, now: float, slots: Sequence[ReplicaSlot]) -> None:
@@ -245,42 +241,43 @@ class ChunkLane:
             over_s = now - slot.free_at
             begins_at = now + over_s if over_s >= lead_s else max(slot.free_at, now)
             self._planned[slot.replica] = slot.free_at, begins_at + lead_s
-            renewed = values.renewed(rows, begins_at - WAKE_S, now)
-            next_of = self._of_next_call(slot, renewed, begins_at, now)
-            is_old = rows[values.OLD, next_of] <= begins_at
-            is_old &= rows[values.COMES, next_of] != begins_at  # else it was renewed for this call
-            rows[values.COMES, next_of] = begins_at
+            anew = renewed(rows, begins_at - WAKE_S, now)
+            next_of = self._of_next_call(slot, anew, begins_at, now)
+            is_old = rows[columns.OLD, next_of] <= begins_at
+            is_old &= rows[columns.COMES, next_of] != begins_at  # else it was renewed for this call
+            rows[columns.COMES, next_of] = begins_at
             next_of = next_of[is_old]
-            rows[values.ASKS, next_of] = renewed[values.ASKS, next_of]
+            rows[columns.ASKS, next_of] = anew[columns.ASKS, next_of]
             self._limits = None
 
-    def _of_next_call(
-        self, slot: ReplicaSlot, rows: values.Array, begins_at: float, now: float
-    ) -> npt.NDArray[np.intp]:
+    def _of_next_call(self, slot: ReplicaSlot, rows: columns.Array, begins_at: float, now: float) -> columns.Places:
         """Returns the places of the requests that a call would take, were the rows as given; it changes them."""
-        comes_at = rows[values.COMES]
+        comes_at = rows[columns.COMES]
         of_others = (comes_at > now) & (comes_at < begins_at)  # which are of the call of another replica
-        rows[values.WORTH, of_others] = rows[values.AGES, of_others] = 0.0
+        rows[columns.WORTH, of_others] = rows[columns.AGES, of_others] = 0.0
         limit = min(slot.max_batch_size, slot.profile.explored())
-        return np.array(values.choose(values.Columns(rows), slot.profile, limit, begins_at, None, self._size), np.intp)
+        known = columns.Columns(rows, len(self._table))
+        return choose(known, slot.profile, limit, begins_at, None, self._size)
 
-    def _ask(self, places: npt.NDArray[np.intp], now: float) -> list[InferenceRequest]:
+    def _ask(self, places: columns.Places, now: float) -> list[InferenceRequest]:
         rows = self._table.rows
-        turns_at = np.maximum(rows[values.COMES, places], now)
-        rows[values.OLD, places] = rows[values.RENEWED, places] = rows[values.ASKS, places] = math.inf
-        rows[values.AHEAD, places] = 0.0
+        turns_at = np.maximum(rows[columns.COMES, places], now)
+        rows[columns.OLD, places] = rows[columns.RENEWED, places] = rows[columns.ASKS, places] = math.inf
+        rows[columns.AHEAD, places] = 0.0
         self._limits = None
-        asked = [self._requests[place] for place in places]
-        for request, turn_at in zip(asked, turns_at.tolist(), strict=True):
-            request.turn_at = self._comes_at[request.client_id] = turn_at
+        asked = []
+        for place, turn_at in zip(places.tolist(), turns_at.tolist(), strict=True):
+            request, client = self._at[place]
+            request.turn_at = client.comes_at = turn_at
+            asked.append(request)
         return asked
 
     def too_late(self, now: float) -> list[InferenceRequest]:
         """Returns the requests that are to be refused now."""
         if self._due()[0] > now:
             return []
-        refused = self._table.rows[values.REFUSED]
-        return [self._requests[place] for place in np.flatnonzero(refused <= now)]
+        refused = self._table.row[columns.REFUSED]
+        return [self._at[place][0] for place in np.flatnonzero(refused <= now).tolist()]
 
     # Choosing
 
@@ -296,64 +293,36 @@ class ChunkLane:
             answer_within_s: how long the next answers may take, by how many robots ask lately, and at most; None: not
                 known.
         """
-        table, waiting = self._table, self._requests
+        table, at, place_of = self._table, self._at, self._places
         turn = table.due(now) if limit > 1 or self._calls_since_turn >= OWN_SHARE else None
-        places = values.choose(table, profile, limit, now, turn, self._size)
-        if len(places) < len(waiting):
+        order = choose(table, profile, limit, now, turn, self._size)
+        places = order.tolist()
+        if len(places) < len(at):
             self._size = len(places)
-        batch = [waiting[place] for place in places]
-        self._calls_since_turn += 1
+        briefs = table.briefs(order)
+        is_turn = turn is not None or (limit == 1 and briefs[0][columns.TURN] <= now)
+        self._calls_since_turn = 0 if is_turn else self._calls_since_turn + 1
+        served = [at.pop(place) for place in places]
+        batch = [request for request, _ in served]
         answered_at = now + profile.typical(len(batch))
         if answer_within_s is not None:
-            note_reserves(batch, self._served, answer_within_s, answered_at)
-        self._serve(batch, table.of(places), answered_at, now)
-        self._remove(batch, places)
+            note_reserves(served, answer_within_s, answered_at)
+        note_served(served, briefs, answered_at, now, self._usual)
         for request in batch:
-            if request.client_id in self._of_client:
-                self._cover(request, now)
+            del place_of[request]
+        self._vacate(order)
+        for request, client in served:
+            if client.waiting:
+                self._cover(request, client, now)
         return batch
 
-    def _serve(
-        self, batch: Sequence[InferenceRequest], facts: Sequence[Sequence[float]], answered_at: float, now: float
-    ) -> None:
-        """Notes that the clients of a call are served, whose requests have these rows up to TURN."""
-        clients, comes_at, mean = self._served, self._comes_at, self._starved
-        for request, of_request in zip(batch, facts, strict=True):
-            runs_out_at, ends_at, lasts_s, _, _, _, _, _, _, _, since, turn = of_request
-            client_id = request.client_id
-            if comes_at:
-                comes_at.pop(client_id, None)
-            client = clients.get(client_id)
-            if client is None:
-                client = clients[client_id] = ChunkClient(since)
-            if turn <= now:
-                self._calls_since_turn = 0
-            if ends_at > answered_at + lasts_s:
-                ends_at = answered_at + lasts_s
-            if ends_at > answered_at and ends_at > runs_out_at:
-                client.since = now
-            else:  # it gains nothing
-                client.since = max(client.since, now - (turn - since))
-            lasts_until = client.lasts_until
-            starved = answered_at - (runs_out_at if runs_out_at < lasts_until else lasts_until)
-            if starved > 0 or client.starved:
-                if client.starved:
-                    client.starved *= math.exp(min(client.starved_at - now, 0.0) / MEMORY_S)
-                if starved > 0:
-                    client.starved += min(starved / lasts_s, values.MOST_STARVED)
-                client.starved_at = now
-            mean += _MEAN_RATE * (client.starved - mean)
-            client.lasts_until = ends_at
-            clients.move_to_end(client_id)
-        self._starved = mean
-
-    def _cover(self, served: InferenceRequest, now: float) -> None:
+    def _cover(self, served: InferenceRequest, client: ChunkClient, now: float) -> None:
         """Notes in the other requests of a robot that one of them is served: they have its chunk by then."""
-        chunk, client = served.chunk, self._served[served.client_id]
+        chunk = served.chunk
         assert chunk is not None
-        for place, other in enumerate(self._requests):
-            if other.client_id == served.client_id:
-                covered_until = min(chunk.covers_until, now + chunk.lasts_s)
+        covered_until = min(chunk.covers_until, now + chunk.lasts_s)
+        for place, (_, owner) in self._at.items():
+            if owner is client:
                 self._table.serve(place, covered_until, client.since, self._starvation_s)
         self._changed()
 

@@ -1,100 +1,119 @@
-"""The waiting requests of robots that play chunks as a table of numbers: a column each, for arithmetic on all at once.
+"""The waiting requests of robots that play chunks as a table of numbers, in which each has its place.
 
-`chunk_values` says what the rows are. What a decision asks of all columns, and what stays as it is until columns change
-(how many robots starve, whose turn is first, whether any control steps are known), is kept instead of counted anew.
+`chunk_columns` says what the rows are. A place whose request is gone is vacant until the next one takes it. What a
+decision asks of all columns, and what stays as it is until columns change (how many robots starve, whose turn is first,
+whether any control steps are known), is kept instead of counted anew.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from inferential.scheduler import chunk_values as values
-from inferential.scheduler.chunk_values import RUNS_OUT
+from inferential.scheduler import chunk_columns as columns
+from inferential.scheduler.chunk_columns import BRIEF, RUNS_OUT, TURN, VACANT, Array, Places
 
-_WIDTH = 16  # columns that there is room for at first
-_FACTS = values.TURN + 1
+_WIDTH = 16  # places that there is room for at least
+_SPARSE = 4  # so many times as many places as requests are too many
 
 
-class ChunkTable(values.Columns):
-    """Columns by place; the last ones move to where others are removed."""
+class ChunkTable(columns.Columns):
+    """Columns by place."""
 
-    __slots__ = ("_array", "_by_place", "_columns", "_first_turn", "_starving", "_starving_at")
+    __slots__ = ("_briefs", "_by_place", "_first_turn", "_starving", "_starving_at", "_vacant")
 
     def __init__(self) -> None:
-        self._array = np.zeros((values.COLUMNS, _WIDTH))
-        self._by_place = self._array.T  # the same numbers
-        super().__init__(self._array[:, :0])
-        self.with_rest = False
-        self._columns: list[list[float]] = []  # the same up to TURN, to be read one by one
+        self._briefs: list[list[float]] = []  # the first BRIEF numbers of each, to be read one by one
+        self._vacant: list[int] = []
+        self.count: int = 0
+        self._lay_out(np.repeat(VACANT[:, None], _WIDTH, 1))
+        self._forget_kinds()
         self._first_turn = math.inf  # no turn is before it
-        self._starving = 0  # columns that had run out of actions at this moment
+        self._starving = 0  # at least so many columns had run out of actions at this moment
         self._starving_at = -math.inf
 
     def __len__(self) -> int:
-        return len(self._columns)
+        return self.count
+
+    def _lay_out(self, rows: Array) -> None:
+        """Takes another array, whose first columns are those that there are."""
+        known, width = len(self._briefs), rows.shape[1]
+        self._briefs += [[]] * (width - known)
+        self._vacant += range(width - 1, known - 1, -1)
+        self.rows: Array = rows
+        self.row: list[Array] = list(rows)
+        self._by_place = rows.T
+
+    def _forget_kinds(self) -> None:
+        self.longest_step_s: float = 0.0
+        self.with_most: bool = False
+        self.with_rest: bool = False
 
     # Changing
 
-    def add(self, column: list[float], now: float) -> None:
-        """Adds a column, at the last place; calls begin later."""
-        place = len(self._columns)
-        if place == self._array.shape[1]:
-            self._array = np.concatenate([self._array, np.zeros_like(self._array)], axis=1)
-            self._by_place = self._array.T
+    def add(self, column: list[float], now: float) -> int:
+        """Adds a column, whose call begins later than now; returns its place."""
+        if not self._vacant:
+            more = np.repeat(VACANT[:, None], len(self._briefs) // 4 + _WIDTH, 1)
+            self._lay_out(np.concatenate([self.rows, more], axis=1))
+        place = self._vacant.pop()
+        self.count += 1
         self._by_place[place] = column
-        self.rows: values.Array = self._array[:, : place + 1]
-        self._columns.append(column[:_FACTS])
-        self.with_steps: bool = self.with_steps or column[values.STEP] > values.LEAST_STEP_S
-        self.with_most: bool = self.with_most or column[values.MOST] < values.MOST_S
-        self.with_rest: bool = self.with_rest or column[values.COVERS] > now + column[values.LASTS]
-        self._starving += column[values.RUNS_OUT] <= self._starving_at
-        self._first_turn = min(self._first_turn, column[values.TURN])
+        self._briefs[place] = column[:BRIEF]
+        step_s = column[columns.STEP]
+        if step_s > columns.LEAST_STEP_S and step_s > self.longest_step_s:
+            self.longest_step_s = step_s
+        self.with_most = self.with_most or column[columns.MOST] < columns.MOST_S
+        self.with_rest = self.with_rest or column[columns.COVERS] > now + column[columns.LASTS]
+        self._starving += column[RUNS_OUT] <= self._starving_at
+        self._first_turn = min(self._first_turn, column[TURN])
+        return place
 
-    def remove(self, places: Sequence[int]) -> Iterable[tuple[int, int]]:
-        """Removes columns; returns which others moved: where they are now, and from where."""
-        columns, by_place = self._columns, self._by_place
-        kept = len(columns) - len(places)
-        if self._starving:
-            starving_at = self._starving_at
-            for place in places:
-                if columns[place][RUNS_OUT] <= starving_at:
-                    self._starving -= 1
-        holes: Sequence[int] = places
-        moved: Sequence[int] = range(kept, len(columns))
-        if max(places) >= kept:
-            holes = [place for place in places if place < kept]
-            moved = [place for place in moved if place not in places]
-        for hole, place in zip(holes, moved, strict=True):
-            columns[hole] = columns[place]
-            by_place[hole] = by_place[place]
-        del columns[kept:]
-        self.rows = self._array[:, :kept]
-        if not kept:
-            self.with_steps = self.with_most = self.with_rest = False
-        return zip(holes, moved, strict=True)
+    def remove(self, places: Places) -> None:
+        """Makes places vacant."""
+        self._by_place[places] = VACANT
+        self._vacant += places.tolist()
+        self.count -= places.size
+        self._starving -= places.size
+        if not self.count:
+            self._forget_kinds()
+
+    @property
+    def is_sparse(self) -> bool:
+        """Whether so few places have a request that the others cost more."""
+        return len(self._briefs) > _SPARSE * max(self.count, _WIDTH)
+
+    def compact(self) -> list[int]:
+        """Moves all requests to the first places; returns where they were."""
+        vacant = set(self._vacant)
+        taken = [place for place in range(len(self._briefs)) if place not in vacant]
+        self._briefs = [self._briefs[place] for place in taken]
+        self._vacant = []
+        more = np.repeat(VACANT[:, None], len(taken) // 4 + _WIDTH, 1)
+        self._lay_out(np.concatenate([self.rows[:, taken], more], axis=1))
+        return taken
 
     def serve(self, place: int, covered_until: float, since: float, starvation_s: float) -> None:
         """Notes that another request of the same robot is served: its chunk counts, and it waits anew."""
-        column = self._columns[place]
-        self._starving -= column[values.RUNS_OUT] <= self._starving_at
-        values.serve(column, covered_until, since, starvation_s)
-        self._starving += column[values.RUNS_OUT] <= self._starving_at
-        self._by_place[place, :_FACTS] = column
-        self._first_turn = min(self._first_turn, column[values.TURN])
+        column: list[float] = self._by_place[place].tolist()
+        columns.serve(column, covered_until, since, starvation_s)
+        self._by_place[place] = column
+        self._briefs[place] = column[:BRIEF]
+        self._starving -= 1
+        self._first_turn = min(self._first_turn, column[TURN])
 
     # Looking
 
-    def of(self, places: Sequence[int]) -> list[list[float]]:
-        """Returns columns up to TURN; not to be changed."""
-        return [self._columns[place] for place in places]
+    def briefs(self, places: Places) -> list[list[float]]:
+        """Returns the first BRIEF numbers of columns, not to be changed."""
+        known = self._briefs
+        return [known[place] for place in places.tolist()]
 
     def starve(self, now: float, enough: int) -> bool:
         """Returns whether so many have run out of actions."""
         if self._starving < enough or now < self._starving_at:
-            self._starving = int(np.count_nonzero(self.rows[values.RUNS_OUT] <= now))
+            self._starving = int(np.count_nonzero(self.row[RUNS_OUT] <= now))
             self._starving_at = now
         return self._starving >= enough
 
@@ -102,7 +121,7 @@ class ChunkTable(values.Columns):
         """Returns the place of the one with the smallest turn; None if that has not come."""
         if self._first_turn > now:
             return None
-        turns = self.rows[values.TURN]
+        turns = self.row[TURN]
         place = int(turns.argmin())
         self._first_turn = float(turns[place])
         return place if self._first_turn <= now else None

@@ -20,11 +20,11 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from inferential.scheduler.adapter import SchedulerAdapter, refusal_of
+from inferential.scheduler.ages import Ages
 from inferential.scheduler.backlog import Backlog
 from inferential.scheduler.base import Scheduler
 from inferential.scheduler.client_queue import ClientQueue, Key, key_of
 from inferential.scheduler.floods import Floods
-from inferential.scheduler.heap import LazyHeap
 from inferential.scheduler.holds import Holds
 from inferential.scheduler.ordered import OrderedWaiting
 from inferential.scheduler.request import (
@@ -158,7 +158,7 @@ class ClientQueues(OrderedWaiting):
         since = request.received_at
         if request.stale_at is not None:
             since, self.perishes = min(since, request.stale_at - self._ttl_s), True
-        self._ages.push(request, since, request.arrival)
+        self._ages.push(request, since)
         self._stands[request] = rank, queue
         self._held_bytes += len(request.payload)
         if rank not in self._backlogs:
@@ -328,7 +328,7 @@ class ClientQueues(OrderedWaiting):
             self._order.remove(request)
         for table in (self._client_queues, self._waiting, self._backlogs, self._stands):
             table.clear()
-        self._ages, self._held_bytes = LazyHeap(), 0
+        self._ages, self._held_bytes = Ages(), 0
         self._holds.keep_endless()
         self.floods.clear()
         self._configure(config, scheduler)
@@ -358,17 +358,9 @@ class ClientQueues(OrderedWaiting):
 
     def _leave(self, requests: Sequence[InferenceRequest], now: float) -> None:
         """Removes requests from every table; the next ones of their queues move up."""
-        self._ages.discard_all(requests)
-        stands, backlogs, waiting = self._stands, self._backlogs, self._waiting
+        self._leave_tables(requests)
         for request in requests:
-            rank, queue = stands.pop(request)
-            self._held_bytes -= len(request.payload)
-            if not backlogs[rank].discard(request):
-                del backlogs[rank]
-            if (others := waiting[request.pool] - 1) > 0:
-                waiting[request.pool] = others
-            else:
-                del waiting[request.pool]
+            _, queue = self._stands.pop(request)
             if queue.latest is request:
                 queue.latest = None
             if queue.behind:

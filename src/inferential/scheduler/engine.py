@@ -306,7 +306,8 @@ class Engine:
         if not len(queues):
             return None
         self._running.begin_decision()
-        times = [queues.ready_at(self._running.free_slots(model_id)) for model_id in queues.models()]
+        free_slots = self._running.free_slots
+        times = [queues.ready_at(slots) for model_id in queues.models() if (slots := free_slots(model_id))]
         times += [queues.expires_at(), queues.infeasible_at(), queues.held_until()]
         at = min([at for at in times if at is not None], default=None)
         if at is None or at > self._decided_at:

@@ -55,8 +55,10 @@ class OrderedWaiting(Waiting):
 
     def ready_at(self, slots: Sequence[ReplicaSlot]) -> float | None:
         """Returns from when on `take` returns something for these free replicas of a model; None: not by itself."""
+        if not slots:
+            return None
         if not self._compares_replicas:
-            return self._order.ready_on(slots[0]) if slots else None
+            return self._order.ready_on(slots[0])
         return min((at for slot in slots if (at := self._order.ready_on(slot)) is not None), default=None)
 
     def infeasible_at(self) -> float | None:

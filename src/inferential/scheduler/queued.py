@@ -11,6 +11,7 @@ from abc import abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
+from inferential.scheduler.ages import Ages
 from inferential.scheduler.base import ModelAwareScheduler, QueueFullError
 from inferential.scheduler.heap import LazyHeap
 from inferential.scheduler.lanes import Lane
@@ -45,10 +46,10 @@ class QueueScheduler(ModelAwareScheduler, Generic[LaneT]):
         self._ttl_s = config.request_ttl_ms / 1000
         self._drops_oldest = config.overflow_policy == "drop_oldest"
         self._lanes: dict[str, LaneT] = {}
-        self._ages: LazyHeap[InferenceRequest] = LazyHeap()
-        # Without ranks the first to expire is the first to be evicted, and one heap tells both.
+        self._ages = Ages()
+        # Without ranks the first to expire is the first to be evicted, and one table tells both.
         ranked = type(self).eviction_rank is not ModelAwareScheduler.eviction_rank
-        self._victims: LazyHeap[InferenceRequest] = LazyHeap() if ranked else self._ages
+        self._victims: LazyHeap[InferenceRequest] | None = LazyHeap() if ranked else None
 
     @abstractmethod
     def new_lane(self) -> LaneT:
@@ -74,15 +75,15 @@ class QueueScheduler(ModelAwareScheduler, Generic[LaneT]):
     def _make_room(self, newcomer: InferenceRequest) -> None:
         if not self._drops_oldest:
             raise QueueFullError(newcomer.client_id)
-        _, victim = self._victims.top()
+        _, victim = (self._ages if self._victims is None else self._victims).top()
         if self.eviction_rank(newcomer) > self.eviction_rank(victim):
             raise QueueFullError(newcomer.client_id)
         self.remove(victim)
         log.debug("queue is full: evicted the oldest request, of client %s", victim.client_id)
 
     def _add(self, request: InferenceRequest) -> None:
-        self._ages.push(request, request.received_at, request.arrival)
-        if self._victims is not self._ages:
+        self._ages.push(request, request.received_at)
+        if self._victims is not None:
             rank = self.eviction_rank(request)
             self._victims.push(request, -rank, request.received_at, request.arrival)
         lane = self._lanes.get(request.pool)
@@ -141,12 +142,12 @@ class QueueScheduler(ModelAwareScheduler, Generic[LaneT]):
     def _forget(self, request: InferenceRequest) -> None:
         """Removes a request from every table but its lane."""
         self._ages.discard(request)
-        if self._victims is not self._ages:
+        if self._victims is not None:
             self._victims.discard(request)
 
     def _forget_all(self, requests: Sequence[InferenceRequest]) -> None:
         self._ages.discard_all(requests)
-        if self._victims is not self._ages:
+        if self._victims is not None:
             self._victims.discard_all(requests)
 
     # Looking

@@ -268,14 +268,13 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         if lane.starving(now) is not None and self._model(model_id).calls_since_late >= LATE_SHARE:
             return -math.inf
         first = lane.earliest()
+        slot = min(self._availability.slots(model_id), key=lambda slot: slot.free_at)
         if lane.chunks is not None and len(lane.chunks):
-            slot = min(self._availability.slots(model_id), key=lambda slot: slot.free_at)
             return lane.chunks.runs_out_at() - slot.profile.high(min(len(lane.chunks), slot.max_batch_size))
         if first is None:
             return math.inf
         if self._is_overloaded(model_id, now):
             return lane.first_turn()
-        slot = min(self._availability.slots(model_id), key=lambda slot: slot.free_at)
         return first.deadline - slot.profile.high(min(lane.live_count, slot.max_batch_size))
 
     def on_client_disconnected(self, client_id: str) -> None:
@@ -298,10 +297,10 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         now = time.monotonic()
         infeasible: list[tuple[InferenceRequest, str]] = []
         for model_id, lane in list(self._lanes.items()):
-            self._note_late(lane, now)
-            for spent in () if lane.chunks is None else lane.chunks.too_late(now):
+            for spent in lane.spent(now):
                 self.remove(spent)
                 infeasible.append((spent, "it waited too long: no action of its chunk would be left to play"))
+            self._note_late(lane, now)
             while (request := lane.infeasible(now)) is not None:
                 model = self._model(model_id)
                 if not lane.live_count and now - model.called_at > PROBE_S:
@@ -316,7 +315,8 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         """Returns waiting requests whose robots are to be asked for a newer observation, each of them once."""
         if not self._any_chunks:
             return []
-        now, outdated = time.monotonic(), list[InferenceRequest]()
+        now = time.monotonic()
+        outdated: list[InferenceRequest] = []
         for model_id, lane in self._lanes.items():
             if lane.chunks is None or not lane.chunks.may_be_due:
                 continue
@@ -329,10 +329,11 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
 
     def infeasible_at(self) -> float | None:
         """Returns when the next late request that wants to be refused becomes infeasible; None: there is none."""
-        at = min([lane.infeasible_at() for lane in self._lanes.values()], default=math.inf)
-        for model_id, lane in self._lanes.items() if self._any_chunks else ():
-            if lane.chunks is not None and lane.chunks.may_be_due:
-                at = min(at, lane.chunks.due_at(self._availability.slots(model_id)))
+        at = math.inf
+        for model_id, lane in self._lanes.items():
+            at = min(at, lane.infeasible_at())
+            if (chunks := lane.chunks) is not None and chunks.may_be_due:
+                at = min(at, chunks.due_at(self._availability.slots(model_id)))
         return at if at < math.inf else None
 
     def _note_late(self, lane: SloLane, now: float) -> None:

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from inferential.scheduler.chunk_lane import ChunkLane
 from inferential.scheduler.heap import LazyHeap
@@ -155,7 +155,7 @@ class SloLane(Lane):
 
     def overdue(self, now: float) -> InferenceRequest | None:
         """Returns a live request whose latest start, as last set, has passed; None if there is none."""
-        if not self._latest_starts:
+        if not self._client_queues or not self._latest_starts:
             return None
         latest_start, request = self._latest_starts.top()
         return request if latest_start < now else None
@@ -179,14 +179,20 @@ class SloLane(Lane):
 
     def infeasible(self, now: float) -> InferenceRequest | None:
         """Returns a late request that wants to be refused, where the time for that has come; None if there is none."""
-        if not self._infeasible_from:
+        if not self._client_queues or not self._infeasible_from:
             return None
         since, request = self._infeasible_from.top()
         return request if since < now else None
 
     def infeasible_at(self) -> float:
         """Returns when `infeasible` returns something next; infinite where none that is late wants to be refused."""
-        return _just_after(self._infeasible_from.top()[0]) if self._infeasible_from else math.inf
+        if not self._client_queues or not self._infeasible_from:
+            return math.inf
+        return _just_after(self._infeasible_from.top()[0])
+
+    def spent(self, now: float) -> Sequence[InferenceRequest]:
+        """Returns the requests of `chunks` that want to be refused, where the time for that has come."""
+        return () if self.chunks is None or not self.chunks.may_be_due else self.chunks.too_late(now)
 
     def serve_late(self, request: InferenceRequest) -> None:
         """Keeps a late request that wanted to be refused, to be served all the same."""

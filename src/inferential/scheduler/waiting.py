@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sized
+from collections.abc import Sequence, Sized
 
+from inferential.scheduler.ages import Ages
 from inferential.scheduler.backlog import Backlog
 from inferential.scheduler.client_queue import ClientQueue, Key
-from inferential.scheduler.heap import LazyHeap
 from inferential.scheduler.request import InferenceRequest
 
 
@@ -16,7 +16,7 @@ class Waiting:
     def __init__(self) -> None:
         self._client_queues: dict[Key, ClientQueue] = {}
         self._waiting: dict[str, int] = {}
-        self._ages: LazyHeap[InferenceRequest] = LazyHeap()
+        self._ages = Ages()
         self._backlogs: dict[int, Backlog] = {}
         self._stands: dict[InferenceRequest, tuple[int, ClientQueue]] = {}  # its rank, and the queue that it is in
         self._held_bytes = 0
@@ -50,3 +50,23 @@ class Waiting:
     def waits(self, connection: int) -> int:
         """Returns how many requests of a connection wait."""
         return sum([backlog.count(connection) for backlog in self._backlogs.values()]) if self._backlogs else 0
+
+    def _leave_tables(self, requests: Sequence[InferenceRequest]) -> None:
+        """Removes requests from all tables but `_stands` and their queues."""
+        self._ages.discard_all(requests)
+        backlogs, waiting = self._backlogs, self._waiting
+        if len(backlogs) == 1:  # as with all strategies that have no ranks
+            [(rank, backlog)] = backlogs.items()
+            if not backlog.discard_all(requests):
+                del backlogs[rank]
+        else:
+            for request in requests:
+                rank, _ = self._stands[request]
+                if not backlogs[rank].discard_all((request,)):
+                    del backlogs[rank]
+        for request in requests:
+            self._held_bytes -= len(request.payload)
+            if others := waiting[request.pool] - 1:
+                waiting[request.pool] = others
+            else:
+                del waiting[request.pool]

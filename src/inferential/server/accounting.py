@@ -126,6 +126,8 @@ class Accounting:
     def arrived(self, incoming: IncomingRequest) -> bool:
         """Records an arrival and sets the request's deadline; returns whether its client is new."""
         self.flush()
+        if self._shares.limits_any:
+            self._limit(incoming)
         return self._arrived(incoming)
 
     def defer(self, incoming: IncomingRequest) -> bool:
@@ -203,10 +205,8 @@ class Accounting:
             if steps_remaining is not None:
                 request.chunk = chunk_time(self._fleet.action_horizon, incoming)
         self._shares.note(client_id, model_id, self._weight_of(request), client_type, request.pool)
-        if self._shares.limits_any:
-            self._limit(incoming)
-            if self._shares.finds_floods and not request.floods:
-                self._engine.expect(request)
+        if self._shares.finds_floods and not request.floods:
+            self._engine.expect(request)
         applied = incoming.applied
         if applied is not None and applied.request_id:
             self._applied(request, applied)
@@ -295,9 +295,7 @@ class Accounting:
         """Records observations that were superseded unread; returns the client's serve interval in milliseconds."""
         client_id, model_id, count = overtaken.client_id, overtaken.model_id, len(overtaken.request_ids)
         self._recorder.overtaken(client_id, model_id, overtaken.payload_bytes, now)
-        if self.fleet.client(client_id) is not None:
-            self._fleet.outcomes.of(client_id, model_id).superseded += count
-            self._fleet.on_overtaken(client_id, model_id, count, now)
+        self.fleet.on_overtaken(client_id, model_id, count, now)
         return self._shares.model_interval_ms(client_id, model_id)
 
     def retried(self, request: InferenceRequest) -> None:

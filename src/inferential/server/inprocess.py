@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+from inferential.client.async_base import AsyncConnectionBase
+from inferential.client.async_model import AsyncModel
 from inferential.client.handle import ObservationHints
-from inferential.client.handles import AsyncHandles, AsyncModel
 from inferential.client.mailbox import Mailbox
 from inferential.client.result import Result
 from inferential.client.session import Frames
@@ -70,7 +71,7 @@ def identity_of(number: int) -> bytes:
     return _PREFIX + str(-number).encode()
 
 
-class InProcessConnection(AsyncHandles):
+class InProcessConnection(AsyncConnectionBase):
     """A client in the server's process; made by `Server.connect`, with the handles of `AsyncConnection`.
 
     Arrays of its results are views on the arrays that the model returned, and may be read-only.

@@ -24,7 +24,7 @@ from inferential.server.egress import Egress
 from inferential.server.executor import Executor
 from inferential.server.ingress import IncomingRequest, Ingress, Overtaken
 from inferential.server.sweeping import sweep
-from inferential.server.turns import in_turns
+from inferential.server.turns import Soon, in_turns
 from inferential.transport.messages import Received, Skimmed
 from inferential.transport.zmq_transport import GONE, MalformedMessage, ZmqTransport
 
@@ -70,7 +70,10 @@ class EventPump:
         self._egress = egress
         self._loop = asyncio.get_running_loop()
         self._idle = asyncio.Event()
-        self._running = self._continues = False  # the latter: `_continue` is scheduled
+        self._running = False
+        self._reads_on = Soon(self._loop, self._read)
+        # After the calls that have just been started, and what they have answered by then.
+        self._flushes = Soon(self._loop, accounting.flush, turns=2)
         self._attention = Attention(engine)
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0  # in the loop's time
@@ -109,17 +112,8 @@ class EventPump:
             self._timer = None
 
     def _on_readable(self) -> None:
-        if not self._continues:  # else it reads on by itself; each call would add one more
+        if not self._reads_on.due:  # else it reads on by itself; each call would add one more
             self._read()
-
-    def _continue(self) -> None:
-        self._continues = False
-        self._read()
-
-    def _schedule_continue(self) -> None:
-        if not self._continues:
-            self._continues = True
-            self._loop.call_soon(self._continue)
 
     def _read(self) -> None:
         """Reads some messages, and begins the calls that follow from them."""
@@ -145,7 +139,7 @@ class EventPump:
                 self._refuse_overtaken(received)
             self.receive(received)
         else:
-            self._schedule_continue()
+            self._reads_on.schedule()
         return now - began
 
     def _refuse_overtaken(self, newest: Received) -> None:
@@ -290,8 +284,8 @@ class EventPump:
         if waiting or self._timer is None or self._models.replaceable:
             self._set_timer(now)
         if accounting.pending:
-            if self._executor:  # after the calls that have just been started, and what they have answered by then
-                self._loop.call_soon(self._loop.call_soon, accounting.flush)
+            if self._executor:
+                self._flushes.schedule()
             else:
                 accounting.flush()  # these calls have ended already, and a turn of the loop costs more
 
@@ -310,7 +304,7 @@ class EventPump:
                 break  # their slots are taken until these calls end
             now = time.monotonic()
             if now >= until:
-                self._schedule_continue()
+                self._reads_on.schedule()
                 break
         return now
 

@@ -1,12 +1,44 @@
-"""Does what takes long a part at a time, so that robots are served between the parts."""
+"""Does things in turns of the event loop to come: what takes long a part at a time, and what many ask for once."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 
 def in_turns(steps: Iterator[None], loop: asyncio.AbstractEventLoop) -> None:
     """Takes the first of some steps, and each that follows in a turn of the loop of its own."""
     if next(steps, steps) is None:
         loop.call_soon(in_turns, steps, loop)
+
+
+class Soon:
+    """Calls a function in a turn of the event loop to come, once however often that is asked for until then.
+
+    Args:
+        loop: the event loop.
+        call: the function.
+        turns: in how many turns.
+
+    Attributes:
+        due: whether it is to be called.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, call: Callable[[], None], turns: int = 1) -> None:
+        self._loop = loop
+        self._call = call
+        self._turns = turns
+        self.due: bool = False
+
+    def schedule(self) -> None:
+        """Has the function called."""
+        if not self.due:
+            self.due = True
+            self._next(self._turns)
+
+    def _next(self, turns: int) -> None:
+        if turns:
+            self._loop.call_soon(self._next, turns - 1)
+        else:
+            self.due = False
+            self._call()

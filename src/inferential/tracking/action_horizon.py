@@ -19,8 +19,10 @@ import statistics
 from collections import OrderedDict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
+from inferential.proto.packed import PackedArrays, Packing
 from inferential.tracking.limits import MAX_MODELS
 
 _SAMPLES = 5  # of the control period, whose median is taken
@@ -39,11 +41,19 @@ def horizon_of(values: Mapping[str, Any] | None) -> int | None:
     """Returns the length T of a result's [T, ...] array `actions` or `action`; None if it has no chunk."""
     if values is None:
         return None
+    if type(values) is PackedArrays:
+        return _horizon_of(values.packing)
     for key in _CHUNK_KEYS:
         chunk = values.get(key)
         if chunk is not None and not isinstance(chunk, str) and len(chunk.shape) > 1:
             return int(chunk.shape[0])
     return None
+
+
+@lru_cache(maxsize=1024)
+def _horizon_of(packing: Packing) -> int | None:
+    shapes = [packing.shapes[key] for key in _CHUNK_KEYS if key in packing.shapes]
+    return next((shape[0] for shape in shapes if len(shape) > 1), None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -200,9 +200,13 @@ class Fleet:
     def on_overtaken(self, client_id: str, model_id: str, count: int, now: float) -> None:
         """Records observations of a connected client that are received with a newer one, which was recorded before or
         is after; they count as spread over the time since its last."""
-        rhythm = self.cadence.rhythms(client_id).get(model_id)
-        if rhythm is None:
+        track = self._tracks.get((client_id, model_id))
+        if track is None:
+            if self.registry.get(client_id) is not None:
+                self.outcomes.of(client_id, model_id).superseded += count
             return
+        track.counts.superseded += count
+        rhythm = track.rhythm
         interval = (now - rhythm.last) / (count + 1)
         rhythm.learn_all(interval, self.cadence.alpha, count)
         rhythm.last = now - interval

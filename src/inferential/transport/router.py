@@ -201,14 +201,17 @@ class RouterSocket(Sender):
         stream, overtaken, reads = client.stream, self.overtaken, _MAX_CATCH_UP_READS if client.floods else 0
         client.floods = False
         while isinstance(frames[1], bytes):  # else it is no envelope, and too large to be kept beside newer ones
-            if burst := stream.burst():
+            if not stream.buffered():
+                if stream.drained:
+                    return frames
+            elif burst := stream.burst():
                 overtaken.append((bytes(frames[1]), frames[2], 0, len(frames[2])))
                 envelope, data, start, end = burst.pop()
                 overtaken += burst
                 client.floods = len(overtaken) >= FLOOD_MESSAGES
                 frames = [b"", envelope, bytearray(data[start:end])]
-            if stream.drained and not stream.buffered():
-                return frames
+                if stream.drained and not stream.buffered():
+                    return frames
             try:
                 following = stream.next()
                 if following is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,7 +52,7 @@ def test_a_robot_that_saw_a_lost_packet_asks_so_early_that_the_next_costs_it_no_
         if player.wants_chunk(now):
             number += 1
             player.asked(number, now)
-            comes_at = now + (0.36 if number % 30 == 5 else 0.14)
+            comes_at = now + (0.36 if number % 30 == 20 else 0.14)
         player.play()
         now += 0.02
     assert player.stats.starved_episodes == 1  # the first
@@ -127,3 +128,41 @@ def test_on_a_quick_network_a_late_answer_is_nudged_rarely() -> None:
     nudged = nudges(asking(0.031, 0.031, 0.036), 10.0)
     assert nudged[0] == pytest.approx(0.08)  # two steps after what the server takes
     assert np.diff(nudged) == pytest.approx(0.04)
+
+
+@pytest.mark.parametrize(
+    ("network_s", "known", "options", "left"),
+    [
+        (0.1, 0, {}, 8),  # a server that does not say what it took: nothing tells that the network is slow
+        (0.1, 1, {}, 25),  # a lost packet would make three times as much of it, of which nothing is known yet
+        (0.1, 15, {}, 25),
+        (0.1, 16, {}, 8),
+        (0.005, 1, {}, 3),
+        (0.1, 1, {"execution_horizon": 40}, 17),
+    ],
+)
+def test_while_little_is_known_of_a_slow_network_half_a_chunk_is_left_for_what_may_be_lost(
+    network_s: float, known: int, options: dict[str, Any], left: int
+) -> None:
+    player, chunk = Player(50.0, **options), np.zeros((50, 1))
+    for number in range(1, known + 1):
+        player.asked(number, float(number))
+        player.answered(number, chunk, number + network_s + 0.03, server_ms=30.0)
+    if not known:
+        player.asked(1, 1.0)
+        player.answered(1, chunk, 1.13)
+    asked_with = []
+    for step in range(50):
+        if player.wants_chunk(100.0 + 0.02 * step):
+            asked_with.append(player.actions_left())
+        player.play()
+    assert asked_with[0] == left
+
+
+def test_an_overloaded_server_is_not_asked_earlier_however_slow_the_network_is() -> None:
+    player, chunk = Player(50.0), np.zeros((50, 1))
+    player.asked(1, 100.0)
+    player.answered(1, chunk, 100.13, server_ms=30.0)
+    player.suggested_horizon = 45
+    asked = [player.wants_chunk(100.14 + 0.02 * step) for step in range(30)] if player.play() is not None else []
+    assert not any(asked)

@@ -149,7 +149,7 @@ def test_where_nothing_is_heard_it_is_asked_anew_ever_more_patiently_and_the_lat
 
 
 def test_an_answer_that_was_long_on_the_network_is_not_played_and_another_is_asked_for_at_once() -> None:
-    arm = Arm(lambda number: 0.1 if number != 3 else 5.0, server_share=0.0)
+    arm = Arm(lambda number: 0.1 if number != 7 else 5.0, server_share=0.0)
     arm.run(3)
     arm.heard_s_ago = lambda: 0.5
     arm.run(9)

@@ -30,6 +30,16 @@ def test_nothing_is_known_before_the_first_call() -> None:
     )
 
 
+def test_what_a_row_alone_takes_is_where_the_curve_begins() -> None:
+    profile = LatencyProfile()
+    assert profile.typical(1) == 0.0
+    for size, latency_s in ((5, 0.02), (3, 0.03), (8, 0.01)):
+        profile.note(size, latency_s)
+        alone_s = profile.typical(1)
+        profile.typical(8)  # draws it
+        assert profile.typical(1) == alone_s
+
+
 def test_the_high_latency_is_the_quantile_and_the_typical_one_the_median() -> None:
     profile = learned(*((1, 0.010 + 0.0001 * number) for number in range(60)))
     assert profile.typical(1) == pytest.approx(0.0129)

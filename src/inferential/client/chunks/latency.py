@@ -21,6 +21,7 @@ _LOSS_TIMES, _LOSS_S = 2.0, 0.1  # of what is usual, and beyond it: by jitter al
 _NUDGE_SHARE = 0.4  # of the usual time on the network
 _LEAST_NUDGE_S = 0.04  # a system sends again after 0.2 s by itself, and a busy server is to have little of it
 _LATE_TIMES = 1.25
+_KNOWN_AFTER, _FAR_S = 16, 0.02
 
 
 class RoundTrips:
@@ -80,6 +81,12 @@ class Latency:
         if not len(self._networks):
             return lead_s
         return max(lead_s, self._networks.quantile(1.0) + self._servers.quantile(0.5))
+
+    @property
+    def is_hardly_known(self) -> bool:
+        """Whether there were too few round trips over a network that takes long to tell how long one may take: as soon
+        as a packet is lost it is three times as long."""
+        return 0 < len(self._networks) < _KNOWN_AFTER and self._networks.quantile(0.5) >= _FAR_S
 
     def nudge_s(self) -> tuple[float, float]:
         """Returns when an open request is nudged for the first time, in seconds after it was sent, and how often then.

@@ -48,11 +48,9 @@ from inferential.proto.actions import ActionSpecs, Array, SpecArgument
 from inferential.proto.layout import Layout
 
 _MARGIN_STEPS = 1
-_MIN_TIMEOUT_S = 1.0
 _PAUSE_S, _PAUSE_STEPS = 0.5, 4  # of the control loop: what is played was seen before it
 _SILENT_REFRESH_S = 0.1  # between observations while nothing is heard: the newest is to leave when the link is back
-_ANSWER_TIMEOUT_S = 30.0  # where the link says when the server was heard of
-_TIMEOUT_ROUND_TRIPS = 10
+_MIN_TIMEOUT_S, _ANSWER_TIMEOUT_S, _TIMEOUT_ROUND_TRIPS = 1.0, 30.0, 10  # 30 s where it is known what was heard
 _ROUNDING_S = 1e-9
 _MAX_IN_FLIGHT = 8  # of "ensemble"
 
@@ -299,7 +297,9 @@ class Player:
         if self._many:
             return True
         horizon = self._horizon if self.suggested_horizon is None else self.suggested_horizon
-        return horizon is not None and self._step - self._chunk_step >= horizon - self.delay_steps()
+        if horizon is None:  # half a chunk covers what is not known yet
+            return self._latency.is_hardly_known and left <= self._chunk_steps // 2
+        return self._step - self._chunk_step >= horizon - self.delay_steps()
 
     def _ask_at(self) -> int:
         """Returns how many steps are left, the current one included, when the next chunk is to be requested."""

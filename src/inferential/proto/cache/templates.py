@@ -7,7 +7,7 @@ nine bytes from 1972 to 2262, so the bytes around them stay as they are.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -18,6 +18,15 @@ from inferential.proto.tensors import EncodedImage, Payload, Tensors, describe, 
 
 Signature = tuple[tuple[str, np.dtype[Any], tuple[int, ...]], ...]
 """What an envelope says of its tensors: key, dtype and shape of each."""
+
+
+class Signed(Protocol):
+    """What has a signature, such as the packing of arrays, and is equal to itself alone."""
+
+    signature: Signature
+
+    def __hash__(self) -> int: ...
+
 
 STAMP_BYTES = 9
 """The length of a timestamp as a varint, from 1972 to 2262."""
@@ -45,16 +54,20 @@ def stamp_of(timestamp_ns: int) -> bytes:
 
 @lru_cache(maxsize=4096)
 def response_part(
-    client_id: str, model_id: str, protocol_version: int, model_version: str, tensors: Signature
+    client_id: str, model_id: str, protocol_version: int, model_version: str, tensors: Signature | Signed
 ) -> bytes:
     """Returns the constant part of a result's envelope.
+
+    Args:
+        client_id, model_id, protocol_version, model_version: its fields.
+        tensors: their signature, or what has it and is found by itself, which takes a tenth of the time.
 
     Raises:
         ValueError: naming the key of a dtype that the wire does not have, or the key itself.
     """
     message = pb.ModelResponse()
     write_constant(message, ConstantResponseFields(client_id, model_id, protocol_version, model_version))
-    describe(message.tensors, tensors)
+    describe(message.tensors, tensors if isinstance(tensors, tuple) else tensors.signature)
     return message.SerializeToString()
 
 

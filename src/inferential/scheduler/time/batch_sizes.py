@@ -16,54 +16,27 @@ Array = npt.NDArray[Any]
 
 @dataclass(frozen=True, slots=True)
 class BatchSizes:
-    """Batch sizes to compare, and how long calls of each take.
+    """Batch sizes to compare, and how long calls of each take; the arrays are not to be changed.
 
     Attributes:
         rows: the sizes, ascending; not to be changed.
-        seconds: of a call of each, the median.
+        seconds: of a call of each, the median; not to be changed.
+        seconds_of, seconds_each: the same as arrays [sizes] and [sizes, 1].
         longest_s: of a call of the largest size.
         varies_s: by how much the high quantile of such a call is above it.
         efficient: the size with most rows per second.
+        totals_at: where the sum over a size's rows stands in a table [sizes, rows], which was summed up along the rows
+            and is read as one line.
     """
 
     rows: list[int]
     seconds: list[float]
+    seconds_of: Array
+    seconds_each: Array
     longest_s: float
     varies_s: float
     efficient: int
-
-    def table(self) -> SizesTable:
-        """Returns the same as arrays, for arithmetic on all sizes at once."""
-        return _table(tuple(self.rows))
-
-    def latency_s(self) -> Array:
-        """Returns how long a call of each size takes."""
-        return np.array(self.seconds)
-
-
-@dataclass(frozen=True, slots=True)
-class SizesTable:
-    """Where what is in a flattened table [sizes, rows], whatever calls take; the arrays are shared, not to be changed.
-
-    Attributes:
-        columns: which row each entry is.
-        sizes: of which size's line it is, counted from 0.
-        totals: where the sum over a size's rows stands, in such a table that was summed up along the rows.
-    """
-
-    columns: npt.NDArray[np.intp]
-    sizes: npt.NDArray[np.intp]
-    totals: npt.NDArray[np.intp]
-
-
-@lru_cache(maxsize=64)
-def _table(rows: tuple[int, ...]) -> SizesTable:
-    limit, count = rows[-1], len(rows)
-    return SizesTable(
-        np.tile(np.arange(limit), count),
-        np.repeat(np.arange(count), limit),
-        np.arange(count) * limit + np.array(rows) - 1,
-    )
+    totals_at: npt.NDArray[np.intp]
 
 
 def batch_sizes(typical_s: Sequence[float], high_s: float, most: int) -> BatchSizes:
@@ -77,7 +50,16 @@ def batch_sizes(typical_s: Sequence[float], high_s: float, most: int) -> BatchSi
     rows = _sizes(len(typical_s), most)
     seconds = [max(typical_s[size - 1], _LEAST_S) for size in rows]
     efficient = max(zip(rows, seconds, strict=True), key=lambda one: one[0] / one[1])[0]
-    return BatchSizes(rows, seconds, seconds[-1], max(high_s - seconds[-1], 0.0), efficient)
+    each = np.array(seconds)
+    longest_s = seconds[-1]
+    varies_s = max(high_s - longest_s, 0.0)
+    return BatchSizes(rows, seconds, each, each[:, None], longest_s, varies_s, efficient, _totals_at(tuple(rows)))
+
+
+@lru_cache(maxsize=64)
+def _totals_at(rows: tuple[int, ...]) -> npt.NDArray[np.intp]:
+    found: npt.NDArray[np.intp] = np.arange(len(rows)) * rows[-1] + np.array(rows) - 1
+    return found
 
 
 @lru_cache(maxsize=64)

@@ -111,6 +111,8 @@ class LatencyProfile:
     def typical(self, batch_size: int) -> float:
         """Returns the median latency in seconds; 0 while nothing is known."""
         if batch_size > len(self._typical):
+            if batch_size == 1:  # what the curves begin with, which each call would have drawn anew
+                return self._windows[min(self._windows)].median() if self._windows else 0.0
             self._draw(batch_size)
         return self._typical[batch_size - 1]
 

@@ -1,0 +1,84 @@
+"""How many of the requests that go first make a call, of robots that play chunks: as many as gain most per second.
+
+A robot that plays a whole chunk whenever it comes loses no part of it by waiting. While no more starve than the most
+efficient call takes, calls are so large that robots stand least: the time that one stands is taken off its gain, and of
+one that has actions left only that counts which it would starve. While more starve, what a call takes longer keeps
+others waiting either way, and the most efficient calls are the best for all.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from inferential.scheduler.chunk_columns import COVERS, LASTS, RUNS_OUT, SHARE, Columns, Places
+from inferential.scheduler.chunk_gains import gained, is_blurred, lost, played_from
+from inferential.scheduler.time.batch_sizes import BatchSizes
+
+_ONE_BY_ONE = 16  # rows up to which numbers of Python are faster than arrays
+
+
+def best_size(columns: Columns, places: Places, now: float, sizes: BatchSizes) -> int:
+    """Returns how many of these requests, from the first on, gain most per second of their call.
+
+    Args:
+        columns: all that wait.
+        places: which of them, as many as the largest size.
+        now: when the call begins.
+        sizes: to choose from.
+    """
+    counts_all = not columns.with_rest or columns.starve(now, sizes.efficient + 1)
+    if counts_all and len(sizes.rows) == places.size <= _ONE_BY_ONE and not (columns.with_rest or columns.with_most):
+        steps = 0.5 if is_blurred(columns, sizes.varies_s) else 0.0
+        if steps or not columns.longest_step_s:
+            size = _best_of_lines(columns.briefs(places), now, sizes, steps)
+            if size is not None:
+                return size
+    return _best_of_all(columns, places, now, sizes, counts_all=counts_all)
+
+
+def _best_of_lines(briefs: Sequence[Sequence[float]], now: float, sizes: BatchSizes, steps: float) -> int | None:
+    """Does what `_best_of_all` does where each gain is a line while calls of these sizes end; None where one is not.
+
+    So it is most often, as robots starve already, or have actions until then; and a sum of lines is one.
+    """
+    best, most = 0, -math.inf
+    stays = falls = 0.0  # the gains of the first rows, were they answered at `now`, and by how much they fall a second
+    first_s, last_s = sizes.seconds[0], sizes.longest_s
+    for (runs_out, covers, _, _, _, least_s, share, step_s), rows, takes_s in zip(
+        briefs, sizes.rows, sizes.seconds, strict=True
+    ):
+        left_s, gain_s = runs_out - now - step_s * steps, covers - now - step_s * steps
+        if left_s <= first_s and gain_s - last_s >= least_s:
+            stays += gain_s * share
+            falls += share
+        elif left_s >= last_s:
+            stays += (gain_s - left_s if gain_s - left_s > least_s else least_s) * share
+        elif gain_s - (left_s if left_s > first_s else first_s) <= least_s:
+            stays += least_s * share
+        else:
+            return None
+        rate = (stays - falls * takes_s) / takes_s
+        if rate > most:
+            best, most = rows, rate
+    return best
+
+
+def _best_of_all(columns: Columns, places: Places, now: float, sizes: BatchSizes, *, counts_all: bool) -> int:
+    row = columns.rows.take(places, 1)
+    answered_at = played_from(columns, row, sizes.seconds_each + now, sizes.varies_s)  # [sizes, places], as all below
+    begins_at = np.maximum(row[RUNS_OUT], answered_at)
+    if counts_all:
+        gains = gained(columns, row, answered_at, begins_at)
+    else:
+        runs_out, lasts_s = row[RUNS_OUT], row[LASTS]
+        plays_from = np.minimum(answered_at, np.maximum(runs_out, now))
+        is_whole = (plays_from + lasts_s <= row[COVERS]) & (runs_out > now)
+        gains = gained(columns, row, plays_from, begins_at)
+        np.copyto(gains, lost(answered_at + sizes.longest_s / 2, begins_at, gains), where=is_whole)
+    gains *= row[SHARE]
+    rates = gains.cumsum(1).take(sizes.totals_at)
+    rates /= sizes.seconds_of
+    return sizes.rows[rates.argmax()]
