@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from inferential.scheduler import InferenceRequest
-from inferential.scheduler.chunk_client import ChunkClient, note_reserves
+from inferential.scheduler.chunk_client import ChunkClient, Usual, note_reserves, note_served
 from inferential.scheduler.slo_model import answer_within_s
 from inferential.scheduler.time.availability import ReplicaSlot
 from inferential.scheduler.time.profile import LatencyProfile
 from inferential.scheduler.time.robot_time import ChunkTime
 
+MakeRequest = Callable[..., InferenceRequest]
 NOW = 100.0
 WITHIN_S = (0.2, 0.3)
 
@@ -96,3 +97,29 @@ def test_where_each_robot_has_a_replica_none_waits() -> None:
 
 def test_of_a_model_that_is_not_known_yet_nothing_is_said() -> None:
     assert answer_within_s([ReplicaSlot("m", "0", 8, LatencyProfile())], 3) is None
+
+
+@pytest.mark.parametrize(
+    ("waited_s", "counted_s"),
+    [
+        (0.5, 0.0),  # as usual
+        (0.3, 0.0),  # earlier: nothing is taken off
+        (0.6, 0.1),  # later by a fifth of a chunk, nearly all of which counts
+        (5.0, 0.125),  # no more than a quarter of what is usual
+    ],
+)
+def test_one_that_was_served_late_counts_as_waiting_already(
+    make_request: MakeRequest, waited_s: float, counted_s: float
+) -> None:
+    usual, client = Usual(), ChunkClient(NOW - waited_s)
+    brief = (NOW - 0.1, NOW + 0.5, 0.5, NOW - waited_s, NOW + 1.0)
+    note_served([(make_request("a"), client)], [brief], NOW + 0.1, NOW, usual)
+    assert NOW - client.since == pytest.approx(counted_s, abs=0.01)
+    assert usual.wait == pytest.approx(1 + 0.02 * (waited_s / 0.5 - 1))
+
+
+def test_what_gains_nothing_leaves_its_client_its_turn(make_request: MakeRequest) -> None:
+    client = ChunkClient(NOW - 0.2)
+    brief = (NOW - 0.1, NOW + 0.05, 0.5, NOW - 0.2, NOW + 1.3)
+    note_served([(make_request("a"), client)], [brief], NOW + 0.1, NOW, Usual())
+    assert client.since == NOW - 0.2

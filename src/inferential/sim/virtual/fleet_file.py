@@ -30,8 +30,8 @@ Robots = Annotated[int, Field(ge=1, le=100_000)]
 Steps = Annotated[int, Field(ge=1, le=100_000)]
 Rows = Annotated[int, Field(ge=1, le=4_096)]
 Replicas = Annotated[int, Field(ge=1, le=4_096)]
-Rate = Annotated[float, Field(gt=0, le=100_000)]
-Period = Annotated[float, Field(ge=1e-5, allow_inf_nan=False)]
+Rate = Annotated[float, Field(ge=1e-5, le=100_000)]
+Period = Annotated[float, Field(ge=1e-5, le=100_000)]
 
 
 class SizeFigures(Section):

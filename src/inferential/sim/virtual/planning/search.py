@@ -128,8 +128,9 @@ class Search:
         """Returns the best plan found for so many devices.
 
         Raises:
-            ValueError: the fleet has too many models.
+            ValueError: the fleet has too many models, or a class asks less than once in a simulation.
         """
+        self._check_asks(load)
         plan, placed, busy = self._best_placement(devices, load)
         for place, group in enumerate(placed.groups):
             for member in range(len(group.models)):
@@ -141,6 +142,15 @@ class Search:
                     if other.order > plan.order:
                         plan, placed = other, tried
         return plan
+
+    def _check_asks(self, load: float) -> None:
+        for name, one in self._fleet.robots.items():
+            count = max(1, round(one.count * load))
+            if count * self._seconds < one.period_s:
+                raise ValueError(
+                    f"robots.{name}: {count} of them ask once in {one.period_s / count:.4g} s in all, and a simulation "
+                    f"takes {self._seconds:g} s: expected more seconds, or robots that ask more often"
+                )
 
     def _best_placement(self, devices: int, load: float) -> tuple[Plan, Placement, float | None]:
         found = placements(self._fleet, devices, load)[:TRIED]
@@ -201,9 +211,12 @@ class Search:
                 steps = one.horizon_steps or 1
                 horizon = min(max(math.ceil(interval_s / one.step_s - 1e-9), 1), steps) if interval_s else steps
             else:
-                in_time = asked[name].in_time / run.seconds if name in asked else 0.0
-                with_action = worst = min(in_time * one.period_s / count, 1.0)
-                value += one.value * in_time
+                in_time, decided = 0, 0
+                if name in asked:
+                    in_time, decided = asked[name].in_time, asked[name].offered - asked[name].open_yet
+                asks = min(limits[name] * one.period_s, 1.0) if name in limits else 1.0
+                with_action = worst = asks * in_time / decided if decided else asks
+                value += one.value * in_time / run.seconds
                 horizon = None
             classes[name] = ClassPlan(
                 robots=count,
