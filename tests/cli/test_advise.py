@@ -48,7 +48,7 @@ async def asked(folder: Path) -> AsyncIterator[HttpServer]:
             await connection.model("po1").observe(state=STATE)  # a misspelt id, which is refused
             model = connection.model("pi0", latency_budget_ms=5000.0)
             while True:
-                await model.infer(5000, state=STATE)
+                await model.infer(60_000, state=STATE)
                 await asyncio.sleep(0.01)
 
     async with (
@@ -75,7 +75,7 @@ async def test_robots_that_wait_for_each_answer_are_simulated_so(
         async with AsyncConnection(server.address, f"arm-{number}", "arm") as connection:
             model = connection.model("pi0", latency_budget_ms=5000.0)
             for turn in range(25):
-                await model.infer(5000, state=np.full(3, turn % 3 == number % 3, np.float32))
+                await model.infer(60_000, state=np.full(3, turn % 3 == number % 3, np.float32))
                 await asyncio.sleep(0.02)
 
     async with (

@@ -90,7 +90,7 @@ async def drive(address: str, name: str, actions: int = ACTIONS) -> None:
         model = connection.model("m", latency_budget_ms=BUDGET_MS, late="serve")
         for _ in range(actions + 1):
             with contextlib.suppress(InferenceError):
-                await model.infer(5000, state=STATE)
+                await model.infer(60_000, state=STATE)
 
 
 async def slow_network(server: Server, again: Again) -> None:
@@ -118,8 +118,8 @@ async def reads_late(server: Server, again: Again) -> None:
             for _ in range(actions // 2):
                 model.observe(state=STATE)
                 time.sleep(0.09)
-                model.get_result(5000)
-            model.infer(5000, state=STATE)
+                model.get_result(60_000)
+            model.infer(60_000, state=STATE)
 
     await again(lambda actions: asyncio.to_thread(control, actions))
 
@@ -239,7 +239,7 @@ async def test_of_a_robot_answered_once_it_says_why_nothing_is_known(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     async with serving(fast) as (server, page), AsyncConnection(server.address, "arm") as connection:
-        await connection.model("m").infer(5000, state=STATE)
+        await connection.model("m").infer(60_000, state=STATE)
         await asyncio.to_thread(run, ["why", "arm", page.address])
     assert capsys.readouterr().out == "arm: answered once; how late that was it says with its next observation\n"
 
@@ -249,7 +249,7 @@ async def test_of_a_robot_with_two_handles_answered_once_each_it_says_the_same(
 ) -> None:
     async with serving(fast) as (server, page), AsyncConnection(server.address, "arm") as connection:
         for _ in range(2):
-            await connection.model("m").infer(5000, state=STATE)
+            await connection.model("m").infer(60_000, state=STATE)
         await asyncio.to_thread(run, ["why", "arm", page.address])
     assert capsys.readouterr().out == "arm: answered 2 times; how late that was it says with its next observation\n"
 

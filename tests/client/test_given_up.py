@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -138,6 +139,29 @@ async def test_a_forked_child_gets_an_error_and_leaves_the_parent_its_connection
             assert model.infer(timeout_ms=WAIT_MS, **VALUES) is not None
             assert in_child(lambda: refused(connection, model)) == 0
             assert model.infer(timeout_ms=WAIT_MS, **VALUES) is not None
+
+    async with serving(held) as server:
+        await asyncio.to_thread(robot, server.address)
+
+
+async def test_a_child_forked_while_another_thread_waits_can_close_what_is_the_parents() -> None:
+    held = Held()
+
+    def robot(address: str) -> None:
+        with Connection(address) as connection:
+            model = connection.model("policy")
+            found: list[Any] = []
+            waits = threading.Thread(target=lambda: found.append(model.infer(timeout_ms=WAIT_MS, **VALUES)))
+            waits.start()
+            assert held.begun.wait(10)
+            while not connection.waiting:
+                time.sleep(0.001)
+            try:
+                assert in_child(lambda: refused(connection, model)) == 0
+            finally:
+                held.free.set()
+                waits.join()
+            assert found[0] is not None
 
     async with serving(held) as server:
         await asyncio.to_thread(robot, server.address)

@@ -74,7 +74,7 @@ class Served:
     def answer(self) -> float:
         """What the model answers."""
         with Connection(self.address) as connection:
-            result = connection.model("arm").infer(10_000, state=np.ones(1))
+            result = connection.model("arm").infer(60_000, state=np.ones(1))
         assert result is not None
         return float(result["actions"][0])
 
@@ -159,7 +159,7 @@ def test_a_stop_that_reaches_every_process_of_the_unit_answers_the_robots_that_w
             process.terminate()
         served.process.terminate()
         (place / "go").touch()
-        result = model.get_result(10_000)
+        result = model.get_result(60_000)
         assert result is not None
         assert result["actions"] == 2.0
     assert served.process.wait(30) == 0
@@ -205,7 +205,7 @@ def test_the_containers_command_as_process_1_is_probed_drains_and_ends(place: Pa
         during = {name: served.ask(*one) for name, one in asked.items()}
         assert during == {"startupProbe": 200, "livenessProbe": 200, "readinessProbe": 503}
         (place / "go").touch()
-        result = model.get_result(10_000)
+        result = model.get_result(60_000)
         assert result is not None
         assert result["actions"] == 2.0
     assert served.process.wait(30) == 0

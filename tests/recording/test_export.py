@@ -44,7 +44,7 @@ async def drive(server: Server, name: str) -> None:
             for step in range(STEPS):
                 state = np.arange(7, dtype=np.float32) + step
                 values = {"state": state, "camera/front": picture(step), "prompt": f"pick {session}"}
-                assert await model.infer(5000, **values) is not None
+                assert await model.infer(60_000, **values) is not None
 
 
 @pytest.fixture(scope="module")

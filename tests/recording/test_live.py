@@ -86,7 +86,7 @@ async def asking(server: Server, name: str = "arm-01", **values: Any) -> AsyncIt
         async with AsyncConnection(server.address, name, "arm") as connection:
             model = connection.model("pi0", latency_budget_ms=10_000.0)
             while True:
-                await model.infer(5000, **{"state": STATE, "camera": CAMERA, "prompt": "pick", **values})
+                await model.infer(60_000, **{"state": STATE, "camera": CAMERA, "prompt": "pick", **values})
 
     task = asyncio.create_task(ask())
     try:

@@ -55,7 +55,7 @@ async def ask(server: Server, name: str = "arm-01", model_id: str = "pi0", times
         model = connection.model(model_id, queue="all", latency_budget_ms=10_000.0)
         for _ in range(times):
             try:
-                await model.infer(5000, **values)
+                await model.infer(60_000, **values)
             except InferenceError:
                 continue
 
@@ -161,7 +161,7 @@ async def read_late(server: Server, late: int, times: int) -> None:
         for turn in range(times):
             await model.observe(state=STATE + turn, camera=CAMERA)
             await asyncio.sleep(0.9 if turn < late else 0.0)
-            assert await model.get_result(5000) is not None
+            assert await model.get_result(60_000) is not None
 
 
 async def test_an_answer_that_was_sent_in_time_and_used_late_is_a_late_one(tmp_path: Path) -> None:

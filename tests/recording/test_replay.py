@@ -237,7 +237,7 @@ async def test_a_robot_of_two_models_begins_episodes_of_each_where_it_did(tmp_pa
                         if turn in (2, 4):
                             await arm.reset()
                         for model in (arm, hand):
-                            assert await model.infer(5000, turn=np.array(turn)) is not None
+                            assert await model.infer(60_000, turn=np.array(turn)) is not None
             seen.append(list(asked))
     assert seen[0] == seen[1]
     assert [count for name, _, count in seen[0] if name == "arm"] == [1, 2, 1, 2, 1, 2]
@@ -271,8 +271,8 @@ async def test_a_server_gets_what_the_robots_stated(tmp_path: Path) -> None:
                 ):
                     for budget in ({}, {"latency_budget_ms": 300.0}):
                         model = connection.model("pi0", control_rate_hz=50, **budget)
-                        await model.infer(5000, 0.5, 7, 0, state=np.zeros(7, np.float32))
-                        await model.infer(5000, state=np.zeros(7, np.float32))
+                        await model.infer(60_000, 0.5, 7, 0, state=np.zeros(7, np.float32))
+                        await model.infer(60_000, state=np.zeros(7, np.float32))
             seen.append(list(stated))
     assert seen[0] == seen[1]
     assert seen[0][2:] == [(300.0, 0, 0.5, 7), (300.0, 1, 0.0, None)]

@@ -20,7 +20,7 @@ def configured(**actions: Any) -> dict[str, Any]:
 
 async def ask(serve: Serve, answer: Any, **actions: Any) -> Any:
     async with serve({"m": lambda observation: answer}, configured(**actions)) as server:
-        return await server.connect("arm").model("m").infer(5000, state=STATE)
+        return await server.connect("arm").model("m").infer(60_000, state=STATE)
 
 
 GOOD = np.linspace(-1, 1, 12, dtype=np.float32).reshape(4, 3)
@@ -77,12 +77,12 @@ async def test_other_models_and_robots_go_on_and_the_limits_change_live(serve: S
     async with serve(models, configured(high=1.0)) as server:
         robot = server.connect("arm")
         with pytest.raises(ModelFailed):
-            await robot.model("m").infer(5000, state=STATE)
-        assert await robot.model("other").infer(5000, state=STATE) is not None
+            await robot.model("m").infer(60_000, state=STATE)
+        assert await robot.model("other").infer(60_000, state=STATE) is not None
         changed = server.config.model_copy(deep=True)
         changed.models.known["m"].actions.high = 5.0
         server.reconfigure(changed)
-        assert await robot.model("m").infer(5000, state=STATE) is not None
+        assert await robot.model("m").infer(60_000, state=STATE) is not None
 
 
 @pytest.mark.parametrize(

@@ -32,11 +32,11 @@ async def test_the_server_shows_how_old_actions_are_when_the_robot_reads_them(se
                 for _ in range(4):
                     model.observe(state=STATE)
                     time.sleep(0.3)  # a control loop that looks at the answer in its next step
-                    result = model.get_result(timeout_ms=5000)
+                    result = model.get_result(timeout_ms=60_000)
                     assert result is not None
                     ages.append(result.age_ms)
                 model.observe(state=STATE)
-                model.get_result(timeout_ms=5000)
+                model.get_result(timeout_ms=60_000)
             return ages
 
         ages = await asyncio.to_thread(drive)
@@ -53,7 +53,7 @@ async def test_the_server_shows_how_old_actions_are_when_the_robot_reads_them(se
 async def test_applied_says_when_the_robot_uses_an_action(serve: Serve) -> None:
     async with serve({"m": echo}) as server, AsyncConnection(server.address, client_id="arm") as connection:
         model = connection.model("m", latency_budget_ms=60_000.0)
-        result = await model.infer(5000, state=STATE)
+        result = await model.infer(60_000, state=STATE)
         assert result is not None
         before = result.age_ms
         await asyncio.sleep(0.02)
@@ -63,7 +63,7 @@ async def test_applied_says_when_the_robot_uses_an_action(serve: Serve) -> None:
         await asyncio.sleep(0.02)
         result.applied()
         assert result.age_ms == applied
-        await model.infer(5000, state=STATE)
+        await model.infer(60_000, state=STATE)
         use = use_of(server)
         assert use.age_ms == pytest.approx(applied, abs=0.1)
         assert use.in_time == 2

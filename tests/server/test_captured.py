@@ -39,16 +39,16 @@ def seconds_ago(seconds: float) -> dict[str, Any]:
 
 
 def drive_threads(model: Any) -> None:
-    assert model.infer(5000, **seconds_ago(0.3)) is not None
+    assert model.infer(60_000, **seconds_ago(0.3)) is not None
     model.observe(**seconds_ago(0.3))
-    assert model.get_result(5000) is not None
-    assert model.infer(5000, state=STATE, captured_at=time.time_ns() - 300_000_000, clock="wall") is not None
+    assert model.get_result(60_000) is not None
+    assert model.infer(60_000, state=STATE, captured_at=time.time_ns() - 300_000_000, clock="wall") is not None
 
 
 async def drive_asyncio(model: Any) -> None:
-    assert await model.infer(5000, **seconds_ago(0.3)) is not None
+    assert await model.infer(60_000, **seconds_ago(0.3)) is not None
     await model.observe(**seconds_ago(0.3))
-    assert await model.get_result(5000) is not None
+    assert await model.get_result(60_000) is not None
 
 
 async def test_every_kind_of_handle_says_how_old_its_observations_are(serve: Serve) -> None:
@@ -78,8 +78,8 @@ async def test_a_chunk_runtime_says_it_of_the_observations_of_its_source(serve: 
 
 async def test_a_stale_observation_is_counted_and_answered(serve: Serve) -> None:
     async with serve({"m": echo}, {"observations": {"max_staleness_ms": 200}}) as server:
-        assert await in_thread(lambda model: model.infer(5000, **seconds_ago(0.3)), server) is not None
-        assert await in_thread(lambda model: model.infer(5000, **seconds_ago(0.0)), server) is not None
+        assert await in_thread(lambda model: model.infer(60_000, **seconds_ago(0.3)), server) is not None
+        assert await in_thread(lambda model: model.infer(60_000, **seconds_ago(0.0)), server) is not None
         assert len(ages_of(server, "observations_stale")) == 1
 
 
@@ -87,11 +87,11 @@ async def test_a_stale_observation_is_refused_where_that_is_configured(serve: Se
     async with serve({"m": echo}, {"observations": {"max_staleness_ms": 200, "stale": "refuse"}}) as server:
 
         def drive(model: Any) -> str:
-            assert model.infer(5000, **seconds_ago(0.0)) is not None
-            assert model.infer(5000, state=STATE) is not None
+            assert model.infer(60_000, **seconds_ago(0.0)) is not None
+            assert model.infer(60_000, state=STATE) is not None
             with pytest.raises(RequestRejected) as caught:
-                model.infer(5000, **seconds_ago(0.3))
-            assert model.infer(5000, **seconds_ago(0.0)) is not None
+                model.infer(60_000, **seconds_ago(0.3))
+            assert model.infer(60_000, **seconds_ago(0.0)) is not None
             return caught.value.reason
 
         reason = await in_thread(drive, server)
@@ -112,10 +112,10 @@ async def test_values_that_were_seen_apart_are_counted(serve: Serve) -> None:
     async with serve({"m": echo}) as server:
 
         def drive(model: Any) -> None:
-            model.infer(5000, **apart(0.005))
-            model.infer(5000, **apart(0.08))
+            model.infer(60_000, **apart(0.005))
+            model.infer(60_000, **apart(0.08))
             # The others were seen when the observation was.
-            model.infer(5000, **apart(0.001, joints=STATE, captured_at=time.monotonic() - 0.15))
+            model.infer(60_000, **apart(0.001, joints=STATE, captured_at=time.monotonic() - 0.15))
 
         await in_thread(drive, server)
         assert ages_of(server, "observation_misalignment_ms") == pytest.approx([80, 150], abs=2)
@@ -125,9 +125,9 @@ async def test_values_that_were_seen_apart_are_refused_where_that_is_configured(
     async with serve({"m": echo}, {"observations": {"misaligned": "refuse"}}) as server:
 
         def drive(model: Any) -> str:
-            assert model.infer(5000, **apart(0.005)) is not None
+            assert model.infer(60_000, **apart(0.005)) is not None
             with pytest.raises(RequestRejected) as caught:
-                model.infer(5000, **apart(0.08))
+                model.infer(60_000, **apart(0.08))
             return caught.value.reason
 
         reason = await in_thread(drive, server)
@@ -182,7 +182,7 @@ async def test_a_wrong_time_is_an_error_on_the_robot_and_sends_nothing(serve: Se
                 model.observe(state=STATE, captured_at=float("nan"))
             with pytest.raises(ValueError, match="timestamps: the observation has no key 'arm'"):
                 model.infer(1000, state=STATE, timestamps={"arm": time.monotonic()})
-            assert model.infer(5000, state=STATE) is not None
+            assert model.infer(60_000, state=STATE) is not None
 
         await in_thread(drive, server)
         assert len(ages_of(server)) == 1
@@ -240,7 +240,7 @@ async def test_an_observation_that_waited_for_its_server_says_so(serve: Serve) -
 
         def drive() -> Any:
             with Connection("127.0.0.1:1," + address.removeprefix("tcp://"), client_id="arm") as connection:
-                return connection.model("m", latency_budget_ms=60_000.0).infer(5000, **seconds_ago(0.2))
+                return connection.model("m", latency_budget_ms=60_000.0).infer(60_000, **seconds_ago(0.2))
 
         assert await asyncio.to_thread(drive) is not None
         assert ages_of(server)[0] >= 200
@@ -274,9 +274,9 @@ async def test_an_observation_that_becomes_stale_in_the_queue_is_refused(serve: 
         AsyncConnection(server.address) as first,
         AsyncConnection(server.address) as second,
     ):
-        running = asyncio.create_task(first.model("m").infer(10_000, **seconds_ago(0.0)))
+        running = asyncio.create_task(first.model("m").infer(60_000, **seconds_ago(0.0)))
         await asyncio.wait_for(entered.wait(), 60)
         with pytest.raises(RequestRejected, match="while it waited it became older"):
-            await second.model("m").infer(10_000, **seconds_ago(0.2))
+            await second.model("m").infer(60_000, **seconds_ago(0.2))
         leave.set()
         assert await running is not None  # it was young enough when it began

@@ -53,7 +53,7 @@ async def test_closing_ends_its_waiting(serve: Serve) -> None:
     gate = Gate()
     async with serve({"m": gate}) as server:
         connection = server.connect("robot-1")
-        waiting = asyncio.create_task(connection.model("m").infer(5000, state=np.zeros(1)))
+        waiting = asyncio.create_task(connection.model("m").infer(60_000, state=np.zeros(1)))
         await gate.wait_entered()
         connection.close()
         with pytest.raises(ConnectionError, match="closed"):
@@ -93,7 +93,7 @@ async def test_status_tells_of_batches_and_models(serve: Serve) -> None:
     gate = Gate()
     async with serve({"m": gate}) as server, server.connect("robot-1") as connection:
         model = connection.model("m")
-        first = asyncio.create_task(model.infer(5000, state=np.zeros(1)))
+        first = asyncio.create_task(model.infer(60_000, state=np.zeros(1)))
         await gate.wait_entered()
         running = server.status()
         assert (running.in_flight, running.models[0].in_flight, running.models[0].replicas[0].in_flight) == (1, 1, 1)

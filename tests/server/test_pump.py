@@ -139,7 +139,7 @@ async def test_calls_that_complete_inline_follow_one_another_in_one_turn(serve: 
     async with serve({"m": model}) as server:
         robots = [connect(server, f"robot-{number}").model("m", queue="all") for number in range(8)]
         for _ in range(20):
-            await asyncio.gather(*(robot.infer(10_000, state=np.ones(1)) for robot in robots))
+            await asyncio.gather(*(robot.infer(60_000, state=np.ones(1)) for robot in robots))
         counters = server.status().counters
         assert counters["calls_inline"] + counters["calls_as_tasks"] == 160
         assert counters["calls_as_tasks"] <= 16

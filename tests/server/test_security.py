@@ -85,7 +85,7 @@ async def error_of(connection: AsyncConnection, text: str) -> None:
 async def test_a_robot_with_a_key_is_served_under_the_name_of_its_key(keys: Path) -> None:
     async with serving(settings(keys)) as server, robot(server, keys) as arm:
         assert arm.client_id == "arm-01"
-        result = await arm.model("policy").infer(5000, state=STATE, image=np.zeros(200_000, np.uint8))
+        result = await arm.model("policy").infer(60_000, state=STATE, image=np.zeros(200_000, np.uint8))
         assert result is not None
         assert server.connected_robots == ["arm-01"]
 
@@ -97,7 +97,7 @@ async def test_a_robot_of_threads_and_keys_as_text_are_served_too(keys: Path) ->
 
     def ask(address: str) -> Any:
         with Connection(address, "arm-01", server_key=public.decode(), secret_key=secret.decode()) as arm:
-            return arm.model("policy").infer(5000, state=STATE)
+            return arm.model("policy").infer(60_000, state=STATE)
 
     async with serving(settings(keys)) as server:
         assert await asyncio.to_thread(ask, server.address) is not None
@@ -107,25 +107,25 @@ async def test_keys_are_taken_from_the_environment(keys: Path, monkeypatch: pyte
     monkeypatch.setenv("INFERENTIAL_SERVER_KEY", str(keys / "server.key"))
     monkeypatch.setenv("INFERENTIAL_SECRET_KEY", str(keys / "clients" / "arm-02.key_secret"))
     async with serving(settings(keys)) as server, AsyncConnection(server.address) as arm:
-        assert await arm.model("policy").infer(5000, state=STATE) is not None
+        assert await arm.model("policy").infer(60_000, state=STATE) is not None
         assert server.connected_robots == ["arm-02"]
 
 
 async def test_a_robot_cannot_speak_in_the_name_of_another(keys: Path) -> None:
     async with serving(settings(keys)) as server, robot(server, keys, client_id="arm-02") as arm:
         with pytest.raises(InvalidObservation, match=r"'arm-02' is not the identity .* which is 'arm-01'"):
-            await arm.model("policy").infer(5000, state=STATE)
+            await arm.model("policy").infer(60_000, state=STATE)
         assert server.connected_robots == []
 
 
 async def test_a_robot_cannot_take_over_the_connection_of_another_by_its_name(keys: Path) -> None:
     async with serving(settings(keys)) as server, robot(server, keys, "arm-02") as victim:
         handle = victim.model("policy")
-        assert await handle.infer(5000, state=STATE) is not None
+        assert await handle.infer(60_000, state=STATE) is not None
         async with robot(server, keys, "arm-01", client_id="arm-02") as thief:
             with pytest.raises(InvalidObservation):
-                await thief.model("policy").infer(5000, state=STATE)
-            assert await handle.infer(5000, state=STATE) is not None
+                await thief.model("policy").infer(60_000, state=STATE)
+            assert await handle.infer(60_000, state=STATE) is not None
 
 
 async def test_a_robot_without_keys_and_the_operator_learn_what_it_needs(
@@ -173,10 +173,10 @@ async def test_revoking_a_key_ends_its_connection_at_once_and_no_other(keys: Pat
         robot(server, keys, "arm-02") as other,
     ):
         for arm in (revoked, other):
-            assert await arm.model("policy").infer(5000, state=STATE) is not None
+            assert await arm.model("policy").infer(60_000, state=STATE) is not None
         (keys / "clients" / "arm-01.key").rename(keys / "clients" / "arm-01.key.revoked")
         await error_of(revoked, "it was revoked")
-        assert await other.model("policy").infer(5000, state=STATE) is not None
+        assert await other.model("policy").infer(60_000, state=STATE) is not None
 
 
 async def is_not_answered(connection: AsyncConnection) -> None:
@@ -189,14 +189,14 @@ async def test_optional_serves_both_but_no_robot_without_a_key_under_the_name_of
     keys: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with serving(settings(keys, "optional")) as server, robot(server, keys) as arm:
-        assert await arm.model("policy").infer(5000, state=STATE) is not None
+        assert await arm.model("policy").infer(60_000, state=STATE) is not None
         async with AsyncConnection(server.address, "guest") as guest:
-            assert await guest.model("policy").infer(5000, state=STATE) is not None
+            assert await guest.model("policy").infer(60_000, state=STATE) is not None
         async with AsyncConnection(server.address, "arm-02", reconnect_ivl_ms=10) as thief:
             await is_not_answered(thief)
         async with server.connect("arm-02") as inside:
             with pytest.raises(InvalidObservation, match="'arm-02' belongs to a key"):
-                await inside.model("policy").infer(5000, state=STATE)
+                await inside.model("policy").infer(60_000, state=STATE)
         assert set(server.connected_robots) == {"arm-01", "guest"}
     assert "identity 'arm-02' belongs to a key" in caplog.text
 
@@ -214,7 +214,7 @@ async def test_failover_encrypts_to_each_server_with_its_key(keys: Path) -> None
             secret_key=str(keys / "clients" / "arm-01.key_secret"),
         ) as arm,
     ):
-        assert await arm.model("policy").infer(5000, state=STATE) is not None
+        assert await arm.model("policy").infer(60_000, state=STATE) is not None
 
 
 def test_several_server_keys_must_be_as_many_as_servers(keys: Path) -> None:
@@ -271,12 +271,12 @@ async def test_robots_of_one_machine_come_without_keys_while_those_of_the_networ
         local, network = server.addresses
         assert local == server.address == f"ipc://{keys}/robots.sock"
         async with AsyncConnection(local, "local-arm") as inside:
-            assert await inside.model("policy").infer(5000, state=STATE) is not None
+            assert await inside.model("policy").infer(60_000, state=STATE) is not None
         async with robot(server, keys) as arm:  # by the address without keys
             await error_of(arm, "leave out server_key=")
         paths = {"server_key": str(keys / "server.key"), "secret_key": str(keys / "clients" / "arm-01.key_secret")}
         async with AsyncConnection(network, **paths) as arm:
-            assert await arm.model("policy").infer(5000, state=STATE) is not None
+            assert await arm.model("policy").infer(60_000, state=STATE) is not None
         async with AsyncConnection(network, "arm-03", reconnect_ivl_ms=10) as outsider:
             await error_of(outsider, "give server_key= and secret_key=")
 
@@ -298,7 +298,7 @@ async def test_an_address_that_says_nothing_asks_for_keys_as_all_do(
         AsyncConnection(server.address, "guest", reconnect_ivl_ms=10) as guest,
     ):
         if served:
-            assert await guest.model("policy").infer(5000, state=STATE) is not None
+            assert await guest.model("policy").infer(60_000, state=STATE) is not None
         else:
             await error_of(guest, "give server_key= and secret_key=")
 
@@ -317,7 +317,7 @@ async def test_a_server_of_every_interface_serves_robots_by_ipv4_and_ipv6_at_onc
         port = server.address.rpartition(":")[2]
         for number, host in enumerate(HOSTS):
             async with AsyncConnection(f"tcp://{host}:{port}", f"arm-{number}") as arm:
-                assert await arm.model("policy").infer(5000, state=STATE) is not None
+                assert await arm.model("policy").infer(60_000, state=STATE) is not None
 
 
 def test_an_address_cannot_ask_for_keys_where_there_are_none(keys: Path) -> None:
@@ -330,12 +330,12 @@ async def test_a_folder_of_keys_that_others_may_write_to_is_refused_and_keeps_th
     keys: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with serving(settings(keys)) as server, robot(server, keys) as arm:
-        assert await arm.model("policy").infer(5000, state=STATE) is not None
+        assert await arm.model("policy").infer(60_000, state=STATE) is not None
         (keys / "clients").chmod(0o777)
         shutil.copy(keys / "stranger.key", keys / "clients" / "stranger.key")
         async with robot(server, keys, "stranger") as stranger:
             await error_of(stranger, "its NAME.key is not in the folder security.clients")
-        assert await arm.model("policy").infer(5000, state=STATE) is not None
+        assert await arm.model("policy").infer(60_000, state=STATE) is not None
     with pytest.raises(CertificateError, match=r"others may write to it, .*: chmod o-w"):
         async with serving(settings(keys)):
             pass
@@ -398,23 +398,23 @@ def known(**rights: Any) -> dict[str, Any]:
 async def test_a_model_that_is_not_allowed_is_refused_by_name(keys: Path) -> None:
     config = settings(keys, **known(models=["policy"]))
     async with serving(config) as server, robot(server, keys) as arm:
-        assert await arm.model("policy").infer(5000, state=STATE) is not None
+        assert await arm.model("policy").infer(60_000, state=STATE) is not None
         with pytest.raises(RequestRejected, match="may not ask model 'other'; it may ask: policy"):
-            await arm.model("other").infer(5000, state=STATE)
+            await arm.model("other").infer(60_000, state=STATE)
 
 
 async def test_a_client_that_asks_too_fast_learns_how_long_to_wait(keys: Path) -> None:
     async with serving(settings(keys, **known(max_rate_hz=0.5))) as server, robot(server, keys) as arm:
         handle = arm.model("policy", queue="all")
-        assert await handle.infer(5000, state=STATE) is not None
+        assert await handle.infer(60_000, state=STATE) is not None
         with pytest.raises(RequestRejected, match=r"faster than its 0.5 Hz: wait 1\d{3} ms"):
-            await handle.infer(5000, state=STATE)
+            await handle.infer(60_000, state=STATE)
 
 
 async def test_a_payload_above_the_clients_limit_is_refused(keys: Path) -> None:
     async with serving(settings(keys, **known(max_payload_bytes=1000))) as server, robot(server, keys) as arm:
         with pytest.raises(RequestRejected, match="may send 1000 bytes in an observation, got 1028"):
-            await arm.model("policy").infer(5000, state=np.zeros(257, np.float32))
+            await arm.model("policy").infer(60_000, state=np.zeros(257, np.float32))
 
 
 async def test_priority_and_urgency_count_as_the_best_that_the_client_may_claim(keys: Path) -> None:
@@ -423,8 +423,8 @@ async def test_priority_and_urgency_count_as_the_best_that_the_client_may_claim(
     async with serving(config) as server, robot(server, keys) as arm:
         server.on_request(lambda request: seen.append((request.priority, request.urgency)))
         handle = arm.model("policy", priority=1)
-        await handle.infer(5000, urgency=1.0, state=STATE)
-        await handle.infer(5000, urgency=0.125, priority=5, state=STATE)
+        await handle.infer(60_000, urgency=1.0, state=STATE)
+        await handle.infer(60_000, urgency=0.125, priority=5, state=STATE)
     assert seen == [(3, 0.25), (5, 0.125)]
 
 
@@ -432,7 +432,7 @@ async def test_rights_hold_for_a_client_in_the_servers_process_as_gateways_are()
     config = InferentialConfig.model_validate(known(models=["other"]))
     async with serving(config) as server, server.connect("arm-01") as inside:
         with pytest.raises(RequestRejected, match="may not ask model 'policy'"):
-            await inside.model("policy").infer(5000, state=STATE)
+            await inside.model("policy").infer(60_000, state=STATE)
 
 
 # Loud by default

@@ -261,7 +261,7 @@ async def test_a_failing_model_is_posted_once_and_its_recovery_too(
             model = robot.model("arm")
             for _ in range(20):
                 with pytest.raises(InferenceError):
-                    await model.infer(10_000, state=np.ones(1))
+                    await model.infer(60_000, state=np.ones(1))
             await posted("model", "firing")
             await posted("refusals", "firing")
             broken = False

@@ -328,7 +328,7 @@ async def test_the_command_line_exports_what_it_served_until_its_end(collector: 
         address = (await serve.stdout.readline()).decode().split()[2].rstrip(",")
         assert (await serve.stdout.readline()).decode() == f"traces and metrics to {collector.endpoint}\n"
         async with AsyncConnection(address) as connection:
-            assert await connection.model("echo").infer(5000, state=np.zeros(1)) is not None
+            assert await connection.model("echo").infer(60_000, state=np.zeros(1)) is not None
         serve.send_signal(signal.SIGINT)
         assert await serve.wait() == 0
     finally:

@@ -150,7 +150,7 @@ async def test_robots_that_get_nothing_at_all_are_misses() -> None:
         while not line and asked < 1000:  # its requests fail at once, for a second and more
             asked += 1
             with pytest.raises(InferenceError):
-                await model.infer(10_000, state=np.zeros(1))
+                await model.infer(60_000, state=np.zeros(1))
             await asyncio.sleep(0.02)
             found = [
                 one for one in exporter.text().decode().splitlines() if one.startswith("inferential_deadline_misses")

@@ -25,7 +25,7 @@ async def test_an_event_has_every_client_and_leaves_the_loop_to_robots_between_t
         count = 3 * CLIENTS_AT_ONCE
         robots = [server.connect(f"robot-{number}") for number in range(count)]
         for robot in robots:
-            assert await robot.model("m").infer(10_000, state=np.ones(1)) is not None
+            assert await robot.model("m").infer(60_000, state=np.ones(1)) is not None
         feed = Feed(server)
         async with Turns() as turns:
             event = json.loads(await feed.next_event())
@@ -64,9 +64,9 @@ async def test_one_robot_is_shown_in_full_and_the_stream_has_no_more_of_it_than_
         robot = server.connect("arm/1")
         model = robot.model("m")
         for _ in range(5):
-            await model.infer(10_000, state=np.ones(1))
+            await model.infer(60_000, state=np.ones(1))
         with pytest.raises(ModelFailed):
-            await model.infer(10_000, state=np.full(1, np.nan))
+            await model.infer(60_000, state=np.full(1, np.nan))
         text = feed.robot("arm/1")
         assert text is not None
         found = json.loads(text)
@@ -92,7 +92,7 @@ async def test_an_event_has_the_calls_that_are_new_since_the_one_before() -> Non
         numbers = []
         for calls in (3, 2, 0, 1):
             for _ in range(calls):
-                await robot.model("m").infer(10_000, state=np.ones(1))
+                await robot.model("m").infer(60_000, state=np.ones(1))
             numbers.append([batch["number"] for batch in json.loads(await feed.next_event())["batches"]])
         assert numbers == [[1, 2, 3], [4, 5], [], [6]]
         assert len(server.overview().batches) == 6

@@ -80,7 +80,7 @@ async def get(page: HttpServer, path: str, **headers: str) -> tuple[int, dict[st
 async def drive(server: Server, *clients: str, model: str = "arm") -> None:
     for client in clients:
         async with server.connect(client) as connection:
-            await connection.model(model).infer(5000, state=np.zeros(3, np.float32))
+            await connection.model(model).infer(60_000, state=np.zeros(3, np.float32))
 
 
 async def test_status_is_that_of_the_server(opened: Open) -> None:
@@ -104,7 +104,7 @@ async def test_the_page_has_the_ages_that_the_robot_itself_sees(opened: Open) ->
     ):
         model, ages = robot.model("arm", latency_budget_ms=50.0), []
         for _ in range(4):
-            result = await model.infer(5000, state=np.zeros(3, np.float32))
+            result = await model.infer(60_000, state=np.zeros(3, np.float32))
             assert result is not None
             result.applied()
             ages.append(result.age_ms)
@@ -188,7 +188,7 @@ async def test_metrics_are_what_a_prometheus_parser_reads(opened: Open) -> None:
         await drive(server, "robot-1", model="leg")
         with pytest.raises(ModelFailed):
             async with server.connect("robot-3") as connection:
-                await connection.model("arm").infer(5000, fail="please", state=np.zeros(1))
+                await connection.model("arm").infer(60_000, fail="please", state=np.zeros(1))
         code, headers, body = await get(page, "/metrics")
     assert code == 200
     assert headers["content-type"].startswith("text/plain; version=0.0.4")

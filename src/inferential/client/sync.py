@@ -373,6 +373,8 @@ class Connection(ModelFactory["Model"]):
         """Leaves the connection to the parent: in the child nothing of it may be read, written or shut down."""
         self._forked = self._closed = self._released = True
         self._lock = ConnectionLock()  # another thread of the parent may have held the one before
+        self._arrived = threading.Condition(self._lock)
+        self._followers, self._leading = 0, False  # and may have slept, which the child has not
 
     def _check_open(self) -> None:
         if self._forked:

@@ -47,8 +47,8 @@ class ModelConfig(Section):
     """Whether a process more waits beside each of the model's, its modules imported, to follow it if it ends: robots
     then wait only as long as making the model takes."""
     background: bool = False
-    """Whether the model's processes run on time alone that nothing else on their cores wants: robots of other models
-    then do not notice it, however few cores there are; where other programs keep all cores busy it hardly runs."""
+    """Whether the model's processes run on time alone that nothing else on their cores wants: where cores are few,
+    robots of other models notice less of it; where other programs keep all cores busy, it hardly runs."""
     max_inflight: Count | None = None
     """Calls of the model that may run at once; models.default_max_inflight by default."""
     max_batch_size: Count | None = None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Literal
 
 
 def in_turns(steps: Iterator[None], loop: asyncio.AbstractEventLoop) -> None:
@@ -18,27 +20,24 @@ class Soon:
     Args:
         loop: the event loop.
         call: the function.
-        turns: in how many turns.
+        turns: in how many turns, one or two.
 
     Attributes:
         due: whether it is to be called.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, call: Callable[[], None], turns: int = 1) -> None:
-        self._loop = loop
+    def __init__(self, loop: asyncio.AbstractEventLoop, call: Callable[[], None], turns: Literal[1, 2] = 1) -> None:
         self._call = call
-        self._turns = turns
+        begin: Callable[[], object] = partial(loop.call_soon, self._run)
+        self._begin = begin if turns == 1 else partial(loop.call_soon, begin)
         self.due: bool = False
 
     def schedule(self) -> None:
         """Has the function called."""
         if not self.due:
             self.due = True
-            self._next(self._turns)
+            self._begin()
 
-    def _next(self, turns: int) -> None:
-        if turns:
-            self._loop.call_soon(self._next, turns - 1)
-        else:
-            self.due = False
-            self._call()
+    def _run(self) -> None:
+        self.due = False
+        self._call()

@@ -57,6 +57,7 @@ class ClientConnection:
         reads: how often it was read since its requests began to wait.
         due: it is parked, and is to be read next.
         parked_at: since when it is not read because its requests wait, in seconds of `time.monotonic()`; 0: it is read.
+        waits_since: when it was parked for the first time that its request has waited, in the same seconds.
         corked: envelopes of refusals that leave together.
         held_bytes: of answers that wait until it takes more.
         asked: a message of it was received.
@@ -83,7 +84,7 @@ class ClientConnection:
             "newest_only",
             "number",
         ),
-        *("parked_at", "queued", "reads", "rival", "stream"),
+        *("parked_at", "queued", "reads", "rival", "stream", "waits_since"),
     )
 
     def __init__(self, stream: Stream, accepted_at: float, handshake_deadline: float, host: str = "") -> None:
@@ -103,6 +104,7 @@ class ClientConnection:
         self.rival = False
         self.due = False
         self.parked_at: float = 0.0
+        self.waits_since: float = 0.0
         self.corked: list[bytes] = []
         self.held_bytes = 0
         self.gone = False

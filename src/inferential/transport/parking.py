@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
+from operator import attrgetter
 
 from inferential.transport.connections import ClientConnection, Connections
 
@@ -25,6 +26,7 @@ FLOOD_MESSAGES = 16
 RENEW_AFTER_S = 0.01
 """Where a call ends whose place a waiting request may take, connections are read that were parked for so long, unless
 there are as many as DIRECT_FROM: of what their robots have sent meanwhile the newest is to be served."""
+_WAITS_SINCE = attrgetter("waits_since")
 _READS_WHILE_WAITING = 2  # of a connection whose requests wait, before it is parked
 DIRECT_FROM = 32
 """Where so many connections are parked, each is read when its request is dispatched, and stays parked while the next
@@ -73,6 +75,7 @@ class Parking:
         if not client.newest_only:  # else it is known how many messages came together
             client.floods = waiting >= FLOOD_MESSAGES
         self._enter(client)
+        client.waits_since = client.parked_at
         self._connections.update_events(client)
         self._set_timer()
         return True
@@ -98,7 +101,7 @@ class Parking:
             stale = [client for client in self._connections.parked if client.parked_at <= before and not client.due]
             for client in stale:
                 client.due = True
-            self.due += stale
+            self.due += sorted(stale, key=_WAITS_SINCE)  # what waits longest is mostly in that call
         return bool(self.due)
 
     def take_due(self, limit: int) -> list[ClientConnection]:

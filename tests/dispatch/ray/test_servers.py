@@ -60,7 +60,7 @@ async def robot(addresses: list[str], number: int, stop: asyncio.Event) -> Count
     """Closed-loop requests until `stop` is set; how they ended."""
     ends: Counter[str] = Counter()
     async with AsyncConnection(addresses, f"robot-{number}", reconnect_ivl_ms=50) as connection:
-        model = connection.model("doubles", latency_budget_ms=5000.0, queue="all")
+        model = connection.model("doubles", latency_budget_ms=60_000.0, queue="all")
         while not stop.is_set():
             try:
                 result = await model.infer(timeout_ms=20_000, state=np.full(2, float(number)))

@@ -51,7 +51,7 @@ async def replicas(server: Server, model_id: str, count: int) -> None:
 
 async def load(connection: AsyncConnection, model_id: str, stop: asyncio.Event, **values: Any) -> Counter[str]:
     """Closed-loop requests until `stop` is set; how they ended."""
-    model = connection.model(model_id, latency_budget_ms=5000.0, queue="all")
+    model = connection.model(model_id, latency_budget_ms=60_000.0, queue="all")
     ends: Counter[str] = Counter()
     while not stop.is_set():
         try:
@@ -69,7 +69,7 @@ async def test_an_application_a_path_and_a_name_reach_the_same_deployment(run: A
     server, connection = await serving("app", "app/TheDoubles", "TheDoubles")
     await replicas(server, "app", 1)
     for model_id in ("app", "app/TheDoubles", "TheDoubles"):
-        result = await connection.model(model_id).infer(timeout_ms=5000, state=np.ones(3))
+        result = await connection.model(model_id).infer(timeout_ms=60_000, state=np.ones(3))
         np.testing.assert_array_equal(result["actions"], [2.0, 2.0, 2.0])
         assert result.model_version == "v1"
 
@@ -79,20 +79,20 @@ async def test_a_deployment_without_an_endpoint_is_served_by_its_handle(run: Any
     server, connection = await serving("plain")
     await replicas(server, "plain", 1)
     model = connection.model("plain")
-    result = await model.infer(timeout_ms=5000, state=np.ones(3))
+    result = await model.infer(timeout_ms=60_000, state=np.ones(3))
     np.testing.assert_array_equal(result["actions"], [3.0, 3.0, 3.0])
     with pytest.raises(ModelFailed, match="no such arm"):
-        await model.infer(timeout_ms=5000, state=np.ones(3), fail="yes")
+        await model.infer(timeout_ms=60_000, state=np.ones(3), fail="yes")
 
 
 async def test_batches_go_by_handle_too_once_it_is_known_that_they_can(run: Any, serving: Serving) -> None:
     run(deployment(PlainBatches).bind(), "batches")
     server, connection = await serving("batches")
     await replicas(server, "batches", 1)
-    model = connection.model("batches", queue="all", latency_budget_ms=5000.0)
-    await model.infer(timeout_ms=5000, state=np.ones(3))
+    model = connection.model("batches", queue="all", latency_budget_ms=60_000.0)
+    await model.infer(timeout_ms=60_000, state=np.ones(3))
     assert server.dispatcher.max_batch_size("batches") == 8
-    results = await asyncio.gather(*(model.infer(timeout_ms=5000, state=np.ones(3)) for _ in range(6)))
+    results = await asyncio.gather(*(model.infer(timeout_ms=60_000, state=np.ones(3)) for _ in range(6)))
     assert max(int(result["rows"]) for result in results) > 1
 
 
@@ -101,7 +101,7 @@ async def test_requests_wait_for_a_model_that_is_not_up_yet(run: Any, serving: S
     assert "model later is not up yet" in caplog.text
     waiting = asyncio.create_task(connection.model("later").infer(timeout_ms=60_000, state=np.ones(2)))
     with pytest.raises(UnknownModel):
-        await connection.model("never").infer(timeout_ms=5000, state=np.ones(2))
+        await connection.model("never").infer(timeout_ms=60_000, state=np.ones(2))
     await asyncio.get_running_loop().run_in_executor(None, run, deployment(Doubles).bind(), "later")
     np.testing.assert_array_equal((await waiting)["actions"], [2.0, 2.0])
 
@@ -117,7 +117,7 @@ async def test_what_runs_goes_to_all_replicas_and_no_more_than_they_take(run: An
     run(deployment(Doubles, 2).bind(), "pair")
     server, connection = await serving("pair", models={"known": {"pair": {"max_batch_size": 2}}})
     await replicas(server, "pair", 2)
-    model = connection.model("pair", queue="all", latency_budget_ms=10_000.0)
+    model = connection.model("pair", queue="all", latency_budget_ms=60_000.0)
     calls = [model.infer(timeout_ms=20_000, state=np.ones(2), seconds=np.array(0.05)) for _ in range(16)]
     results = await asyncio.gather(*calls)
     assert len({int(result["pid"]) for result in results}) == 2
@@ -130,7 +130,7 @@ async def test_a_replica_that_is_killed_costs_no_request(run: Any, serving: Serv
     await replicas(server, "killed", 2)
     stop = asyncio.Event()
     loads = [asyncio.create_task(load(connection, "killed", stop, seconds=np.array(0.02))) for _ in range(4)]
-    victim = await connection.model("killed", queue="all").infer(timeout_ms=5000, state=np.ones(2))
+    victim = await connection.model("killed", queue="all").infer(timeout_ms=60_000, state=np.ones(2))
     os.kill(int(victim["pid"]), signal.SIGKILL)
     await replicas(server, "killed", 1)
     await replicas(server, "killed", 2)
@@ -145,13 +145,13 @@ async def test_a_replica_without_an_endpoint_that_is_killed_costs_no_request(run
     await replicas(server, "plain-killed", 2)
     stop = asyncio.Event()
     loads = [asyncio.create_task(load(connection, "plain-killed", stop)) for _ in range(4)]
-    model = connection.model("plain-killed", queue="all", latency_budget_ms=5000.0)
-    victim = int((await model.infer(timeout_ms=5000, state=np.ones(2)))["pid"])
+    model = connection.model("plain-killed", queue="all", latency_budget_ms=60_000.0)
+    victim = int((await model.infer(timeout_ms=60_000, state=np.ones(2)))["pid"])
     os.kill(victim, signal.SIGKILL)
     pids: set[int] = set()
     async with asyncio.timeout(60):
         while len(pids) < 2:
-            pids |= {int((await model.infer(timeout_ms=5000, state=np.ones(2)))["pid"])} - {victim}
+            pids |= {int((await model.infer(timeout_ms=60_000, state=np.ones(2)))["pid"])} - {victim}
     stop.set()
     assert set(sum(await asyncio.gather(*loads), Counter())) == {"v1"}
 
@@ -160,7 +160,7 @@ async def test_no_more_is_in_flight_by_handle_than_serve_lets_a_replica_have(run
     run(deployment(PlainSlow).options(max_ongoing_requests=2).bind(), "few")
     server, connection = await serving("few", models={"known": {"few": {"max_inflight": 10}}})
     await replicas(server, "few", 1)
-    model = connection.model("few", queue="all", latency_budget_ms=5000.0)
+    model = connection.model("few", queue="all", latency_budget_ms=60_000.0)
     calls = [asyncio.create_task(model.infer(timeout_ms=20_000, state=np.ones(2))) for _ in range(12)]
     in_flight = 0
     while not all(call.done() for call in calls):
@@ -193,8 +193,8 @@ async def test_a_broken_connection_to_another_node_is_made_again_even_with_anoth
     server, connection = await serving("far")
     await replicas(server, "far", 1)
     dispatcher = server.dispatcher
-    model = connection.model("far", queue="all", latency_budget_ms=5000.0)
-    pid = int((await model.infer(timeout_ms=5000, state=np.ones(2)))["pid"])
+    model = connection.model("far", queue="all", latency_budget_ms=60_000.0)
+    pid = int((await model.infer(timeout_ms=60_000, state=np.ones(2)))["pid"])
     ray.kill(registry(), no_restart=False)
     async with asyncio.timeout(60):
         while not (await registry().watch.remote(-1))[2]:  # noqa: ASYNC110 (nothing tells of it)
@@ -207,20 +207,20 @@ async def test_a_broken_connection_to_another_node_is_made_again_even_with_anoth
     finally:
         os.kill(pid, signal.SIGCONT)
     await replicas(server, "far", 1)
-    assert int((await model.infer(timeout_ms=5000, state=np.ones(2)))["pid"]) == pid
+    assert int((await model.infer(timeout_ms=60_000, state=np.ones(2)))["pid"]) == pid
 
 
 async def test_a_replica_that_is_stopped_costs_no_request(run: Any, serving: Serving) -> None:
     run(deployment(Doubles, 2).bind(), "hung")
     server, connection = await serving("hung")
     await replicas(server, "hung", 2)
-    victim = await connection.model("hung").infer(timeout_ms=5000, state=np.ones(2))
+    victim = await connection.model("hung").infer(timeout_ms=60_000, state=np.ones(2))
     stop = asyncio.Event()
     loads = [asyncio.create_task(load(connection, "hung", stop, seconds=np.array(0.02))) for _ in range(4)]
     os.kill(int(victim["pid"]), signal.SIGSTOP)
     try:
         await replicas(server, "hung", 1)
-        result = await connection.model("hung", queue="all").infer(timeout_ms=5000, state=np.ones(2))
+        result = await connection.model("hung", queue="all").infer(timeout_ms=60_000, state=np.ones(2))
         assert int(result["pid"]) != int(victim["pid"])
         stop.set()
         ends = sum(await asyncio.gather(*loads), Counter())
@@ -237,11 +237,11 @@ async def test_a_node_that_goes_costs_no_request(cluster: Any, run: Any, serving
         await replicas(server, "nodes", 2)
         stop = asyncio.Event()
         loads = [asyncio.create_task(load(connection, "nodes", stop, seconds=np.array(0.02))) for _ in range(4)]
-        await connection.model("nodes", queue="all").infer(timeout_ms=5000, state=np.ones(2))
+        await connection.model("nodes", queue="all").infer(timeout_ms=60_000, state=np.ones(2))
         node = nodes.pop()
         await asyncio.get_running_loop().run_in_executor(None, lambda: cluster.remove_node(node, allow_graceful=False))
         await replicas(server, "nodes", 1)
-        await connection.model("nodes", queue="all").infer(timeout_ms=5000, state=np.ones(2))
+        await connection.model("nodes", queue="all").infer(timeout_ms=60_000, state=np.ones(2))
         stop.set()
         ends = sum(await asyncio.gather(*loads), Counter())
         assert set(ends) == {"v1"}
@@ -283,7 +283,7 @@ async def test_a_redeploy_under_load_loses_no_request(run: Any, serving: Serving
     loads = [asyncio.create_task(load(connection, "swapped", stop, seconds=np.array(0.01))) for _ in range(4)]
     loop = asyncio.get_running_loop()
     await loop.run_in_executor(None, run, deployment(Doubles, 2).bind("v2"), "swapped")
-    model = connection.model("swapped", queue="all", latency_budget_ms=5000.0)
+    model = connection.model("swapped", queue="all", latency_budget_ms=60_000.0)
     async with asyncio.timeout(60):
         while (await model.infer(timeout_ms=20_000, state=np.ones(4))).model_version != "v2":  # noqa: ASYNC110 (nothing tells of it)
             await asyncio.sleep(0.05)
