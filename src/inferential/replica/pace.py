@@ -14,7 +14,7 @@ _IN_A_ROW = 4  # calls that change the judgement: a pause of the system makes on
 
 
 HEAVY_S = 1e-3
-"""A model whose calls take longer gives way to those who share its cores."""
+"""A model whose calls take its cores for longer gives way to those who share them."""
 
 
 class Pace:

@@ -10,10 +10,12 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from inferential.replica.pace import HEAVY_S
 from inferential.replica.shared import ServersMemory
 from inferential.replica.usage import use_of
 
@@ -23,6 +25,7 @@ logger: logging.Logger = logging.getLogger("inferential.replica")
 # other models need: with more to run than there are cores, one call takes ten times as long.
 _DEFAULTS = {"OMP_WAIT_POLICY": "PASSIVE"}
 _NICER_BY = 5  # a third of the server's weight (sched(7))
+_JUDGED_ROWS = 4
 _BOOTSTRAP = str(Path(__file__).with_name("bootstrap.py"))
 
 
@@ -43,21 +46,31 @@ class Spawned:
     pidfd: int
     _life_fd: int
     _gives_way: bool = False
+    _ran: tuple[int, int] = (0, 0)  # rows in all, and CPU time in ns at that time
 
     @property
     def pid(self) -> int:
         """Its id."""
         return self.process.pid
 
-    def give_way(self) -> None:
-        """Lets others come first who share its cores: the server, robots, and models whose calls are short.
+    def give_way_if_heavy(self, memory: ServersMemory) -> None:
+        """Lets others come first who share its cores, where its latest calls took much of them: the server, robots,
+        and models whose calls are short. Calls that are long by the clock alone wait, for a core or an accelerator.
 
         Nothing is lost where cores are free. It cannot be taken back: to come first again takes privileges.
+
+        Args:
+            memory: its own, which says how many rows its model has run.
         """
-        if self._gives_way:
+        _, rows = memory.run_noted()
+        former_rows, former_ns = self._ran
+        if self._gives_way or rows - former_rows < _JUDGED_ROWS:
             return
-        self._gives_way = True
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # it has ended, or the platform has none of this
+            self._ran = rows, ran_ns = rows, _ran_ns(self.pid)
+            if not former_rows or ran_ns - former_ns <= HEAVY_S * 1e9 * (rows - former_rows):
+                return
+            self._gives_way = True
             for thread in os.listdir(f"/proc/{self.pid}/task"):
                 with contextlib.suppress(OSError):
                     os.setpriority(os.PRIO_PROCESS, int(thread), os.getpriority(os.PRIO_PROCESS, 0) + _NICER_BY)
@@ -117,6 +130,15 @@ def resident_mb(spawned: Spawned | None) -> float | None:
     """Returns a process's resident memory; None where it has ended or the platform does not say."""
     use = None if spawned is None else use_of(spawned.pid)
     return None if use is None else use.memory_mb
+
+
+def _ran_ns(pid: int) -> int:
+    """Returns for how long a process has run on any core, in nanoseconds.
+
+    Raises:
+        OSError: it is not there.
+    """
+    return time.clock_gettime_ns((~pid << 3) | 2)  # its clock of the scheduler's time, as Linux numbers clocks
 
 
 async def spawn(python: str | None, env: Mapping[str, str], inbox_fd: int = -1) -> Spawned:
