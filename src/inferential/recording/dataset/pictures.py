@@ -12,6 +12,7 @@ import numpy as np
 
 from inferential.proto import PNG
 from inferential.proto.images import encode
+from inferential.recording.dataset.priority import priority_kept
 
 CODECS: Final = ("libsvtav1", "libx264", "libopenh264")
 """Encoders, the best one first: AV1 is what LeRobot writes, H.264 what everything reads."""
@@ -96,7 +97,9 @@ class Video:
         """Writes a frame of shape (H, W, 3); where a side is odd, its last row or column twice."""
         odd = [(0, side % 2) for side in pixels.shape[:2]]
         frame = self._av.VideoFrame.from_ndarray(np.pad(pixels, (*odd, (0, 0)), mode="edge"), format="rgb24")
-        self._file.mux(self._stream.encode(frame))
+        with priority_kept():
+            packets = self._stream.encode(frame)
+        self._file.mux(packets)
 
     def __enter__(self) -> Video:
         return self
