@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from typing import Any
 
 _OURS = "slo_aware"
 _ANSWERS = "slo_aware:answers"
 _CELLS = ("64 H50", "64 H25", "128 H50", "128 H25")
 _OUR_CELLS = (*_CELLS, *(f"{name} refreshed" for name in _CELLS))
+_EXECUTED = ", executed"
 _EQUAL, _FAST, _30_HZ = "pi0.5 L40S, equal", "pi0.5 L40S, one fast", "pi0.5 L40S, 30 Hz"
 _STRATEGIES = ("slo_aware", "batch_optimized", "deadline_aware", "priority_tiered", "round_robin", "fifo")
 _NAMES = {_ANSWERS: '`slo_aware`, `objective = "answers"`', "fifo": "first come, first served"}
@@ -39,20 +41,20 @@ def closed_loop(result: dict[str, Any]) -> Iterator[str]:
     yield '| robots | `slo_aware` | `objective = "answers"` | best other rule |'
     yield "|---|---|---|---|"
     others = [rule for rule in _rules(rows) if rule not in (_OURS, _ANSWERS)]
-    for cell in _OUR_CELLS:
+    for cell in (*_OUR_CELLS, *(name + _EXECUTED for name in _OUR_CELLS)):
         least = {key: min(rows[cell, rule][key] for rule in others) for key in ("starved", "starved_worst")}
         shown = [rows[cell, _OURS], rows[cell, _ANSWERS], least]
         cells = [f"{one['starved']:.1%}, worst {one['starved_worst']:.0%}" for one in shown]
         yield f"| {cell.replace(' H', ', H ').replace(' refreshed', ', refreshed')} | {' | '.join(cells)} |"
 
 
-def on_our_fleets(result: dict[str, Any]) -> Iterator[str]:
-    """Yields all rules on our fleets."""
+def on_our_fleets(result: dict[str, Any], ending: str = "") -> Iterator[str]:
+    """Yields all rules on those of our fleets whose names end so."""
     rows = _by_cell(result)
     yield f"| rule | {' | '.join(name.replace(' refreshed', '*') for name in _OUR_CELLS)} |"
     yield "|---" * (1 + len(_OUR_CELLS)) + "|"
     for rule in _rules(rows):
-        yield f"| {_name(rule)} | {' | '.join(_starved(rows[cell, rule]) for cell in _OUR_CELLS)} |"
+        yield f"| {_name(rule)} | {' | '.join(_starved(rows[cell + ending, rule]) for cell in _OUR_CELLS)} |"
 
 
 def on_others_fleets(result: dict[str, Any]) -> Iterator[str]:
@@ -110,6 +112,7 @@ def decisions(result: dict[str, Any]) -> Iterator[str]:
 TABLES: dict[str, tuple[str, Callable[[dict[str, Any]], Iterator[str]]]] = {
     "closed loop": ("fleet_rules", closed_loop),
     "rules on our fleets": ("fleet_rules", on_our_fleets),
+    "rules on our fleets, executed": ("fleet_rules", partial(on_our_fleets, ending=_EXECUTED)),
     "rules on others' fleets": ("fleet_rules", on_others_fleets),
     "open loop": ("schedulers", open_loop),
     "robots over sockets": ("fleet", live),

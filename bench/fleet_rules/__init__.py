@@ -148,10 +148,12 @@ def compare(cells: Sequence[Cell], names: Sequence[str], seeds: Sequence[int], s
 def replace_rows(rows: Sequence[dict[str, Any]]) -> Path:
     """Saves rows in place of those of the same cells and rules, but not how long decisions took; returns the file."""
     saved = json.loads((RESULTS / "fleet_rules.json").read_text())
-    new = {(row["cell"], row["rule"]): row for row in rows}
-    saved["rows"] = [
-        {**row, **new.get((row["cell"], row["rule"]), {}), "decision_us": row["decision_us"]} for row in saved["rows"]
-    ]
+    known = {(row["cell"], row["rule"]): row for row in saved["rows"]}
+    for row in rows:
+        former = known.get(key := (row["cell"], row["rule"]), row)
+        known[key] = {**row, "decision_us": former["decision_us"]}
+    order = [(cell.name, rule) for cell, rule in product(CELLS, RULES)]
+    saved["rows"] = [known[key] for key in order if key in known]
     return save("fleet_rules", saved | {"machine": machine()})
 
 

@@ -7,11 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from inferential.sim.virtual.fleet_file import Fleet
 
 Measure = Literal["starved", "robots at 98 %", "qualified/s", "answers/s"]
+
+Index = Literal["time", "executed"]
+EXECUTED = ", executed"
+"""Ends the names of our cells whose robots go on with the first action that they have not executed (`ChunkRuntime`)."""
 
 ARMORY_L40S_MS = (73, 110, 142, 178, 211, 245, 280, 317)
 ARMORY_H100_MS = (42, 56, 66, 79, 87)
@@ -46,7 +50,7 @@ def _fleet(models: Mapping[str, Mapping[str, Any]], robots: Mapping[str, Mapping
     return Fleet.model_validate({"models": at_once, "robots": robots})
 
 
-def _ours(count: int, horizon_steps: int, *, refresh: bool) -> Cell:
+def _ours(count: int, horizon_steps: int, *, refresh: bool, index: Index) -> Cell:
     arm = {
         "model": "policy",
         "count": count,
@@ -55,10 +59,10 @@ def _ours(count: int, horizon_steps: int, *, refresh: bool) -> Cell:
         "horizon_steps": horizon_steps,
         "delay_ms": 5,
         "refresh": refresh,
-        "index": "time",
+        "index": index,
     }
     policy = {"fixed_ms": 65.4, "per_row_ms": 10.57, "max_batch_size": 8, "replicas": 4}
-    name = f"{count} H{horizon_steps}" + (" refreshed" if refresh else "")
+    name = f"{count} H{horizon_steps}" + (" refreshed" if refresh else "") + (EXECUTED if index == "executed" else "")
     return Cell(name, _fleet({"policy": policy}, {"arm": arm}))
 
 
@@ -137,7 +141,8 @@ def _rosa(count: int, published: dict[str, float]) -> Cell:
 
 
 OURS = tuple(
-    _ours(count, horizon_steps, refresh=refresh)
+    _ours(count, horizon_steps, refresh=refresh, index=index)
+    for index in get_args(Index)
     for refresh in (False, True)
     for count in (64, 128)
     for horizon_steps in (50, 25)

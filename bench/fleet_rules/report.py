@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from bench.fleet_rules.cells import Cell
+from bench.fleet_rules.cells import EXECUTED, Cell
 
 if TYPE_CHECKING:
     from bench.fleet_rules import Row
@@ -19,10 +19,10 @@ OURS = "slo_aware"
 def tables(cells: Sequence[Cell], names: Sequence[str], rows: Sequence[Row]) -> Iterator[Table]:
     """Yields a table for each source of workloads, a row for each rule; the best of a column is bold."""
     found = {(row.cell, row.rule): row for row in rows}
-    groups = ([cell for cell in cells if cell.source == "ours"], [cell for cell in cells if cell.source != "ours"])
-    for title, group in zip(("ours: starved, worst robot", "others'"), groups, strict=True):
-        if not group:
-            continue
+    groups: dict[str, list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault(_title(cell), []).append(cell)
+    for title, group in groups.items():
         table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, pad_edge=False)
         table.add_column("rule")
         for cell in group:
@@ -35,6 +35,12 @@ def tables(cells: Sequence[Cell], names: Sequence[str], rows: Sequence[Row]) -> 
             for name, figure in cell.published.items():
                 table.caption = (table.caption or "published:") + f"  {cell.name}, {name}: {_figure(figure, cell)};"
         yield table
+
+
+def _title(cell: Cell) -> str:
+    if cell.source != "ours":
+        return "others'"
+    return f"ours, chunks played {'as executed' if cell.name.endswith(EXECUTED) else 'by time'}: starved, worst robot"
 
 
 def _cell_text(row: Row, cell: Cell, best: float) -> str:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
 
 import pytest
-from bench.fleet_rules import RULES, Job, _measured, report, rules
+from bench import fleet_rules
+from bench.fleet_rules import RULES, Job, Row, _measured, report, rules
 from bench.fleet_rules.cells import CELLS, Cell
 
 from inferential.config.schema import SchedulingConfig
@@ -135,8 +139,6 @@ def test_every_rule_serves_robots_in_closed_and_in_open_loop(rule: str) -> None:
 
 
 def test_the_verdict_names_the_best_other_rule_and_the_sums() -> None:
-    from bench.fleet_rules import Row
-
     cell: Cell = CELLS[0]
     rows = [
         Row(cell.name, "slo_aware", starved=0.3, starved_worst=0.6),
@@ -158,3 +160,19 @@ def test_with_foresight_a_call_waits_for_what_comes_and_leaves_out_what_would_co
     assert most_in_time([0.0, 0.03, 0.1], 0.15, [0.1, 0.11], [1.0, 1.0]) == 3
     assert most_in_time([0.0, 0.03, 0.1], 0.15, [0.1, 0.11], [1.0, 1.2]) == 2
     assert most_in_time([], 0.1, [0.1], [1.0]) == 0
+
+
+def test_rows_that_are_run_anew_take_their_places_and_keep_how_long_decisions_took(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def row(cell: str, rule: str, starved: float, decision_us: float) -> dict[str, Any]:
+        return asdict(Row(cell, rule, starved=starved, decision_us=decision_us))
+
+    saved = [row("64 H50", "slo_aware", 0.2, 10.0), row("ROSA 32", "edf_full", 0.3, 11.0)]
+    (tmp_path / "fleet_rules.json").write_text(json.dumps({"rows": saved}))
+    monkeypatch.setattr(fleet_rules, "RESULTS", tmp_path)
+    written: list[dict[str, Any]] = []
+    monkeypatch.setattr(fleet_rules, "save", lambda name, result: written.append(result))
+    fleet_rules.replace_rows([row("64 H50", "slo_aware", 0.1, 99.0), row("64 H50, executed", "slo_aware", 0.05, 99.0)])
+    found = [(one["cell"], one["starved"], one["decision_us"]) for one in written[0]["rows"]]
+    assert found == [("64 H50", 0.1, 10.0), ("64 H50, executed", 0.05, 99.0), ("ROSA 32", 0.3, 11.0)]
