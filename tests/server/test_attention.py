@@ -17,6 +17,7 @@ from tests.transport.test_budget import HELLO
 from inferential import Server
 from inferential.proto import Cancellation, Client, Observation
 from inferential.server import attention as attention_module
+from inferential.server import pump
 from inferential.server.attention import CHARGED_BURST, CHARGED_PER_S, Attention
 from inferential.server.ingress import MAX_CANCELLED
 from inferential.transport import parking
@@ -155,6 +156,7 @@ async def test_what_is_served_when_a_call_ends_is_the_newest_that_robots_have_se
 ) -> None:
     monkeypatch.setattr(parking, "PARKED_S", 60.0)
     monkeypatch.setattr(parking, "RENEW_AFTER_S", 0.0)
+    monkeypatch.setattr(pump, "RENEW_SLICE_S", 60.0)  # all is read, however busy the machine is
     gate = Gate()
     async with serve({"m": gate}) as server:
         busy = asyncio.create_task(connect(server, "busy").model("m").infer(20_000, number=np.array(-1)))

@@ -28,8 +28,10 @@ from inferential.server.turns import Soon, in_turns
 from inferential.transport.messages import Received, Skimmed
 from inferential.transport.zmq_transport import GONE, MalformedMessage, ZmqTransport
 
-_READ_SLICE_S, _RENEW_SLICE_S = 0.001, 0.004
-"""How long messages are read in one turn of the loop, so that calls can end and answers leave; and where one begins."""
+_READ_SLICE_S = 0.001
+"""How long messages are read in one turn of the loop, so that calls can end and answers leave."""
+RENEW_SLICE_S = 0.004
+"""How long they are read where a call begins, so that it has the newest."""
 _LEAST_READ, _LONGEST_SLICE_S = 8, 0.002
 """How many messages are read all the same, where other programs have the processor meanwhile, and how long at most."""
 _WORK_SLICE_S = 0.001
@@ -316,14 +318,14 @@ class EventPump:
         # Without a timer the fleet was empty: the call's client may have disconnected meanwhile.
         if self.draining or self._timer is None or self._engine.waiting() or self._models.changing:
             if self._transport.renew():
-                self._receive_some(_RENEW_SLICE_S)
+                self._receive_some(RENEW_SLICE_S)
             self.work(self._run_next)
 
     def on_call_returned(self) -> None:
         """Begins what waits for the slot of a call whose answers are still to be written; `on_call_ended` follows."""
         if self._running and not self.draining and not self._models.changing and self._engine.waiting():
             if self._transport.renew():
-                self._receive_some(_RENEW_SLICE_S)
+                self._receive_some(RENEW_SLICE_S)
             self._begin_calls(self._run_next, time.monotonic(), _WORK_SLICE_S)
 
     def _run_next(self, batch: Batch) -> None:
