@@ -50,13 +50,7 @@ class SchedulerAdapter(ModelAwareScheduler):
 
     def _submit(self, submit: Callable[[InferenceRequest], None], request: InferenceRequest) -> None:
         self._gave_nothing_at = -math.inf
-        try:
-            submit(request)
-        except QueueFullError:
-            raise
-        except Exception:
-            self._asked.note_failure()
-            raise
+        self._asked.submit(submit, request)
 
     def next_batch_for_model(self, model_id: str, limit: int | None = None) -> list[InferenceRequest]:
         """Removes and returns requests of one model; sets those of other models aside that come before them."""

@@ -6,6 +6,9 @@ import logging
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
+from inferential.scheduler.base import QueueFullError
+from inferential.scheduler.request import InferenceRequest
+
 logger: logging.Logger = logging.getLogger("inferential.scheduler")
 
 _Given = ParamSpec("_Given")
@@ -30,10 +33,20 @@ class Asked:
         try:
             return ask(*given, **named)
         except Exception:
-            self.note_failure()
+            self._note_failure()
             return otherwise
 
-    def note_failure(self) -> None:
+    def submit(self, submit: Callable[[InferenceRequest], None], request: InferenceRequest) -> None:
+        """Submits a request; raises what the scheduler raises, which refuses it."""
+        try:
+            submit(request)
+        except QueueFullError:
+            raise
+        except Exception:
+            self._note_failure()
+            raise
+
+    def _note_failure(self) -> None:
         """Logs the exception that is handled, if it is the first."""
         if not self._failed:
             self._failed = True

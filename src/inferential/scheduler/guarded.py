@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from inferential.scheduler.asked import Asked
-from inferential.scheduler.base import ModelAwareScheduler, QueueFullError
+from inferential.scheduler.base import ModelAwareScheduler
 from inferential.scheduler.request import InferenceRequest, RequestState
 from inferential.scheduler.time.availability import Availability, ReplicaSlot
 
@@ -35,13 +35,7 @@ class GuardedScheduler(ModelAwareScheduler):
         self._scheduler.submit(request)
 
     def resubmit(self, request: InferenceRequest) -> None:
-        try:
-            self._scheduler.resubmit(request)
-        except QueueFullError:
-            raise
-        except Exception:
-            self._asked.note_failure()
-            raise
+        self._asked.submit(self._scheduler.resubmit, request)
 
     def next_batch_for_model(self, model_id: str, limit: int | None = None) -> list[InferenceRequest]:
         return self._asked([], self._scheduler.next_batch_for_model, model_id, limit)
