@@ -14,8 +14,13 @@ if TYPE_CHECKING:
 
 __all__ = ["ActGateway", "Gateway", "GatewayClient", "Gr00tGateway", "OpenPiGateway"]
 
-_MODULES = {"ActGateway": "act", "Gateway": "base", "GatewayClient": "base", "Gr00tGateway": "gr00t"}
-_MODULES["OpenPiGateway"] = "openpi"
+_MODULES = {
+    "ActGateway": "act",
+    "Gateway": "base",
+    "GatewayClient": "base",
+    "Gr00tGateway": "gr00t",
+    "OpenPiGateway": "openpi",
+}
 
 
 def __getattr__(name: str) -> Any:

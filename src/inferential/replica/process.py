@@ -284,7 +284,7 @@ class WorkerProcess(WorkerView):
         if self._pace.note_total(*process.memory.run_noted()):
             self._on_change()
         if self._pace.heavy:
-            process.give_way_if_heavy(process.memory)
+            process.give_way_if_heavy()
 
     # Life
 

@@ -53,18 +53,17 @@ class Spawned:
         """Its id."""
         return self.process.pid
 
-    def give_way_if_heavy(self, memory: ServersMemory) -> None:
+    def give_way_if_heavy(self) -> None:
         """Lets others come first who share its cores, where its latest calls took much of them: the server, robots,
         and models whose calls are short. Calls that are long by the clock alone wait, for a core or an accelerator.
 
         Nothing is lost where cores are free. It cannot be taken back: to come first again takes privileges.
-
-        Args:
-            memory: its own, which says how many rows its model has run.
         """
-        _, rows = memory.run_noted()
+        if self._gives_way or self.memory is None:
+            return
+        _, rows = self.memory.run_noted()
         former_rows, former_ns = self._ran
-        if self._gives_way or rows - former_rows < _JUDGED_ROWS:
+        if rows - former_rows < _JUDGED_ROWS:
             return
         with contextlib.suppress(OSError):  # it has ended, or the platform has none of this
             self._ran = rows, ran_ns = rows, _ran_ns(self.pid)
