@@ -43,7 +43,7 @@ class Load:
 
 
 LOADS = {
-    "nobody": Load(),
+    "no robots": Load(),
     "100 robots at 20 Hz": Load(robots=100, rate_hz=20.0),
     "1,000 robots at 7 Hz": Load(robots=1000, rate_hz=7.0),
     "1,000 robots at 20 Hz, which is too much": Load(robots=1000, rate_hz=20.0),
