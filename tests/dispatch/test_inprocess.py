@@ -103,7 +103,7 @@ class Hangs:
 
     def __call__(self, observation: dict[str, Any]) -> Any:
         if observation["state"][0] < 0:
-            self.release.wait(30)
+            self.release.wait(60)
         return observation["state"]
 
 

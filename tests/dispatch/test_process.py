@@ -370,7 +370,7 @@ async def test_a_thread_that_hangs_takes_its_slot_alone_and_other_models_never_n
 
     def hangs(observation: dict[str, Any]) -> Any:
         if "hang" in observation:
-            release.wait(30)
+            release.wait(60)
         return observation["state"]
 
     server, dispatcher = await serving(bad=ModelThread(hangs, call_timeout_ms=100), good=models("echo"))

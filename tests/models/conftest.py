@@ -84,7 +84,7 @@ async def ask(
 ) -> Any:
     async with AsyncConnection(server.address, client_id, client_type) as connection:
         model = connection.model(model_id, 30_000.0, **options)
-        return await model.infer(30_000, state=np.ones(2, np.float32))
+        return await model.infer(60_000, state=np.ones(2, np.float32))
 
 
 async def until(what: Callable[[], Any], timeout_s: float = 30.0) -> None:

@@ -223,13 +223,13 @@ async def test_a_model_that_asks_sees_when_its_observation_was_seen(serve: Serve
     async with serve(watchers) as server, AsyncConnection(server.address, client_id="arm") as connection:
         now = time.monotonic()
         given = {"left": STATE, "right": STATE, "captured_at": now - 0.1, "timestamps": {"left": now - 0.3}}
-        result = await connection.model("m").infer(20_000, **given)
+        result = await connection.model("m").infer(60_000, **given)
         assert result is not None
         assert 0.1 <= float(result["age"]) < 2
         assert 0.3 <= float(result["left"]) < 2
         assert float(result["left"]) - float(result["age"]) == pytest.approx(0.2, abs=1e-3)
         for model, values in (("m", {"left": STATE}), ("blind", given)):
-            result = await connection.model(model).infer(20_000, **values)
+            result = await connection.model(model).infer(60_000, **values)
             assert result is not None
             assert "captured_at" not in str(result["keys"])
 
