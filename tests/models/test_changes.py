@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -234,8 +235,10 @@ async def test_a_version_that_changes_under_its_name_differs_from_what_it_was_by
     assert (result["name"], result.model_version) == ("another a", "a#2")
 
 
-async def test_a_robot_that_was_wrong_and_mended_is_heard_again(serve: Serve) -> None:
-    server = await serve(m={**policy(name="m"), "breaker": {"failures": 3, "pause_ms": 50}})
+async def test_a_robot_that_was_wrong_and_mended_is_heard_again(
+    serve: Serve, pass_time: Callable[[float], None]
+) -> None:
+    server = await serve(m={**policy(name="m"), "breaker": {"failures": 3, "pause_ms": 20_000}})
     async with AsyncConnection(server.address, "arm") as connection:
         model = connection.model("m", 60_000.0)
         for _ in range(3):
@@ -243,12 +246,13 @@ async def test_a_robot_that_was_wrong_and_mended_is_heard_again(serve: Serve) ->
                 await model.infer(60_000, joints=np.ones(2))
         with pytest.raises(ModelFailing):
             await model.infer(60_000, joints=np.ones(2))
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(300):
             while True:  # what is refused is what the model is probed with next
                 try:
                     result = await model.infer(60_000, **OBSERVATION)
                 except ModelFailing:
-                    await asyncio.sleep(0.02)
+                    pass_time(10.0)
+                    await asyncio.sleep(0.001)
                 else:
                     break
         assert result is not None

@@ -123,7 +123,7 @@ async def test_a_robot_stays_on_the_replica_with_its_state_and_its_rows_run_in_o
 
     async def drive(client_id: str) -> set[int]:
         async with AsyncConnection(server.address, client_id) as connection:
-            handle = connection.model("m", 5000.0, queue="all")
+            handle = connection.model("m", 60_000.0, queue="all")
             ids = [await handle.observe(state=np.full(1, number)) for number in range(20)]
             results = [await handle.get_result(60_000) for _ in ids]
             assert [int(one["number"][0]) for one in results if one is not None] == list(range(20))
@@ -146,7 +146,7 @@ async def test_where_a_replica_is_killed_its_robots_go_on_in_order(serve: Serve)
 
     async def drive(client_id: str) -> None:
         async with AsyncConnection(server.address, client_id) as connection:
-            handle = connection.model("m", 5000.0, queue="all")
+            handle = connection.model("m", 60_000.0, queue="all")
             for number in range(20):
                 await handle.observe(state=np.full(1, number))
             sent, numbers, steps = 20, [], 0
