@@ -62,7 +62,7 @@ def accepted(server: Server) -> socket.socket:
                 break
         except BlockingIOError:
             break
-    end.settimeout(10)
+    end.settimeout(60)
     return end
 
 
