@@ -42,4 +42,4 @@ def test_the_least_after_an_outage_is_what_the_network_and_the_model_take(
     found = least(kind, network)
     assert found["back_p50_ms"] == pytest.approx(back_ms, abs=3)
     assert found["back_p10_ms"] < found["back_p50_ms"] < found["back_p90_ms"]
-    assert found["steps_p50"] == round(back_ms / 20)
+    assert found["steps_p50"] == round(found["back_p50_ms"] / 20)
