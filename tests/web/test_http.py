@@ -68,7 +68,7 @@ async def get(page: HttpServer, path: str, **headers: str) -> tuple[int, dict[st
     """Status, headers and body."""
 
     def ask() -> tuple[int, dict[str, str], str]:
-        connection = http.client.HTTPConnection(page.address.removeprefix("http://"), timeout=10)
+        connection = http.client.HTTPConnection(page.address.removeprefix("http://"), timeout=60)
         connection.request("GET", path, headers={name.replace("_", "-"): value for name, value in headers.items()})
         response = connection.getresponse()
         reported = {name.lower(): value for name, value in response.getheaders()}
@@ -317,7 +317,7 @@ async def test_only_reading_is_possible(opened: Open) -> None:
     async with opened() as (_, page):
 
         def post() -> int:
-            connection = http.client.HTTPConnection(page.address.removeprefix("http://"), timeout=10)
+            connection = http.client.HTTPConnection(page.address.removeprefix("http://"), timeout=60)
             connection.request("POST", "/api/status", body="{}")
             status = connection.getresponse().status
             connection.close()
