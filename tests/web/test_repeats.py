@@ -105,7 +105,7 @@ async def test_an_answer_is_that_of_now(opened: Open) -> None:
         assert b"the server is draining" in body
 
 
-async def test_what_was_answered_to_who_may_read_is_to_nobody_else(opened: Open) -> None:
+async def test_what_was_answered_to_a_client_with_the_token_is_refused_to_one_without(opened: Open) -> None:
     async with opened(token=TOKEN) as (_, page), asyncio.timeout(60):
         bearer = f"Authorization: Bearer {TOKEN}"
         for said, status in (

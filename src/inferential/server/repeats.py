@@ -76,7 +76,7 @@ class Repeats:
             scope.setdefault("extensions", {})[_EXTENSION] = data, stays
 
     def learn(self, scope: MutableMapping[str, Any], make: Make) -> None:
-        """Has the same bytes answered by what this makes, whoever sends them: they say who may read, if that is asked.
+        """Has the same bytes answered by what this makes; where a token is asked for, they have it.
 
         Args:
             scope: of a request that is answered so.
@@ -102,7 +102,7 @@ class Repeats:
             return None
         try:
             response = known.make()
-        except Exception:  # the whole way fails too, and says so to who asks and in the log
+        except Exception:  # the whole way fails too, and tells the client and the log
             return None
         lines = [b"HTTP/1.1 %d %s" % (response.status_code, HTTPStatus(response.status_code).phrase.encode())]
         lines += [b"%s: %s" % one for one in (*headers, *response.raw_headers)]
