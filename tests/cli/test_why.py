@@ -285,7 +285,7 @@ async def test_requests_that_get_no_answer_are_named_beside_actions_in_time(caps
             model = connection.model("m", latency_budget_ms=60_000.0)
             for wanted in (0, 0, 0, 1, 2, 1):
                 with contextlib.suppress(InferenceError):
-                    await model.infer(20_000, state=np.full(3, wanted, np.float32))
+                    await model.infer(60_000, state=np.full(3, wanted, np.float32))
         await asyncio.to_thread(run, ["why", "arm", page.address])
         said = capsys.readouterr().out
         await asyncio.to_thread(run, ["why", "arm", page.address, "--json"])

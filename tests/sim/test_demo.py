@@ -106,12 +106,12 @@ def test_ctrl_c_ends_all_processes(when: str, tmp_path: Path) -> None:
         assert parent.stdout is not None
         parent.stdout.readline()
     os.killpg(parent.pid, signal.SIGINT)  # as a terminal does: to every process of the group
-    printed, errors = parent.communicate(timeout=30)
+    printed, errors = parent.communicate(timeout=60)
     assert parent.returncode == 130
     assert errors == "" or when == "at the start"
     assert ("interrupted after" in printed) == (when == "while it runs")
     assert list(tmp_path.iterdir()) == []
-    assert not psutil.wait_procs(started, timeout=30)[1]
+    assert not psutil.wait_procs(started, timeout=60)[1]
 
 
 def test_no_process_outlives_a_parent_that_was_killed(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_no_process_outlives_a_parent_that_was_killed(tmp_path: Path) -> None:
         parent.stdout.readline()
         started = wait_for_children(parent)
         parent.kill()
-    assert not psutil.wait_procs(started, timeout=30)[1]
+    assert not psutil.wait_procs(started, timeout=60)[1]
 
 
 def test_the_command_saves_a_plot_a_screen_and_a_summary(tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_the_live_page_shows_the_fleet_meanwhile(tmp_path: Path) -> None:
                 robots = {one["client_id"]: sum(use["answered"] for use in one["models"]) for one in clients}
             assert set(robots) == {"cartpole-00", "ballplate-01"}
             process.send_signal(signal.SIGINT)
-            _, errors = process.communicate(timeout=30)
+            _, errors = process.communicate(timeout=60)
             assert (process.returncode, errors) == (130, "")
         finally:
             process.kill()

@@ -48,7 +48,7 @@ async def transport(waits: Waiting) -> AsyncIterator[ZmqTransport]:
 
 def call(transport: ZmqTransport, name: bytes, data: bytes = b"") -> socket.socket:
     host, _, port = transport.address.removeprefix("tcp://").rpartition(":")
-    made = socket.create_connection((host, int(port)), timeout=10)
+    made = socket.create_connection((host, int(port)), timeout=60)
     made.sendall(p.greeting() + p.ready(b"DEALER", name) + data)
     return made
 

@@ -49,7 +49,7 @@ class Site:
         self._ready = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._main()))
         self._thread.start()
-        assert self._ready.wait(30)
+        assert self._ready.wait(60)
 
     async def _main(self) -> None:
         config = InferentialConfig(
@@ -71,7 +71,7 @@ class Site:
 
     def close(self) -> None:
         self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(20)
+        self._thread.join(60)
 
 
 class Robots:
@@ -95,7 +95,7 @@ class Robots:
 
     def stop(self) -> None:
         self._stop.set()
-        self._thread.join(20)
+        self._thread.join(60)
 
 
 @pytest.fixture(scope="module")
@@ -245,7 +245,7 @@ def test_robots_that_get_no_answers_and_their_models_are_red(browser: Browser) -
     robots = Robots(site.address, 2)
     try:
         with Connection(site.address, "slow-robot") as slow, pytest.raises(InferenceError):
-            slow.model("slow").infer(20_000, state=np.zeros(7, np.float32))
+            slow.model("slow").infer(60_000, state=np.zeros(7, np.float32))
         browser.open(site.url)
         browser.wait("document.querySelectorAll('#robots tr[data-state=unanswered]').length >= 2")
         facts = "[...document.querySelectorAll('.card dl div')].map((one) => one.textContent)"

@@ -63,7 +63,7 @@ async def robot(addresses: list[str], number: int, stop: asyncio.Event) -> Count
         model = connection.model("doubles", latency_budget_ms=60_000.0, queue="all")
         while not stop.is_set():
             try:
-                result = await model.infer(timeout_ms=20_000, state=np.full(2, float(number)))
+                result = await model.infer(timeout_ms=60_000, state=np.full(2, float(number)))
             except InferenceError as error:
                 ends[type(error).__name__] += 1
             else:
@@ -164,7 +164,7 @@ async def read(url: str, token: str) -> str:
 
     def _read() -> str:
         request = urllib.request.Request(url, headers={"Authorization": f"Bearer {token}"})
-        with urllib.request.urlopen(request, timeout=10) as page:
+        with urllib.request.urlopen(request, timeout=60) as page:
             return str(page.read().decode())
 
     return await asyncio.get_running_loop().run_in_executor(None, _read)
@@ -221,7 +221,7 @@ async def test_the_command_serves_models_of_a_running_cluster(cluster: Any, tmp_
             addresses = re.findall(r"tcp://127\.0\.0\.1:\d+", line)
             assert len(addresses) == count
             async with AsyncConnection(addresses) as connection:
-                result = await connection.model("arm").infer(timeout_ms=20_000, state=np.ones(2))
+                result = await connection.model("arm").infer(timeout_ms=60_000, state=np.ones(2))
                 assert result is not None
                 assert result["actions"].tolist() == [2.0, 2.0]
             process.send_signal(signal.SIGTERM)

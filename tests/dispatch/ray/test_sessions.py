@@ -95,7 +95,7 @@ async def outcomes_of(model: Any, count: int, first: int = 0) -> list[Any]:
     found = []
     for _ in range(count):
         try:
-            found.append(await model.get_result(30_000))
+            found.append(await model.get_result(60_000))
         except ModelFailed as error:
             found.append(error)
     return found

@@ -93,7 +93,7 @@ async def versions(server: Server) -> list[str]:
     connections = [AsyncConnection(server.address, f"arm-{number}") for number in range(ROBOTS)]
     for _ in range(2):  # the first time they become known
         results = await asyncio.gather(
-            *(one.model("m", 20_000.0).infer(30_000, state=np.ones(2)) for one in connections)
+            *(one.model("m", 20_000.0).infer(60_000, state=np.ones(2)) for one in connections)
         )
     for connection in connections:
         connection.close()
@@ -110,7 +110,7 @@ async def test_a_share_tries_a_deployment_and_becomes_all_under_load(managed: An
         async with AsyncConnection(server.address, client_id) as connection:
             model = connection.model("m", 20_000.0, queue="all")
             while not done.is_set():
-                result = await model.infer(30_000, state=np.ones(2))
+                result = await model.infer(60_000, state=np.ones(2))
                 assert result is not None
                 assert result["actions"][0] == {"a": 1.0, "b": 2.0}[result.model_version]
                 seen.append(result.model_version)
@@ -147,7 +147,7 @@ async def test_the_shadow_is_compared_and_state_is_kept(managed: Any) -> None:
     assert shadow.difference_mean == [1.0, 1.0]
     async with AsyncConnection(server.address, "arm") as connection:
         model = connection.model("r", 20_000.0)
-        results = [await model.infer(30_000, state=np.ones(2)) for _ in range(3)]
+        results = [await model.infer(60_000, state=np.ones(2)) for _ in range(3)]
         await model.reset()
-        results.append(await model.infer(30_000, state=np.ones(2)))
+        results.append(await model.infer(60_000, state=np.ones(2)))
     assert [int(one["steps"]) for one in results if one is not None] == [1, 2, 3, 1]
