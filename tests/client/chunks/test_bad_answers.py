@@ -163,7 +163,7 @@ def test_a_value_whose_key_the_runtime_uses_itself_is_an_error_and_goes_by_obser
 
 
 @pytest.mark.parametrize("index", ["executed", "time"])
-def test_the_server_is_told_where_chunks_are_played_by_time(index: Literal["executed", "time"]) -> None:
+def test_the_server_is_informed_where_chunks_are_played_by_time(index: Literal["executed", "time"]) -> None:
     seen: list[dict[str, Any]] = []
     with Connection("tcp://127.0.0.1:1", client_id="arm") as connection:
         model = connection.model("policy")
