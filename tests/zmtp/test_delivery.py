@@ -107,7 +107,7 @@ def test_a_thin_link_carries_all_it_can_and_what_it_carries_is_new(rate: float, 
     seed=st.integers(0, 99),
 )
 @settings(max_examples=60, deadline=None)
-@example(rate=20e6, round_trip_ms=193, jitter=0.5524809224981893, size=49_555, load=0.5, seed=28)  # 5 %, the least found
+@example(rate=20e6, round_trip_ms=193, jitter=0.5524809224981893, size=49_555, load=0.5, seed=28)  # 5 %, the least
 # PONGs that jitter brings together look like those of a link of terabytes.
 @example(rate=1e6, round_trip_ms=49, jitter=0.5973869013062777, size=7109, load=3.3785535148426775, seed=60)
 def test_any_link_goes_on_and_its_queue_is_short(
