@@ -142,7 +142,7 @@ def _ran_ns(pid: int) -> int:
     return time.clock_gettime_ns((~pid << 3) | 2)  # its clock of the scheduler's time, as Linux numbers clocks
 
 
-async def spawn(python: str | None, env: Mapping[str, str], inbox_fd: int = -1) -> Spawned:
+async def spawn(python: str | Path | None, env: Mapping[str, str], inbox_fd: int = -1) -> Spawned:
     """Starts a worker.
 
     Args:
