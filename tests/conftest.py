@@ -109,3 +109,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if " at 0x" in item.nodeid:
             raise pytest.UsageError(f"{item.nodeid}: an address differs from process to process; give the case an id")
+        if item.nodeid.startswith(RAY) and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(900))  # each process that Ray begins takes seconds of a core

@@ -115,7 +115,7 @@ def test_a_second_interrupt_ends_it_at_once(start: Start, place: Path) -> None:
         process.send_signal(signal.SIGINT)
         assert process.stdout.readline() == "draining, for 3600 s at most; Ctrl-C again ends it at once\n"
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=30) == 130
+        assert process.wait(timeout=60) == 130
     assert "Traceback" not in process.communicate()[1]
 
 

@@ -123,7 +123,7 @@ def test_top_is_live_until_interrupted(served: tuple[str, str]) -> None:
                 os.read(ours, 65536)
             except OSError:  # the other end is closed
                 break
-        assert process.wait(30) == 130
+        assert process.wait(60) == 130
     finally:
         process.kill()
         process.wait()

@@ -423,7 +423,7 @@ async def test_requests_of_several_models_keep_their_order(
 
 
 async def test_models_of_one_dispatch_run_side_by_side(serve: Serve, request_of: MakeRequest, finish: Any) -> None:
-    meeting = threading.Barrier(2, timeout=10)
+    meeting = threading.Barrier(2, timeout=60)
     dispatcher = serve(a=lambda obs: meeting.wait(), b=lambda obs: meeting.wait())
     results = await finish(dispatcher.dispatch([request_of("a"), request_of("b")]))
     assert [result.error for result in results] == [None, None]

@@ -104,11 +104,11 @@ found["infer"] = [result.as_numpy("action").tolist(), result.get_response().id]
 answers = queue.Queue()
 keep = lambda result, error: answers.put(error.message() if error else result.as_numpy("action").tolist())
 waiting = [client.async_infer("arm", [tensor], keep) for _ in range(8)]
-found["async"] = [answers.get(timeout=30) for _ in waiting]
+found["async"] = [answers.get(timeout=60) for _ in waiting]
 client.start_stream(keep)
 for model in ("arm", "leg", "arm"):
     client.async_stream_infer(model, [tensor])
-found["stream"] = [answers.get(timeout=30) for _ in range(3)]
+found["stream"] = [answers.get(timeout=60) for _ in range(3)]
 client.stop_stream()
 errors = {
     "wrong": lambda: client.infer("arm", [triton.InferInput("state", [1, 4], "FP32").set_data_from_numpy(

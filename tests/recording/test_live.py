@@ -29,7 +29,7 @@ from inferential.recording.schemas import ANSWER, IMAGE, OBSERVATION, RAW_IMAGE,
 
 PROTOCOL: Any = "foxglove.sdk.v1"
 HEAD = struct.Struct("<BIQ")  # opcode, subscription, time
-TIMEOUT_S = 20.0
+TIMEOUT_S = 60.0
 ROBOT = "/robots/arm-01/pi0"
 
 

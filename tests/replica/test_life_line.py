@@ -33,7 +33,7 @@ waits = "import signal; print('ready', flush=True); signal.pause()"
 started = subprocess.Popen([sys.executable, "-c", waits], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
 started.stdout.readline()
 started.send_signal(number)
-print("started:", started.wait(20) == -number, flush=True)
+print("started:", started.wait(60) == -number, flush=True)
 """
 
 

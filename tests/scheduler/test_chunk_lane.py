@@ -201,6 +201,48 @@ def test_a_call_has_a_new_observation_of_a_robot_that_has_actions_left(
     assert lane.take_outdated(NOW + 0.075, busy) == [request]
 
 
+def going_on(ask: Callable[..., InferenceRequest], client: str, left_s: float, **fields: Any) -> InferenceRequest:
+    """A robot that plays of a chunk of 0.5 s what it has not executed, with `left_s` of the last one at NOW."""
+    request = renewing(ask, client, 0.03, left_s=left_s, **fields)
+    assert request.chunk is not None
+    left_then_s = max(NOW + left_s - request.received_at, 0.0)
+    request.chunk = replace(request.chunk, covers_until=math.inf, most_s=max(0.5 - left_then_s, 0.0))
+    return request
+
+
+def test_a_robot_that_stands_is_not_asked_for_a_new_observation_where_it_goes_on_all_the_same(
+    lane: ChunkLane, ask: Callable[..., InferenceRequest], profile: LatencyProfile
+) -> None:
+    """All are 0.2 s old: of one the robot has executed 0.1 s since, of the others nothing, or nothing yet to be."""
+    busy = [ReplicaSlot("m", "0", 4, profile, NOW + 0.1)]
+    for client, left_s in (("stands", -0.2), ("stood", -0.1), ("plays", 0.2)):
+        request = going_on(ask, client, left_s, age_s=0.2)
+        assert request.chunk is not None
+        lane.push(request, *limits_of(request, request.chunk, busy))
+    assert sorted(names(lane.take_outdated(NOW + 0.075, busy))) == ["plays", "stood"]
+    assert lane.due_at(busy) == math.inf
+
+
+def test_an_observation_of_a_robot_that_goes_on_is_never_too_late(
+    ask: Callable[..., InferenceRequest], profile: LatencyProfile
+) -> None:
+    slots = [ReplicaSlot("m", "0", 4, profile, NOW)]
+    request = going_on(ask, "a", -0.3, age_s=0.3)
+    request.late = "refuse"
+    assert limits_of(request, request.chunk, slots) == (math.inf,) * 3  # type: ignore[arg-type]
+
+
+def test_what_a_robot_goes_on_with_is_less_by_what_another_answer_gives_it(
+    lane: ChunkLane, ask: Callable[..., InferenceRequest], profile: LatencyProfile
+) -> None:
+    """Both of its observations are new: nothing of the chunk of the second is left after that of the first."""
+    lane.push(going_on(ask, "twice", -0.2, age_s=0.01))
+    lane.push(going_on(ask, "twice", -0.2))
+    lane.push(going_on(ask, "other", 0.1, waiting_since=NOW))
+    assert names(lane.take(profile, 1, NOW)) == ["twice"]
+    assert names(lane.take(profile, 1, NOW)) == ["other"]
+
+
 def test_a_robot_is_not_asked_for_an_observation_that_cannot_come_before_the_call(
     lane: ChunkLane, ask: Callable[..., InferenceRequest], profile: LatencyProfile
 ) -> None:

@@ -52,7 +52,7 @@ class Raw:
 
     def __init__(self, address: str) -> None:
         host, _, port = address.removeprefix("tcp://").rpartition(":")
-        self.socket = socket.create_connection((host, int(port)), timeout=10)
+        self.socket = socket.create_connection((host, int(port)), timeout=60)
 
     def say(self, data: bytes) -> None:
         self.socket.sendall(data)

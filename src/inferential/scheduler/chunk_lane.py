@@ -320,7 +320,7 @@ class ChunkLane:
         """Notes in the other requests of a robot that one of them is served: they have its chunk by then."""
         chunk = served.chunk
         assert chunk is not None
-        covered_until = min(chunk.covers_until, now + chunk.lasts_s)
+        covered_until = chunk.plays_until(now)
         for place, (_, owner) in self._at.items():
             if owner is client:
                 self._table.serve(place, covered_until, client.since, self._starvation_s)
@@ -337,6 +337,11 @@ def limits_of(request: InferenceRequest, chunk: ChunkTime, slots: Sequence[Repli
     if not (chunk.renews or request.late == "refuse") or not all(slot.profile.warm for slot in slots):
         return math.inf, math.inf, math.inf
     takes_s = min(slot.profile.typical(min(slot.max_batch_size, slot.profile.explored())) for slot in slots)
+    if chunk.covers_until == math.inf:
+        # One to a new observation loses only what its robot has left then, and is never too old to be played.
+        old_from = chunk.runs_out_at - chunk.lasts_s + chunk.most_s / RENEW_SHARE
+        is_whole = not chunk.renews or old_from >= chunk.runs_out_at
+        return (math.inf,) * 3 if is_whole else (old_from, max(old_from, chunk.runs_out_at - takes_s), math.inf)
     could_give_s = max(chunk.covers_until - request.received_at - takes_s, 0.0)
     old_from = chunk.covers_until - takes_s - RENEW_SHARE * could_give_s if chunk.renews else math.inf
     refused_from = chunk.covers_until - takes_s if request.late == "refuse" else math.inf
