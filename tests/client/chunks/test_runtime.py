@@ -300,7 +300,7 @@ class Held:
 
 async def test_a_robot_whose_observation_waits_is_asked_for_a_newer_one_and_that_is_answered() -> None:
     held = Held()
-    inputs = {"step": np.zeros(1, np.float32)}
+    inputs: dict[str, Any] = {"step": np.zeros(1, np.float32)}
     config = {"scheduling": {"strategy": "slo_aware"}}
     async with serving(held, **config) as server, AsyncConnection(server.address) as connection:
         busy = connection.model("policy", control_rate_hz=RATE_HZ)
@@ -310,12 +310,14 @@ async def test_a_robot_whose_observation_waits_is_asked_for_a_newer_one_and_that
         await busy.observe(steps_remaining=0, **inputs)
         async with AsyncConnection(server.address) as other:
             waiting = other.model("policy", control_rate_hz=RATE_HZ)
-            first = await waiting.observe(steps_remaining=0, renews=True, **inputs)
+            # By time: one that goes on where it stands has nothing newer to send while it does.
+            inputs |= {"steps_remaining": 0, "renews": True, "plays_by_time": True}
+            first = await waiting.observe(**inputs)
             with pytest.raises(ObservationOutdated) as raised:
                 await waiting.get_result(timeout_ms=60_000)
             assert raised.value.request_id == first
             assert raised.value.turn_in_ms is not None
-            second = await waiting.observe(steps_remaining=0, renews=True, **inputs)
+            second = await waiting.observe(**inputs)
             await asyncio.sleep(0.005)  # so that the server reads it before the call ends
             held.free.set()
             result = None
@@ -323,7 +325,7 @@ async def test_a_robot_whose_observation_waits_is_asked_for_a_newer_one_and_that
                 try:
                     result = await waiting.get_result(timeout_ms=60_000)
                 except ObservationOutdated:  # the call took long
-                    second = await waiting.observe(steps_remaining=0, renews=True, **inputs)
+                    second = await waiting.observe(**inputs)
         assert result is not None
         assert first < result.request_id <= second
 

@@ -223,10 +223,8 @@ class _Simulation:
 
     def _tick(self, loop: RobotLoop, now: float) -> None:
         robot = loop.robot
-        interval_s = robot.interval_s
-        if self._pace is not None:
-            interval_s = max(interval_s, self._pace(robot.client_id, robot.model_id))
-        observation = loop.tick(now, next(self._numbers), interval_s)
+        pace_s = 0.0 if self._pace is None else self._pace(robot.client_id, robot.model_id)
+        observation = loop.tick(now, next(self._numbers), robot.interval_s, pace_s)
         if observation is not None:
             at = loop.reaches_server_at(now)
             if not loop.is_lost():
