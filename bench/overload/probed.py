@@ -1,7 +1,7 @@
 """How long `/readyz` takes an orchestrator, by a connection for each probe and by one that stays, under each load.
 
-The server has a core for itself. The prober goes before the robots on the other one where the system lets it, as if each
-were on a machine of its own.
+The server has a core for itself. The prober goes before the robots on the other one where the system lets it, as if
+each were on a machine of its own.
 """
 
 from __future__ import annotations
