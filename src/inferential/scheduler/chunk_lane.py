@@ -308,12 +308,14 @@ class ChunkLane:
         if answer_within_s is not None:
             note_reserves(served, answer_within_s, answered_at)
         note_served(served, briefs, answered_at, now, self._usual)
-        for request in batch:
-            del place_of[request]
-        self._vacate(order)
+        again = []
         for request, client in served:
+            del place_of[request]
             if client.waiting:
-                self._cover(request, client, now)
+                again.append((request, client))
+        self._vacate(order)
+        for request, client in again:
+            self._cover(request, client, now)
         return batch
 
     def _cover(self, served: InferenceRequest, client: ChunkClient, now: float) -> None:
