@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import signal
 import sys
 import time
@@ -17,6 +18,9 @@ from hypothesis import settings
 # CPU that the import of a server takes; and each process of the tests all modules of tests, 8 of 15 s.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+
+# Else Ray makes one in the home directory, where two that begin at once take each other's.
+os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 # A shell without job control has what it starts in the background ignore SIGINT, and that is inherited.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
