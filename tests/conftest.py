@@ -8,6 +8,7 @@ import secrets
 import signal
 import sys
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -78,9 +79,17 @@ def group_of(nodeid: str) -> str:
     return found[1] if found else ""
 
 
+class LongestFirst(OrderedDict[str, Any]):
+    """Groups and functions that no process has yet; those of FIRST are taken first."""
+
+    def popitem(self, last: bool = True) -> tuple[str, Any]:
+        group = next((one for one in FIRST if one in self), None)
+        return super().popitem(last) if group is None else (group, self.pop(group))
+
+
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Gives each group to one process, the largest first of all, and the rest to whichever is free.
+    """Gives each group to one process, those of FIRST and then the largest first of all, the rest to whichever is free.
 
     The cases of one function go together, which takes less of the process that gives out tests, and of fixtures.
 
@@ -92,7 +101,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
         def _split_scope(self, nodeid: str) -> str:
             return group_of(nodeid) or nodeid.partition("[")[0]
 
-    return OneAtATime(config, log)
+    scheduler = OneAtATime(config, log)
+    scheduler.workqueue = LongestFirst()
+    return scheduler
 
 
 @pytest.fixture
