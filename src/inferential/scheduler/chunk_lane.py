@@ -8,7 +8,8 @@ While only requests wait that gain less than WORTH_SHARE of a chunk, no call beg
 A robot that renews observations is asked for one when its own has aged (`limits_of`); the new one takes its place.
 While all replicas are busy, only those are asked that the next calls would take, were their observations new, each
 shortly before the last control step from which its observation comes in time, also where the call before ends a little
-earlier than usual; where its control steps are not known, so long before the call as its observation may travel. Not asked is one whose next control step comes too late for it.
+earlier than usual; where its control steps are not known, so long before the call as its observation may travel. Not
+asked is one whose next control step comes too late for it.
 
 No client is abandoned, whatever the load and the weights: a client whose turn has come,
 
@@ -41,8 +42,8 @@ RENEW_SHARE = 0.95
 WAKE_S = 0.002
 """Seconds before its latest start at which a call begins that waits, and robots are asked, as waking up takes time."""
 EARLY_SHARE = 0.5
-"""The part of what the high quantile of a call is beyond its median, by which observations come before its end: one that
-is missing costs a robot several steps, one that is older a part of a step. Some four of five calls find theirs so."""
+"""The part of what the high quantile of a call is beyond its median, by which observations come before its end: one
+that is missing costs a robot several steps, an older one a part of a step. Some four of five calls find theirs so."""
 WORTH_SHARE = 0.25
 """The share of a chunk that a robot with actions left must gain, so that a call begins for it before it must."""
 OWN_SHARE = 16
