@@ -163,6 +163,19 @@ def test_robots_are_asked_before_the_call_that_is_theirs_and_no_others(
     assert lane.due_at(busy) == math.inf
 
 
+def test_where_calls_vary_robots_are_asked_in_time_for_one_that_ends_a_little_earlier(
+    lane: ChunkLane, ask: Callable[..., InferenceRequest]
+) -> None:
+    profile = LatencyProfile()
+    profile.load(1, 0.1, 0.12)
+    busy = [ReplicaSlot("m", "0", 1, profile, NOW + 0.1)]
+    lane.push(renewing(ask, "a", 0.03, age_s=0.2), NOW)
+    assert lane.due_at(busy) == pytest.approx(NOW + 0.07 - WAKE_S - 0.01)
+    assert lane.take_outdated(NOW + 0.055, busy) == []
+    (asked,) = lane.take_outdated(NOW + 0.06, busy)
+    assert asked.turn_at == NOW + 0.1
+
+
 def test_while_a_call_takes_longer_than_was_to_be_expected_robots_are_asked_too(
     lane: ChunkLane, ask: Callable[..., InferenceRequest], profile: LatencyProfile
 ) -> None:
@@ -221,6 +234,21 @@ def test_a_robot_that_stands_is_not_asked_for_a_new_observation_where_it_goes_on
         lane.push(request, *limits_of(request, request.chunk, busy))
     assert sorted(names(lane.take_outdated(NOW + 0.075, busy))) == ["plays", "stood"]
     assert lane.due_at(busy) == math.inf
+
+
+@pytest.mark.parametrize(
+    ("lasts_s", "step_s", "old_after_s"), [(0.05, 0.02, math.inf), (0.5, 0.1, 0.1), (0.5, 0.02, 0.021)]
+)
+def test_no_observation_is_asked_for_that_would_give_no_more_or_that_cannot_be_made_yet(
+    ask: Callable[..., InferenceRequest], profile: LatencyProfile, lasts_s: float, step_s: float, old_after_s: float
+) -> None:
+    """A call takes longer than the short chunk lasts; of the long one an observation loses a twentieth in 21 ms."""
+    slots = [ReplicaSlot("m", "0", 1, profile, NOW)]
+    request = renewing(ask, "a", 0.03, lasts_s=lasts_s)
+    chunk = replace(request.chunk, step_s=step_s)  # type: ignore[type-var]
+    old_from, renewed_from, _ = limits_of(request, chunk, slots)
+    assert old_from - request.received_at == pytest.approx(old_after_s, abs=1e-3)
+    assert renewed_from >= old_from
 
 
 def test_an_observation_of_a_robot_that_goes_on_is_never_too_late(
