@@ -135,7 +135,7 @@ def _serve(config: Path | None, overrides: dict[str, Any], servers: int) -> None
         asyncio.run(_run(server, watcher))
     except EndedBeforeTheLoop:
         raise
-    except SystemExit as error:  # in a task, where asyncio lets it pass to whoever runs the loop
+    except SystemExit as error:  # in a task, where asyncio lets it pass to what runs the event loop
         remedy = "a model that does so harms itself alone with run: process"
         logger.error("the server ends: what runs in it called sys.exit%s; %s", place_of(error), remedy)
         raise
