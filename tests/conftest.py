@@ -45,10 +45,14 @@ REAL_TIME = (
 """They drive robots in real time or start many processes; of these one runs at a time."""
 RAY = ("tests/dispatch/ray/",)
 """They share one Ray, and mostly wait for it."""
+RAY_TOO = tuple(f"tests/dispatch/ray/test_{name}.py" for name in ("nodes", "servers", "sessions", "versions"))
+"""Of those the ones that share another, beside it: all together take longer than everything else."""
 OWN_SERVER = ("tests/cli/test_robot_keys.py", "tests/server/test_memory.py")
 """All tests of such a file ask one server, which is started once."""
 
 
+FIRST = ("real time", "Ray", "Ray, too")
+"""Groups whose tests take longest together."""
 NICE = 5
 """Of processes with tests of neither kind, and of those that they start."""
 
@@ -60,7 +64,9 @@ def group_of(nodeid: str) -> str:
     """
     if nodeid.startswith(REAL_TIME):
         return "real time"
-    if nodeid.startswith(RAY) or "[ray.md" in nodeid or "[with-ray.md" in nodeid:
+    if nodeid.startswith(RAY_TOO) or "[ray.md" in nodeid or "[with-ray.md" in nodeid:
+        return "Ray, too"
+    if nodeid.startswith(RAY):
         return "Ray"
     if nodeid.startswith(OWN_SERVER):
         return nodeid.partition("::")[0]
@@ -101,7 +107,7 @@ def pass_time(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Has the processors go first to what takes longest, and is in real time: a process that has done it steps back."""
     in_parallel = "PYTEST_XDIST_WORKER" in os.environ
-    if in_parallel and group_of(item.nodeid) not in ("real time", "Ray") and os.getpriority(os.PRIO_PROCESS, 0) < NICE:
+    if in_parallel and group_of(item.nodeid) not in FIRST and os.getpriority(os.PRIO_PROCESS, 0) < NICE:
         os.setpriority(os.PRIO_PROCESS, 0, NICE)
 
 

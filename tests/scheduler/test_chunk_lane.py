@@ -223,6 +223,21 @@ def test_a_robot_that_stands_is_not_asked_for_a_new_observation_where_it_goes_on
     assert lane.due_at(busy) == math.inf
 
 
+@pytest.mark.parametrize(
+    ("lasts_s", "step_s", "old_after_s"), [(0.05, 0.02, math.inf), (0.5, 0.1, 0.1), (0.5, 0.02, 0.021)]
+)
+def test_no_observation_is_asked_for_that_would_give_no_more_or_that_cannot_be_made_yet(
+    ask: Callable[..., InferenceRequest], profile: LatencyProfile, lasts_s: float, step_s: float, old_after_s: float
+) -> None:
+    """A call takes longer than the short chunk lasts; of the long one an observation loses a twentieth in 21 ms."""
+    slots = [ReplicaSlot("m", "0", 1, profile, NOW)]
+    request = renewing(ask, "a", 0.03, lasts_s=lasts_s)
+    chunk = replace(request.chunk, step_s=step_s)  # type: ignore[type-var]
+    old_from, renewed_from, _ = limits_of(request, chunk, slots)
+    assert old_from - request.received_at == pytest.approx(old_after_s, abs=1e-3)
+    assert renewed_from >= old_from
+
+
 def test_an_observation_of_a_robot_that_goes_on_is_never_too_late(
     ask: Callable[..., InferenceRequest], profile: LatencyProfile
 ) -> None:

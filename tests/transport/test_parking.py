@@ -98,6 +98,26 @@ async def test_a_parked_connection_is_read_after_a_while_all_the_same(
         assert [(await next_of(transport))[1] for _ in range(19)] == list(range(1, 20))
 
 
+async def test_a_server_that_sleeps_is_woken_for_a_parked_connection_after_a_while(
+    waits: Waiting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parking, "PARKED_S", 0.01)
+    transport, woken = ZmqTransport(TransportConfig(bind="tcp://127.0.0.1:0")), asyncio.Event()
+    transport.watch(woken.set, None, waits)
+    with call(transport, b"flood", message(0)) as flood:
+        await next_of(transport)
+        waits.numbers.add(transport.connection_of(b"flood"))
+        flood.sendall(b"".join(message(number) for number in range(1, 20)))
+        while not transport.parked:
+            transport.receive()
+            await asyncio.sleep(0)
+        woken.clear()
+        async with asyncio.timeout(60):
+            await woken.wait()
+        assert transport.receive() is not None
+    await transport.close()
+
+
 async def test_of_messages_that_came_together_the_newest_is_first_and_none_is_lost(transport: ZmqTransport) -> None:
     with call(transport, b"robot", message(0, 10)) as robot:
         number, _ = await next_of(transport)

@@ -330,19 +330,24 @@ class ChunkLane:
 def limits_of(request: InferenceRequest, chunk: ChunkTime, slots: Sequence[ReplicaSlot]) -> tuple[float, float, float]:
     """Returns when an observation is old, when its robot is to be asked for a newer one, and when it is refused.
 
-    Old: once an answer could give only RENEW_SHARE of what one to a new observation could. Where no call is to take it,
-    its robot is asked then, but not before a call for it may begin. Refused, where it is to be if it is late: once no
-    action would be left to play.
+    Old: once an answer could give only RENEW_SHARE of what one to a new observation could, and not before the robot's
+    next control step: none is newer until then. Where no call is to take it, its robot is asked then, but not before a
+    call for it may begin. Refused, where it is to be if it is late: once no action would be left to play.
     """
     if not (chunk.renews or request.late == "refuse") or not all(slot.profile.warm for slot in slots):
         return math.inf, math.inf, math.inf
     takes_s = min(slot.profile.typical(min(slot.max_batch_size, slot.profile.explored())) for slot in slots)
+    old_from = refused_from = math.inf
     if chunk.covers_until == math.inf:
         # One to a new observation loses only what its robot has left then, and is never too old to be played.
-        old_from = chunk.runs_out_at - chunk.lasts_s + chunk.most_s / RENEW_SHARE
-        is_whole = not chunk.renews or old_from >= chunk.runs_out_at
-        return (math.inf,) * 3 if is_whole else (old_from, max(old_from, chunk.runs_out_at - takes_s), math.inf)
-    could_give_s = max(chunk.covers_until - request.received_at - takes_s, 0.0)
-    old_from = chunk.covers_until - takes_s - RENEW_SHARE * could_give_s if chunk.renews else math.inf
-    refused_from = chunk.covers_until - takes_s if request.late == "refuse" else math.inf
+        loses_from = chunk.runs_out_at - chunk.lasts_s + chunk.most_s / RENEW_SHARE
+        if chunk.renews and loses_from < chunk.runs_out_at:
+            old_from = loses_from
+    else:
+        could_give_s = chunk.covers_until - request.received_at - takes_s
+        if chunk.renews and could_give_s > 0:
+            old_from = chunk.covers_until - takes_s - RENEW_SHARE * could_give_s
+        if request.late == "refuse":
+            refused_from = chunk.covers_until - takes_s
+    old_from = max(old_from, request.received_at + max(chunk.step_s, WAKE_S))
     return old_from, max(old_from, chunk.runs_out_at - takes_s), refused_from

@@ -152,10 +152,11 @@ class Delivery:
         Returns:
             The contexts of the PINGs to send before (None: no PING) and after it.
         """
-        before = self._mark(now) if self._position == self._arrived and not self._marks else None
+        self._large = size >= _FIRST_MARK_BYTES
+        idle = self._position == self._arrived and not self._marks
+        before = self._mark(now, self.unmarked - size) if idle else None
         self._position += self.unmarked
         self._last_size, self.unmarked = self.unmarked, 0
-        self._large = size >= _FIRST_MARK_BYTES
         if self.rate_bytes_s is not None:
             self._drained_at = max(self._drained_at, now) + self._last_size / self.rate_bytes_s
         after = self._mark(now)
@@ -171,7 +172,7 @@ class Delivery:
 
     def ping(self, now: float) -> bytes:
         """Returns the context of a PING that tells when what was sent before has arrived."""
-        return self._mark(now)
+        return self._mark(now, self.unmarked)
 
     def plain_ping(self) -> bytes:
         """Returns the context of a PING that tells nothing."""
@@ -238,9 +239,10 @@ class Delivery:
             self._began = mark, now
         self._last = mark, now
 
-    def _mark(self, now: float) -> bytes:
+    def _mark(self, now: float, unmarked: int = 0) -> bytes:
         self._serial += 1
-        idle = self._position == self._arrived and not self._marks
+        # Small messages without a mark may be under way: seconds of a thin link, once it was taken for a good one.
+        idle = self._position == self._arrived and not self._marks and (self._large or unmarked < _FIRST_MARK_BYTES)
         self._marks.append(_Mark(self._serial, self._position, now, idle))
         return self._serial.to_bytes(_SERIAL_BYTES, "big")
 
