@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import signal
 import sys
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +19,9 @@ from hypothesis import settings
 # CPU that the import of a server takes; and each process of the tests all modules of tests, 8 of 15 s.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+
+# Else Ray makes one in the home directory, where two that begin at once take each other's.
+os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 # A shell without job control has what it starts in the background ignore SIGINT, and that is inherited.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -74,9 +79,17 @@ def group_of(nodeid: str) -> str:
     return found[1] if found else ""
 
 
+class LongestFirst(OrderedDict[str, Any]):
+    """Groups and functions that no process has yet; those of FIRST are taken first."""
+
+    def popitem(self, last: bool = True) -> tuple[str, Any]:
+        group = next((one for one in FIRST if one in self), None)
+        return super().popitem(last) if group is None else (group, self.pop(group))
+
+
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Gives each group to one process, the largest first of all, and the rest to whichever is free.
+    """Gives each group to one process, those of FIRST and then the largest first of all, the rest to whichever is free.
 
     The cases of one function go together, which takes less of the process that gives out tests, and of fixtures.
 
@@ -88,7 +101,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
         def _split_scope(self, nodeid: str) -> str:
             return group_of(nodeid) or nodeid.partition("[")[0]
 
-    return OneAtATime(config, log)
+    scheduler = OneAtATime(config, log)
+    scheduler.workqueue = LongestFirst()
+    return scheduler
 
 
 @pytest.fixture

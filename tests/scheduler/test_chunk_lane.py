@@ -163,6 +163,19 @@ def test_robots_are_asked_before_the_call_that_is_theirs_and_no_others(
     assert lane.due_at(busy) == math.inf
 
 
+def test_where_calls_vary_robots_are_asked_in_time_for_one_that_ends_a_little_earlier(
+    lane: ChunkLane, ask: Callable[..., InferenceRequest]
+) -> None:
+    profile = LatencyProfile()
+    profile.load(1, 0.1, 0.12)
+    busy = [ReplicaSlot("m", "0", 1, profile, NOW + 0.1)]
+    lane.push(renewing(ask, "a", 0.03, age_s=0.2), NOW)
+    assert lane.due_at(busy) == pytest.approx(NOW + 0.07 - WAKE_S - 0.01)
+    assert lane.take_outdated(NOW + 0.055, busy) == []
+    (asked,) = lane.take_outdated(NOW + 0.06, busy)
+    assert asked.turn_at == NOW + 0.1
+
+
 def test_while_a_call_takes_longer_than_was_to_be_expected_robots_are_asked_too(
     lane: ChunkLane, ask: Callable[..., InferenceRequest], profile: LatencyProfile
 ) -> None:

@@ -42,12 +42,6 @@ class ChunkClient:
         self.comes_at = -math.inf
         self.waiting = 0
 
-    def starve(self, chunks: float, now: float) -> None:
-        """Notes that it starved for so many times of a chunk."""
-        self.starved *= math.exp(min(self.starved_at - now, 0.0) / MEMORY_S)
-        self.starved += min(chunks, MOST_STARVED)
-        self.starved_at = now
-
 
 class Usual:
     """What is usual among the clients that are served, in times of a chunk.
@@ -85,21 +79,31 @@ def note_served(
         usual: what is usual until now.
     """
     mean_starved, mean_wait = usual.starved, usual.wait
+    exp = math.exp
     for (_, client), (runs_out_at, ends_at, lasts_s, since, turn, *_) in zip(served, briefs, strict=True):
         if ends_at > answered_at + lasts_s:
             ends_at = answered_at + lasts_s
         if ends_at > answered_at and ends_at > runs_out_at:
             mean_wait += MEAN_RATE * ((now - since) / lasts_s - mean_wait)
-            credit_s = min(now - since - mean_wait * lasts_s, CREDIT * min(mean_wait, 1.0) * lasts_s)
-            client.since = now - credit_s if credit_s > 0 else now
+            late_s = now - since - mean_wait * lasts_s
+            if late_s > 0:
+                most_s = CREDIT * (mean_wait if mean_wait < 1.0 else 1.0) * lasts_s
+                client.since = now - (late_s if late_s < most_s else most_s)
+            else:
+                client.since = now
         else:  # it gains nothing, so that its turn is now
             client.since = max(client.since, now - (turn - since))
         lasts_until = client.lasts_until
         starved_s = answered_at - (runs_out_at if runs_out_at < lasts_until else lasts_until)
+        starved = client.starved
+        if starved:
+            since_s = now - client.starved_at
+            if since_s > 0:
+                starved *= exp(-since_s / MEMORY_S)
         if starved_s > 0:
-            client.starve(starved_s / lasts_s, now)
-        elif client.starved:
-            client.starve(0.0, now)
+            chunks = starved_s / lasts_s
+            starved += chunks if chunks < MOST_STARVED else MOST_STARVED
+        client.starved, client.starved_at = starved, now
         mean_starved += MEAN_RATE * (client.starved - mean_starved)
         client.lasts_until, client.answered_at = ends_at, answered_at
         client.comes_at = -math.inf
