@@ -84,7 +84,7 @@ async def asking(server: Server, name: str = "arm-01", **values: Any) -> AsyncIt
 
     async def ask() -> None:
         async with AsyncConnection(server.address, name, "arm") as connection:
-            model = connection.model("pi0", latency_budget_ms=10_000.0)
+            model = connection.model("pi0", latency_budget_ms=60_000.0)
             while True:
                 await model.infer(60_000, **{"state": STATE, "camera": CAMERA, "prompt": "pick", **values})
 

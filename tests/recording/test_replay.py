@@ -196,7 +196,7 @@ async def test_what_a_robot_asked_at_once_is_asked_at_once_again(tmp_path: Path)
                     Recorder(server, RecordingConfig(path=str(tmp_path))),
                     AsyncConnection(server.address, "arm-01") as connection,
                 ):
-                    model = connection.model("pi0", queue="all", latency_budget_ms=10_000.0)
+                    model = connection.model("pi0", queue="all", latency_budget_ms=60_000.0)
                     await asyncio.gather(*(model.infer(60_000, state=np.zeros(3)) for _ in range(3)))
             else:
                 (found,) = files(tmp_path)
