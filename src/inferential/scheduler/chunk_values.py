@@ -123,13 +123,13 @@ def choose(
     urgency = row[AGES] * -now
     urgency -= row[WORTH]
     value *= urgency  # negative: the most valuable first
+    if turn is not None:
+        value[turn] = -math.inf
     if value.size <= _SORTED:
         places: Places = value.argsort(kind="stable")[:limit]
     else:
         best = value.argpartition(limit - 1)[:limit]
         places = best[value[best].argsort(kind="stable")]
-    if turn is not None:
-        places = np.array([turn, *(place for place in places.tolist() if place != turn)])[:limit]
     if sizes is not None:
         return places[: best_size(columns, places, now, sizes, is_short=is_short)]
     return places
