@@ -30,6 +30,6 @@ async def test_a_robot_and_a_server_with_such_a_clock_work(monkeypatch: pytest.M
 
         def ask() -> list[object]:
             with Connection(server.address, "robot") as robot:
-                return [robot.model("m").infer(20_000, state=np.ones(3, np.float32)) for _ in range(3)]
+                return [robot.model("m").infer(60_000, state=np.ones(3, np.float32)) for _ in range(3)]
 
         assert None not in await asyncio.to_thread(ask)

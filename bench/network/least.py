@@ -1,8 +1,8 @@
 """How soon an action can be back after an outage at the very least, by the network's own delays.
 
 What TCP and the network cost, drawn as the networks of this benchmark draw it, with a client and a server that take no
-time. *Emulated*, the answer to a heartbeat that was under way is the first sign of life, and the newest observation
-leaves by it: one and a half round trips. Of *packets* what was sent in the outage is lost, so that a fresh connection
+time. *Emulated*, what the server said first of a fresh connection arrives as the network is back, and the newest
+observation leaves by it: one round trip. Of *packets* what was sent in the outage is lost, so that a fresh connection
 is the first that comes through: its SYN leaves within `every_s` of the network's return, and the observation with the
 answer to that: two round trips. The action is then played at the next control step.
 
@@ -20,7 +20,6 @@ from inferential.client.attempts import every_s
 from inferential.sim.network import SEGMENT_BYTES, NetworkProfile
 
 _DRAWS = 2000
-_COMMAND_BYTES = 17
 _HEADER_BYTES = 52  # of IP and TCP, with timestamps
 _ENVELOPE_BYTES = 125  # of an observation or an answer, with its frames
 
@@ -42,7 +41,7 @@ def _back_s(kind: str, profile: NetworkProfile, size: int, draws: random.Random)
     answer = chunk().nbytes + _ENVELOPE_BYTES
     observation = size + _ENVELOPE_BYTES
     if kind == "emulated":
-        found_s = profile.delay_s(_COMMAND_BYTES, draws)
+        found_s = 0.0
         ways_s = sum(_serial_s(profile, bytes_) + profile.delay_s(bytes_, draws) for bytes_ in (observation, answer))
     else:
         found_s = draws.uniform(0.0, every_s(0.0)) + _one_way_s(profile, draws) + _one_way_s(profile, draws)

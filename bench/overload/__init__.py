@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bench.overload import crowd, flood, watched
+from bench.overload import crowd, flood, probed, watched
 
 CASES = {
     "crowd": crowd.run,
@@ -16,6 +16,7 @@ CASES = {
     "apart": flood.run_apart,
     "nameless": flood.run_nameless,
     "page": watched.run_page,
+    "readyz": probed.run,
     "restart": watched.run_restart,
 }
 

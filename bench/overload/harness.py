@@ -18,10 +18,14 @@ _CONNECT_S, _CONNECT_EACH_S = 2.0, 0.002
 """Before the first observation: a process starts, and connects its clients one by one."""
 
 
-def together(plans: Sequence[Plan]) -> list[Outcome]:
+def start_of(plans: Sequence[Plan]) -> float:
+    """Returns when the plans can begin: their processes have started and connected by then."""
+    return time.monotonic() + _CONNECT_S + _CONNECT_EACH_S * max(plan.clients for plan in plans)
+
+
+def together(plans: Sequence[Plan], start: float | None = None) -> list[Outcome]:
     """Runs the plans side by side; their `start` is set here, to the same instant."""
-    most = max(plan.clients for plan in plans)
-    start = time.monotonic() + _CONNECT_S + _CONNECT_EACH_S * most
+    start = start_of(plans) if start is None else start
     with ProcessPoolExecutor(len(plans), multiprocessing.get_context("spawn")) as pool:
         return list(pool.map(drive, [replace(plan, start=start) for plan in plans]))
 

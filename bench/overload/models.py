@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import time
 from typing import Any
 
-BATCH_S, SINGLE_S = 0.003, 0.005
+BATCH_S, SINGLE_S, LOCKED_S = 0.003, 0.005, 0.010
 
 
 async def coroutine(observation: dict[str, Any]) -> Any:
@@ -16,6 +17,12 @@ async def coroutine(observation: dict[str, Any]) -> Any:
 def single(observation: dict[str, Any]) -> Any:
     """Takes 5 ms in a thread."""
     time.sleep(SINGLE_S)
+    return observation["state"]
+
+
+def locking(observation: dict[str, Any]) -> Any:
+    """Takes 10 ms in a thread, and no other thread runs meanwhile, as beside an extension that keeps Python's lock."""
+    ctypes.PyDLL(None).usleep(round(LOCKED_S * 1e6))
     return observation["state"]
 
 

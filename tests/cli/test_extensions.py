@@ -60,7 +60,7 @@ def test_an_installed_gateway_is_served_by_its_own_section(package: Path, start:
     assert process.stdout.readline().startswith("listening on tcp://127.0.0.1:")
     announced = re.fullmatch(r"line gateway on tcp://127\.0\.0\.1:(\d+), model arm\n", process.stdout.readline())
     assert announced, process.stderr.read()
-    with socket.create_connection(("127.0.0.1", int(announced[1])), timeout=20) as robot:
+    with socket.create_connection(("127.0.0.1", int(announced[1])), timeout=60) as robot:
         robot.sendall(b"1,2,3\n")
         assert robot.makefile().readline() == "3,5,7\n"
 

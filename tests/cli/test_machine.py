@@ -83,10 +83,10 @@ def test_robots_are_served_whatever_the_server_s_clock_is_set_to_meanwhile(machi
         for off_s in (0, -HOUR_S, 48 * HOUR_S, *(at_s - now_s for at_s in OF_CLOCKS_S), 0):
             machine.tell(f"off_s = {off_s}")
             for _ in range(3):
-                assert robot.model("single").infer(20_000, state=state) is not None
+                assert robot.model("single").infer(60_000, state=state) is not None
         with Connection(machine.serving.address, "newcomer") as newcomer:
             machine.tell(f"off_s = {-HOUR_S}")
-            assert newcomer.model("single").infer(20_000, state=state) is not None
+            assert newcomer.model("single").infer(60_000, state=state) is not None
     assert machine.serving.log_text().count("client robot: timestamp") <= 1
     assert "Traceback" not in machine.serving.log_text()
 
@@ -117,20 +117,20 @@ def test_each_request_ends_once_that_was_sent_before_or_during_a_suspend(machine
 def test_robots_of_the_sdk_get_their_answers_after_a_suspend(machine: Machine) -> None:
     state = np.ones(7, np.float32)
     with Connection(machine.serving.address, "robot") as robot:
-        assert robot.model("single").infer(20_000, state=state) is not None
+        assert robot.model("single").infer(60_000, state=state) is not None
         machine.serving.process.suspend()
         with ThreadPoolExecutor(1) as pool:
             waits = pool.submit(robot.model("single").infer, 60_000, state=state)
             time.sleep(SUSPENDED_S)
             machine.serving.process.resume()
             assert waits.result() is not None
-        assert robot.model("single").infer(20_000, state=state) is not None
+        assert robot.model("single").infer(60_000, state=state) is not None
 
 
 def test_where_memory_runs_out_a_connection_ends_and_others_are_served(machine: Machine) -> None:
     state = np.ones(7, np.float32)
     with Connection(machine.serving.address, "good") as good:
-        assert good.model("single").infer(20_000, state=state) is not None
+        assert good.model("single").infer(60_000, state=state) is not None
         greedy, frames = connect(machine.serving.address, b"greedy", timeout_s=60.0)
         machine.tell(
             "import logging, resource, psutil\n"
@@ -144,7 +144,7 @@ def test_where_memory_runs_out_a_connection_ends_and_others_are_served(machine: 
             greedy.sendall(frame(b"", 1) + frame(envelope, 1) + bytes((2,)) + size.to_bytes(8, "big") + bytes(4096))
             assert not list(responses(greedy, frames))  # its connection has ended
         for _ in range(3):
-            assert good.model("single").infer(20_000, state=state) is not None
+            assert good.model("single").infer(60_000, state=state) is not None
         with Connection(machine.serving.address, "newcomer") as newcomer:
-            assert newcomer.model("single").infer(20_000, state=state) is not None
+            assert newcomer.model("single").infer(60_000, state=state) is not None
     assert "no memory for a frame of" in machine.serving.log_text()

@@ -168,7 +168,7 @@ def test_ctrl_c_ends_a_check_of_a_model_that_takes_long(start: Any, place: Path,
     while not (place / "begun").exists() and checking.poll() is None:
         time.sleep(0.01)
     checking.send_signal(signal.SIGINT)
-    out, err = checking.communicate(timeout=30)
+    out, err = checking.communicate(timeout=60)
     assert (checking.returncode, out) == (130, "")
     assert "Traceback" not in err
 

@@ -74,11 +74,11 @@ def test_each_event_is_one_line(start: Start, place: Path) -> None:
     process = start("serve", "fleet.yaml")
     where, _ = announced(process)
     with Connection(where, "arm") as connection:
-        assert connection.model("good").infer(20_000, state=np.zeros(2)) is not None
+        assert connection.model("good").infer(60_000, state=np.zeros(2)) is not None
         for name in ("broken", "broken_here", "exits", "heavy", "heavy_here"):
             for _ in range(1 if name == "exits" else 3):
                 try:
-                    connection.model(name).infer(20_000, state=np.zeros(2))
+                    connection.model(name).infer(60_000, state=np.zeros(2))
                 except InferenceError:
                     continue
                 raise AssertionError(f"{name} answered")

@@ -75,7 +75,7 @@ LISTENING = r"listening on (tcp://\S+?), strategy"
 
 def infer(address: str) -> Any:
     with Connection(address, "robot") as connection:
-        return connection.model("arm").infer(20_000, state=np.ones(4, np.float32))
+        return connection.model("arm").infer(60_000, state=np.ones(4, np.float32))
 
 
 def ended_well(process: subprocess.Popen[str]) -> bool:
@@ -162,7 +162,7 @@ def test_the_first_process_of_a_container_ends_while_models_load(begin: Begin, p
     )
     command = [*unshare, sys.executable, "ready.py", "serve", "fleet.json", "--bind", "tcp://127.0.0.1:0"]
     process = begin(command, stdout=subprocess.DEVNULL)
-    assert process.wait(timeout=50) == 0  # long before the model is imported
+    assert process.wait(timeout=60) == 0  # long before the model is imported
 
 
 def test_what_an_orchestrator_sets_for_a_service_of_our_name_is_ignored(begin: Begin) -> None:

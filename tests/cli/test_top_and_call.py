@@ -123,7 +123,7 @@ def test_top_is_live_until_interrupted(served: tuple[str, str]) -> None:
                 os.read(ours, 65536)
             except OSError:  # the other end is closed
                 break
-        assert process.wait(30) == 130
+        assert process.wait(60) == 130
     finally:
         process.kill()
         process.wait()
@@ -189,6 +189,13 @@ def test_of_many_robots_those_that_need_a_look_come_first() -> None:
     table, left = view(status_of(*clients), 11).renderables[-2:]
     assert str(table.rows[0][0]) == "robot-9"
     assert str(left) == "and 6 more"
+
+
+def test_robots_that_are_alike_are_in_the_order_of_their_numbers() -> None:
+    names = ["arm-9", "arm-10", "arm-10-a", "leg", "7"]
+    clients = [{"client_id": name, "state": "active", "models": []} for name in names]
+    table, _ = view(status_of(*clients), 24).renderables[-2:]
+    assert [str(row[0]) for row in table.rows] == ["7", "arm-9", "arm-10", "arm-10-a", "leg"]
 
 
 def test_on_a_narrow_terminal_robots_keep_their_names_and_a_model_its_line() -> None:

@@ -139,7 +139,7 @@ async def test_over_a_real_link_the_quality_follows_what_it_carries() -> None:
     ):
         model = connection.model("policy", latency_budget_ms=20.0, encode={"camera/*": "auto"}, late="serve")
         for _ in range(20):
-            assert await model.infer(timeout_ms=10_000, **{"camera/front": PICTURE}) is not None
+            assert await model.infer(timeout_ms=60_000, **{"camera/front": PICTURE}) is not None
         assert connection.stats.link_bytes_s is not None
         assert connection.stats.image_quality == {"camera/front": 40}
     assert set(shapes) == {PICTURE.shape}

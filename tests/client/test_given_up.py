@@ -32,7 +32,7 @@ class Held:
     def infer(self, observation: dict[str, Any]) -> dict[str, Any]:
         self.seen += 1
         self.begun.set()
-        self.free.wait(10)
+        self.free.wait(60)
         return {"actions": np.zeros(1, np.float32)}
 
 
@@ -53,7 +53,7 @@ async def busy() -> AsyncIterator[tuple[Server, Held, AsyncConnection]]:
     held = Held()
     async with serving(held) as server, AsyncConnection(server.address) as first:
         await first.model("policy").observe(**VALUES)
-        assert await asyncio.to_thread(held.begun.wait, 10)
+        assert await asyncio.to_thread(held.begun.wait, 60)
         async with AsyncConnection(server.address) as connection:
             try:
                 yield server, held, connection
@@ -101,7 +101,7 @@ async def test_a_broken_connection_ends_its_requests_at_once() -> None:
     ):
         model = connection.model("policy")
         request_id = await model.observe(**VALUES)
-        assert await asyncio.to_thread(held.begun.wait, 10)
+        assert await asyncio.to_thread(held.begun.wait, 60)
         network.reset_connections()
         with pytest.raises(RequestRejected, match="lost") as raised:
             await model.get_result(timeout_ms=WAIT_MS)
@@ -153,7 +153,7 @@ async def test_a_child_forked_while_another_thread_waits_can_close_what_is_the_p
             found: list[Any] = []
             waits = threading.Thread(target=lambda: found.append(model.infer(timeout_ms=WAIT_MS, **VALUES)))
             waits.start()
-            assert held.begun.wait(10)
+            assert held.begun.wait(60)
             while not connection.waiting:
                 time.sleep(0.001)
             try:
@@ -192,7 +192,7 @@ def test_a_server_that_floods_does_not_hold_a_call_that_does_not_wait() -> None:
                 assert model.get_result(timeout_ms=0) is None
     finally:
         done.set()
-        thread.join(10)
+        thread.join(60)
         context.destroy(linger=0)
 
 
@@ -215,7 +215,7 @@ async def test_a_client_of_a_server_s_process_may_give_up_once_that_has_stopped(
     async with serving(held) as server:
         inside = server.connect("inside")
         waiting = asyncio.ensure_future(inside.model("policy").infer(timeout_ms=WAIT_MS, **VALUES))
-        assert await asyncio.to_thread(held.begun.wait, 10)
+        assert await asyncio.to_thread(held.begun.wait, 60)
         held.free.set()
     waiting.cancel()
     await asyncio.wait([waiting])

@@ -8,13 +8,14 @@ import socket
 from collections.abc import Callable, Iterator
 
 import pytest
-from tests.client.test_link import HELLO, PATIENCE, Robot, Server, message, pinged
+from tests.client.test_link import HELLO, LARGE, PATIENCE, Robot, Server, message, pinged
 from tests.zmtp.conftest import read_exactly
 
 from inferential.client.attempts import Attempts, every_s
 from inferential.client.backoff import Backoff, LinkTimeouts
 from inferential.zmtp import protocol as p
 from inferential.zmtp import tcp
+from inferential.zmtp.sockets import abort
 from inferential.zmtp.stream import WITH_NEXT
 
 OURS = p.greeting() + p.ready(b"DEALER", b"robot")
@@ -61,7 +62,7 @@ def accepted(server: Server) -> socket.socket:
                 break
         except BlockingIOError:
             break
-    end.settimeout(10)
+    end.settimeout(60)
     return end
 
 
@@ -115,12 +116,67 @@ def test_the_old_connection_stays_where_it_comes_through_first(
 
 def test_a_server_that_is_only_slow_keeps_its_connection(robot: Robot, server: Server) -> None:
     end = stalled(robot, server)
-    assert not robot.poll(5.9)
+    assert not robot.poll(2.4)
     assert robot.link.writable
     assert len(robot.selector.get_map()) == 1
+    assert not robot.poll(5.9)
+    beside = server.accept()
+    assert len(robot.selector.get_map()) == 2
     end.sendall(p.command(p.PONG))
     assert robot.next() is None
     assert not robot.poll(7.0)
+    assert robot.link.writable
+    assert beside.recv(100) == b""  # nothing was said by it
+
+
+def silent(robot: Robot, server: Server) -> tuple[socket.socket, socket.socket]:
+    """A connection that is silent and not stuck, and the one that is made beside it; the server's ends."""
+    old = stalled(robot, server)
+    assert not robot.poll(2.5)
+    beside = server.accept()
+    assert not robot.link.writable
+    while robot.selector.select(0.1):  # that it stands is no sign of the server
+        assert not robot.poll()
+    return old, beside
+
+
+def test_where_what_is_sent_goes_nowhere_the_connection_by_which_the_server_is_heard_is_used(
+    robot: Robot, server: Server
+) -> None:
+    """As behind a proxy that takes all data, or on a network that keeps packets for later."""
+    old, beside = silent(robot, server)
+    beside.sendall(p.greeting()[:11])
+    assert until(robot, lambda: robot.link.writable)
+    with pytest.raises(ConnectionResetError):
+        read_exactly(old, 1000)
+    assert robot.link.try_send((b"", b"e", b"new"))
+    assert read_exactly(beside, len(OURS + message(b"new"))) == OURS + message(b"new")
+    beside.sendall(HELLO[11:] + message(b"answer"))
+    assert bytes(robot.next()[2]) == b"answer"
+
+
+@pytest.mark.parametrize("end", [socket.socket.close, abort], ids=["close", "reset"])
+def test_a_connection_that_ends_beside_a_silent_one_is_made_again_after_a_while(
+    end: Callable[[socket.socket], object], robot: Robot, server: Server
+) -> None:
+    _, beside = silent(robot, server)
+    end(beside)
+    while len(robot.selector.get_map()) > 1:
+        assert robot.selector.select(10)
+        assert not robot.poll()
+    assert not robot.poll(robot.link.next_poll_at)
+    assert robot.now == pytest.approx(2.6)
+    assert server.accept()
+
+
+def test_beside_an_observation_that_leaves_slowly_no_connection_is_made(robot: Robot, server: Server) -> None:
+    end = robot.connect(server)
+    assert robot.link.try_send((b"", b"e", LARGE))
+    assert robot.link.next_poll_at <= 1.0
+    for now in (1.0, 1.5, 2.5):
+        assert not robot.poll(now)
+    assert len(robot.selector.get_map()) == 1
+    assert end
 
 
 def test_fresh_connections_outlast_the_old_one(
@@ -129,7 +185,7 @@ def test_fresh_connections_outlast_the_old_one(
     cut()
     stalled(robot, server)
     with monkeypatch.context() as patch:
-        patch.setattr(Attempts, "advance", lambda self: (None, []))  # the network is away for them too
+        patch.setattr(Attempts, "advance", lambda self, heard=False: (None, []))  # the network is away for them too
         assert robot.poll(6.0)
         assert robot.link.last_error == "no answer to heartbeats"
     assert not until(robot, lambda: robot.link.writable)

@@ -111,13 +111,13 @@ def test_a_waiter_whose_time_is_over_hands_the_socket_to_the_next(
 
     with ThreadPoolExecutor(2) as pool:
         first = pool.submit(short)
-        leading.wait(10)
+        leading.wait(60)
         second = pool.submit(model.get_result, WAIT_MS)
-        assert first.result(10) is None
+        assert first.result(60) is None
         model.observe(n=np.array(5))
         seen = peer.receive()
         peer.send(seen, result_for(seen))
-        result = second.result(10)
+        result = second.result(60)
         assert result is not None
         assert result["actions"] == 5
 
@@ -214,7 +214,7 @@ def test_who_waits_for_another_thread_first_sleeps_no_longer_than_it_said(monkey
         @property
         def last_error(self) -> str | None:
             self.held.set()  # by the caller: the connection is in use meanwhile
-            self.free.wait(10)
+            self.free.wait(60)
             return None
 
     class Clock:
@@ -231,12 +231,12 @@ def test_who_waits_for_another_thread_first_sleeps_no_longer_than_it_said(monkey
         model = connection.model("m")
         monkeypatch.setattr(sync, "time", clock)
         pool.submit(lambda: connection.last_error)
-        assert transport.held.wait(10)
+        assert transport.held.wait(60)
         waiting = pool.submit(model.get_result, 100)
-        assert clock.asked.wait(10)
+        assert clock.asked.wait(60)
         clock.now += 5.0
         transport.free.set()
-        assert waiting.result(10) is None  # else it would sleep again and again: its clock stands still
+        assert waiting.result(60) is None  # else it would sleep again and again: its clock stands still
 
 
 def test_infer_raises_when_another_thread_sent_a_newer_observation(
@@ -249,13 +249,13 @@ def test_infer_raises_when_another_thread_sent_a_newer_observation(
         model.observe()
         peer.send(seen, refusal_for(seen, "SUPERSEDED"))
         with pytest.raises(RequestSuperseded):
-            inferring.result(10)
+            inferring.result(60)
 
 
 def test_closing_while_many_wait_wakes_them_all(peer: Any, open_connection: Open) -> None:
     connection = open_connection()
     model = connection.model("m")
-    begun = threading.Barrier(9, timeout=10)
+    begun = threading.Barrier(9, timeout=60)
 
     def wait() -> None:
         begun.wait()
@@ -268,7 +268,7 @@ def test_closing_while_many_wait_wakes_them_all(peer: Any, open_connection: Open
         until(lambda: connection.waiting)  # one of them sleeps on the socket now
         connection.close()
         for done in waiting:
-            done.result(10)
+            done.result(60)
 
 
 def test_threads_that_close_at_once_all_return(open_connection: Open) -> None:
@@ -284,7 +284,7 @@ def test_threads_that_close_at_once_all_return(open_connection: Open) -> None:
 
             jobs.append(pool.submit(wait))
             for job in jobs:
-                job.result(10)
+                job.result(60)
 
 
 class OneHourLater:
@@ -308,7 +308,7 @@ def unread_bytes(address: str) -> int:
 
 
 def until(condition: Callable[[], Any]) -> None:
-    end = time.monotonic() + 10
+    end = time.monotonic() + 60
     while not condition():
         assert time.monotonic() < end
         threading.Event().wait(0.001)
@@ -327,7 +327,7 @@ def test_the_first_observation_may_come_while_another_thread_waits_already(
         model.observe(n=np.array(1))  # waits for the connection, on the same descriptor
         peer.start()
         with peer.serving():
-            result = waiting.result(10)
+            result = waiting.result(60)
         assert result is not None
         assert result["actions"] == 1
 
@@ -345,7 +345,7 @@ def test_a_large_observation_may_wait_for_room_while_another_thread_waits_for_re
         until(lambda: connection.waiting)
         model.observe(n=np.array(2), image=image)
         with peer.serving():
-            assert waiting.result(10)["actions"] == 1
+            assert waiting.result(60)["actions"] == 1
 
 
 def test_a_lost_server_is_found_again_without_a_waiting_call(
@@ -413,12 +413,12 @@ def test_closing_while_the_server_is_away_ends_the_thread_that_looks_for_it(
 ) -> None:
     monkeypatch.setattr(sync, "FIRST_CONNECT_MS", 5)
     peer.stop()
-    threads = threading.active_count()
+    threads = {*threading.enumerate()}
     connection = Connection(peer.address, "robot", reconnect_ivl_ms=10_000)
     connection.model("m").observe()
-    assert threading.active_count() == threads + 1
+    (looks,) = {*threading.enumerate()} - threads
     connection.close()
-    until(lambda: threading.active_count() == threads)
+    until(lambda: not looks.is_alive())
 
 
 def test_a_thread_that_waits_connects_anew_though_the_one_that_leads_sleeps_on(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -432,8 +432,8 @@ def test_a_thread_that_waits_connects_anew_though_the_one_that_leads_sleeps_on(m
         transport.pumped.clear()
         transport.poll_at = time.monotonic() + 0.05
         waiting.append(pool.submit(model.get_result, WAIT_MS))
-        assert transport.pumped.wait(10)
+        assert transport.pumped.wait(60)
         connection.close()
         for one in waiting:
             with pytest.raises(ConnectionError):
-                one.result(10)
+                one.result(60)

@@ -167,7 +167,7 @@ async def load(server: Server, model_id: str, robots: int = 3, gain: float = 1.0
             while not over.is_set():
                 ends["asked"] += 1
                 try:
-                    result = await model.infer(timeout_ms=20_000, state=np.full(4, number, np.float32))
+                    result = await model.infer(timeout_ms=60_000, state=np.full(4, number, np.float32))
                 except InferenceError as error:
                     ends[type(error).__name__] += 1
                 else:
@@ -199,4 +199,4 @@ async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
 
 
 async def ask_robot(model: Any, **values: Any) -> Any:
-    return await model.infer(timeout_ms=20_000, **values)
+    return await model.infer(timeout_ms=60_000, **values)

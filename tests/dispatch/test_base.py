@@ -219,7 +219,10 @@ class Refuses:
         ({"pose": b"bytes"}, "result 'pose': expected numbers or a string, got bytes"),
         ({"pose": 1 + 2j}, "pose: No DType mapping"),
         ({"pose": np.datetime64("now")}, "pose: No DType mapping"),
-        ({"pose": 2**70}, "result 'pose'"),
+        ({"pose": 2**70}, "result 'pose': expected numbers or a string, got an int beyond 64 bits"),
+        (np.array([None, 1]), "got an array of objects"),
+        (np.zeros(2, dtype=[("x", "f4")]), "got an array of [('x', '<f4')]"),
+        ((one for one in "ab"), "got generator; the function has a yield: it must return its result"),
         ({"pose": np.ma.masked_array([1.0, 2.0], [0, 1])}, "result 'pose': a mask cannot be sent"),
         ({"pose": {"x": np.ma.masked_array([1.0, 2.0], [0, 1])}}, "result 'pose/x': a mask cannot be sent"),
         ({"pose": Refuses()}, "result 'pose': Refuses is no array: on the GPU"),
@@ -423,7 +426,7 @@ async def test_requests_of_several_models_keep_their_order(
 
 
 async def test_models_of_one_dispatch_run_side_by_side(serve: Serve, request_of: MakeRequest, finish: Any) -> None:
-    meeting = threading.Barrier(2, timeout=10)
+    meeting = threading.Barrier(2, timeout=60)
     dispatcher = serve(a=lambda obs: meeting.wait(), b=lambda obs: meeting.wait())
     results = await finish(dispatcher.dispatch([request_of("a"), request_of("b")]))
     assert [result.error for result in results] == [None, None]

@@ -100,26 +100,44 @@ class Hangs:
 
     def __init__(self) -> None:
         self.release = threading.Event()
+        self.entered = threading.Event()
 
     def __call__(self, observation: dict[str, Any]) -> Any:
         if observation["state"][0] < 0:
-            self.release.wait(30)
+            self.entered.set()
+            self.release.wait(60)
         return observation["state"]
 
 
+HANGS_AFTER_MS = 60_000
+
+
+async def ends_late(call: Any, model: Hangs, pass_time: Callable[[float], None]) -> Any:
+    """The results of a call that hangs, once its time is over."""
+    running = asyncio.create_task(call)
+    assert await asyncio.to_thread(model.entered.wait, 60)
+    pass_time(HANGS_AFTER_MS / 1e3)
+    async with asyncio.timeout(60):
+        return await running
+
+
 async def test_a_call_over_its_time_fails_and_its_slot_is_lost_until_it_returns(
-    serve: Serve, request_of: MakeRequest, finish: Any, caplog: pytest.LogCaptureFixture
+    serve: Serve,
+    request_of: MakeRequest,
+    finish: Any,
+    pass_time: Callable[[float], None],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     model = Hangs()
-    dispatcher = serve(m=ModelThread(model, call_timeout_ms=20))
+    dispatcher = serve(m=ModelThread(model, call_timeout_ms=HANGS_AFTER_MS))
     changed = asyncio.Event()
     dispatcher.watch(changed.set, lambda model_id: 0)
     stuck = request_of(values={"state": np.array([-1.0])})
-    (result,) = await finish(dispatcher.dispatch([stuck]))
-    assert result.error == "CallTimeout: the call took longer than call_timeout_ms (20)"
+    (result,) = await ends_late(dispatcher.dispatch([stuck]), model, pass_time)
+    assert result.error == "CallTimeout: the call took longer than call_timeout_ms (60000)"
     assert dispatcher.lost_slots("m") == 1
     assert "1 calls took longer than call_timeout_ms" in dispatcher.problems()["m"].reason
-    assert "model m: a call took longer than call_timeout_ms (20)" in caplog.text
+    assert "model m: a call took longer than call_timeout_ms (60000)" in caplog.text
     changed.clear()
     model.release.set()
     await finish(changed.wait())
@@ -128,12 +146,12 @@ async def test_a_call_over_its_time_fails_and_its_slot_is_lost_until_it_returns(
 
 
 async def test_rows_behind_one_that_hangs_are_run_all_the_same(
-    serve: Serve, request_of: MakeRequest, finish: Any
+    serve: Serve, request_of: MakeRequest, pass_time: Callable[[float], None]
 ) -> None:
     model = Hangs()
-    dispatcher = serve(m=ModelThread(model, call_timeout_ms=50))
+    dispatcher = serve(m=ModelThread(model, call_timeout_ms=HANGS_AFTER_MS))
     requests = [request_of(values={"state": np.array([float(n)])}) for n in (1, -1, 2, 3)]
-    results = await finish(dispatcher.dispatch(requests))
+    results = await ends_late(dispatcher.dispatch(requests), model, pass_time)
     assert [result.success for result in results] == [True, False, True, True]
     model.release.set()
 
@@ -152,22 +170,21 @@ class HangsAndRemembers(Hangs):
 
 
 async def test_none_of_them_runs_twice_and_the_state_of_the_one_that_hangs_is_lost(
-    serve: Serve, request_of: MakeRequest, finish: Any
+    serve: Serve, request_of: MakeRequest, finish: Any, pass_time: Callable[[float], None]
 ) -> None:
     model = HangsAndRemembers()
-    dispatcher = serve(m=ModelThread(model, call_timeout_ms=50))
+    dispatcher = serve(m=ModelThread(model, call_timeout_ms=HANGS_AFTER_MS))
 
-    async def run(**numbers: float) -> list[Any]:
+    def run(**numbers: float) -> Any:
         requests = [request_of(values={"state": np.array([n])}, client_id=one) for one, n in numbers.items()]
         for request in requests:
             request.keeps_state = True
-        found: list[Any] = await finish(dispatcher.dispatch(requests))
-        return found
+        return dispatcher.dispatch(requests)
 
-    await run(a=1.0, b=1.0, c=1.0)
-    results = await run(a=1.0, b=-1.0, c=1.0)
+    await finish(run(a=1.0, b=1.0, c=1.0))
+    results = await ends_late(run(a=1.0, b=-1.0, c=1.0), model, pass_time)
     assert [result.success for result in results] == [True, False, True]
-    (again,) = await run(b=1.0)
+    (again,) = await finish(run(b=1.0))
     changed = asyncio.Event()
     dispatcher.watch(changed.set, lambda model_id: 0)
     model.release.set()
@@ -177,11 +194,12 @@ async def test_none_of_them_runs_twice_and_the_state_of_the_one_that_hangs_is_lo
 
 
 async def test_a_replica_with_a_lost_slot_gets_no_calls_while_another_has_none(
-    serve: Serve, request_of: MakeRequest, finish: Any
+    serve: Serve, request_of: MakeRequest, pass_time: Callable[[float], None]
 ) -> None:
     models = [Hangs(), Hangs()]
-    dispatcher = serve(m=[ModelThread(model, call_timeout_ms=20) for model in models])
-    await finish(dispatcher.dispatch([request_of(values={"state": np.array([-1.0])})], "0"))
+    dispatcher = serve(m=[ModelThread(model, call_timeout_ms=HANGS_AFTER_MS) for model in models])
+    call = dispatcher.dispatch([request_of(values={"state": np.array([-1.0])})], "0")
+    await ends_late(call, models[0], pass_time)
     assert dispatcher.replicas("m") == ["1"]
     assert dispatcher.lost_slots("m") == 0
     models[0].release.set()
@@ -322,7 +340,7 @@ async def test_a_call_that_takes_longer_than_the_one_before_is_awaited_as_any_ot
     dispatcher = serve(m=model)
     await finish(dispatcher.dispatch([request_of()]))
     calls = [asyncio.create_task(dispatcher.dispatch([request_of(values=one)])) for one in states(-1, -2, -3)]
-    await asyncio.sleep(0.01)
+    assert await asyncio.to_thread(model.entered.wait, 60)
     assert not any(call.done() for call in calls)
     model.release.set()
     for call, number in zip(calls, (-1, -2, -3), strict=True):

@@ -243,18 +243,18 @@ async def test_a_sync_model_does_not_block_the_event_loop(serve: Serve, request_
 
     def slow(obs: Any) -> float:
         entered.set()
-        assert release.wait(10)  # only the event loop can let it go on
+        assert release.wait(60)  # only the event loop can let it go on
         return 1.0
 
     running = asyncio.create_task(serve(m=slow).dispatch([request_of()]))
-    assert await asyncio.to_thread(entered.wait, 10)
+    assert await asyncio.to_thread(entered.wait, 60)
     release.set()
     (result,) = await finish(running)
     assert result.success
 
 
 async def test_calls_of_one_sync_model_may_run_at_once(serve: Serve, request_of: MakeRequest, finish: Any) -> None:
-    meeting = threading.Barrier(3, timeout=10)
+    meeting = threading.Barrier(3, timeout=60)
     dispatcher = serve(m=lambda obs: meeting.wait())
     results = await finish(asyncio.gather(*(dispatcher.dispatch([request_of()]) for _ in range(3))))
     assert all(result.success for (result,) in results)
@@ -410,12 +410,12 @@ async def test_calls_that_run_keep_the_model_they_began_with(
 
     def old(obs: Any) -> str:
         entered.set()
-        assert release.wait(10)
+        assert release.wait(60)
         return "old"
 
     dispatcher = serve(m=lambda obs: {"by": old(obs)})
     running = asyncio.create_task(dispatcher.dispatch([request_of(), request_of()]))
-    assert await asyncio.to_thread(entered.wait, 10)
+    assert await asyncio.to_thread(entered.wait, 60)
     dispatcher.register_model("m", lambda obs: {"by": "new"})
     release.set()
     assert [read_result(result).values["by"] for result in await finish(running)] == ["old", "old"]

@@ -370,7 +370,7 @@ async def test_a_thread_that_hangs_takes_its_slot_alone_and_other_models_never_n
 
     def hangs(observation: dict[str, Any]) -> Any:
         if "hang" in observation:
-            release.wait(30)
+            release.wait(60)
         return observation["state"]
 
     server, dispatcher = await serving(bad=ModelThread(hangs, call_timeout_ms=100), good=models("echo"))
@@ -598,7 +598,7 @@ async def test_a_model_in_the_background_runs_on_time_that_nothing_else_wants(se
     async with robot(server, "m") as model:
         await ask(model, state=np.ones(2))
     policies = {name: os.sched_getscheduler(*dispatcher.process_ids(name)) for name in ("m", "n")}
-    assert policies == {"m": os.SCHED_IDLE, "n": os.SCHED_OTHER}
+    assert policies == {"m": os.SCHED_IDLE, "n": os.sched_getscheduler(0)}
 
 
 async def test_where_a_model_cannot_run_in_the_background_it_runs_as_others_do_and_a_line_says_so(

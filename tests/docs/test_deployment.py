@@ -66,7 +66,7 @@ class Served:
         """The status of an answer of the page."""
         request = urllib.request.Request(f"{self.page}{path}", headers=headers)
         try:
-            with urllib.request.urlopen(request, timeout=10) as answer:
+            with urllib.request.urlopen(request, timeout=60) as answer:
                 return int(answer.status)
         except urllib.error.HTTPError as error:
             return error.code
@@ -144,7 +144,7 @@ def test_the_units_commands_check_serve_reload_and_end_in_time(place: Path, star
         assert line
     assert served.answer() == 2.0
     served.process.send_signal(signal.Signals[settings["KillSignal"]])
-    assert served.process.wait(30) == 0
+    assert served.process.wait(60) == 0
     assert float(settings["TimeoutStopSec"]) > DRAIN_S
 
 
@@ -162,7 +162,7 @@ def test_a_stop_that_reaches_every_process_of_the_unit_answers_the_robots_that_w
         result = model.get_result(60_000)
         assert result is not None
         assert result["actions"] == 2.0
-    assert served.process.wait(30) == 0
+    assert served.process.wait(60) == 0
 
 
 def probes() -> dict[str, dict[str, Any]]:
@@ -208,11 +208,11 @@ def test_the_containers_command_as_process_1_is_probed_drains_and_ends(place: Pa
         result = model.get_result(60_000)
         assert result is not None
         assert result["actions"] == 2.0
-    assert served.process.wait(30) == 0
+    assert served.process.wait(60) == 0
 
 
 def _runs(served: Served) -> bool:
     """Whether the model runs a call."""
     request = urllib.request.Request(f"{served.page}/api/status", headers={"Authorization": f"Bearer {TOKEN}"})
-    with urllib.request.urlopen(request, timeout=10) as answer:
+    with urllib.request.urlopen(request, timeout=60) as answer:
         return bool(json.load(answer)["in_flight"])

@@ -120,7 +120,8 @@ def lerobot() -> Open:
     """`async with lerobot(policy, sections={...}, fps=...) as (server, gateway):`"""
 
     def start(policy: Any = None, sections: Mapping[str, Any] = MappingProxyType({}), **settings: Any) -> Any:
-        config = LeRobotConfig(**{"model": "act", "port": 0, **settings})
+        # However busy the machine is, an answer that is said to come has come by then.
+        config = LeRobotConfig(**{"model": "act", "port": 0, "wait_ms": 10_000.0, **settings})
         return serving(LeRobotGateway, config, policy or JointPolicy(), sections)
 
     return start

@@ -156,6 +156,12 @@ class Robot:
         with as_lerobot():
             return pickle.loads(data) if data else []
 
+    async def some_actions(self) -> list[TimedAction]:
+        """The next actions, however often it takes to ask for them."""
+        while not (actions := await self.actions()):
+            pass
+        return actions
+
 
 @asynccontextmanager
 async def connected(address: str) -> AsyncIterator[Robot]:

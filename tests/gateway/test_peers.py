@@ -326,7 +326,7 @@ async def test_robots_of_our_own_sdk_get_the_arrays_of_an_openpi_server() -> Non
     ):
         connection = server.connect("arm-01")
         state = np.zeros(7, ml_dtypes.bfloat16)
-        result = await connection.model("pi0").infer(20_000, state=state, prompt="fold")
+        result = await connection.model("pi0").infer(60_000, state=state, prompt="fold")
         connection.close()
     assert result is not None
     assert result["actions"].shape == (10, 7)

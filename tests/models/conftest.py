@@ -83,11 +83,11 @@ async def ask(
     server: Server, client_id: str = "arm", model_id: str = "m", client_type: str = "", **options: Any
 ) -> Any:
     async with AsyncConnection(server.address, client_id, client_type) as connection:
-        model = connection.model(model_id, 30_000.0, **options)
-        return await model.infer(30_000, state=np.ones(2, np.float32))
+        model = connection.model(model_id, 60_000.0, **options)
+        return await model.infer(60_000, state=np.ones(2, np.float32))
 
 
-async def until(what: Callable[[], Any], timeout_s: float = 30.0) -> None:
+async def until(what: Callable[[], Any], timeout_s: float = 60.0) -> None:
     async with asyncio.timeout(timeout_s):
         while not what():  # noqa: ASYNC110 (of another process)
             await asyncio.sleep(0.01)

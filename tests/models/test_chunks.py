@@ -134,7 +134,7 @@ async def test_a_robot_of_lerobot_has_nothing_to_average_of_two_versions(
     async with LeRobotGateway(server, LeRobotConfig(model="m", port=0)) as gateway, connected(gateway.address) as robot:
         await robot.begin()
         changed = False
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             while queue.played[-30:] != [9.0] * 30:
                 await robot.send(observation(float(queue.timestep), queue.timestep, must_go=not queue.steps))
                 queue.take(await robot.actions())

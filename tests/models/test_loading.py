@@ -125,7 +125,7 @@ async def test_a_model_of_the_servers_process_is_made_in_a_thread_while_it_liste
     go, made_in = threading.Event(), []
 
     def make() -> Callable[[Any], Any]:
-        go.wait(20)
+        go.wait(60)
         made_in.append(threading.current_thread())
         return lambda observation: observation["state"]
 
@@ -199,7 +199,7 @@ async def test_as_many_models_load_at_once_as_there_are_cores_and_the_others_say
 
     def make() -> Any:
         begun.append("")
-        go.wait(20)
+        go.wait(60)
         return lambda observation: observation["state"]
 
     (place / "slow.py").write_text(
@@ -216,7 +216,7 @@ async def test_as_many_models_load_at_once_as_there_are_cores_and_the_others_say
         assert said == {"a": ("loading", ""), "b": ("loading", ""), "c": waits, "d": waits}
         (place / "go").touch()
         go.set()
-        await asyncio.wait_for(server.model_ready("d"), 20)
+        await asyncio.wait_for(server.model_ready("d"), 60)
         assert (await ask(server, "d")) is not None
 
 
@@ -224,7 +224,7 @@ async def test_as_many_models_load_at_once_as_there_are_cores_and_the_others_say
 async def test_what_waits_for_a_model_that_turns_out_not_to_load_fails_then(place: Path, where: str) -> None:
     go = threading.Event()
     (place / "late.py").write_text("import loading_models\nloading_models.wait('go')\nraise RuntimeError('no weights')")
-    models = {"process": ModelProcess("late:policy"), "thread": ModelLoader(lambda: go.wait(20) and broken())}
+    models = {"process": ModelProcess("late:policy"), "thread": ModelLoader(lambda: go.wait(60) and broken())}
     async with served({"m": models[where], "n": lambda observation: observation}) as server:
         waiting = asyncio.create_task(ask(server))
         await until(lambda: next(one for one in server.status().models if one.model_id == "m").waiting == 1)
@@ -252,7 +252,7 @@ async def test_a_model_that_cannot_be_loaded_is_tried_again(
         with pytest.raises(ModelFailing, match="no weights"):
             await ask(server)
         (place / "go").touch()
-        await asyncio.wait_for(server.model_ready("m"), 20)
+        await asyncio.wait_for(server.model_ready("m"), 60)
         assert (await ask(server)) is not None
     assert len([one for one in caplog.messages if "no weights" in one and "started again in 0.1 s" in one]) == 1
 

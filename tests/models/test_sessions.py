@@ -77,13 +77,13 @@ def model(name: str = "Counts", **more: Any) -> dict[str, Any]:
 async def test_a_robot_has_a_session_for_each_episode(serve: Serve, place: Path, run: str) -> None:
     server = await serve(m=model(run=run))
     async with AsyncConnection(server.address, "arm", "so101") as connection:
-        handle = connection.model("m", 5000.0)
+        handle = connection.model("m", 60_000.0)
         for step in (1, 2, 3):
-            result = await handle.infer(20_000, state=np.ones(1))
+            result = await handle.infer(60_000, state=np.ones(1))
             assert result is not None
             assert (result["steps"], result["who"], result.session) == (step, "arm so101", "")
         await handle.reset()
-        result = await handle.infer(20_000, state=np.ones(1))
+        result = await handle.infer(60_000, state=np.ones(1))
         assert result is not None
         assert (result["steps"], result.session) == (1, "")
     assert (place / "resets").read_text() == "arm 0\narm 1\n"
@@ -103,9 +103,9 @@ async def test_close_is_called_when_a_robot_is_gone(serve: Serve, place: Path, r
 async def test_calls_of_its_processes_begin_within_the_turn_as_those_of_other_models(serve: Serve) -> None:
     server = await serve(m=model())
     async with AsyncConnection(server.address, "arm") as connection:
-        handle = connection.model("m", 5000.0)
+        handle = connection.model("m", 60_000.0)
         for _ in range(3):
-            assert await handle.infer(20_000, state=np.ones(1)) is not None
+            assert await handle.infer(60_000, state=np.ones(1)) is not None
     assert server.status().counters["calls_inline"] == 3
 
 
@@ -123,9 +123,9 @@ async def test_a_robot_stays_on_the_replica_with_its_state_and_its_rows_run_in_o
 
     async def drive(client_id: str) -> set[int]:
         async with AsyncConnection(server.address, client_id) as connection:
-            handle = connection.model("m", 5000.0, queue="all")
+            handle = connection.model("m", 60_000.0, queue="all")
             ids = [await handle.observe(state=np.full(1, number)) for number in range(20)]
-            results = [await handle.get_result(20_000) for _ in ids]
+            results = [await handle.get_result(60_000) for _ in ids]
             assert [int(one["number"][0]) for one in results if one is not None] == list(range(20))
             assert [int(one["steps"]) for one in results if one is not None] == list(range(1, 21))
             return {int(one["pid"]) for one in results if one is not None}
@@ -146,7 +146,7 @@ async def test_where_a_replica_is_killed_its_robots_go_on_in_order(serve: Serve)
 
     async def drive(client_id: str) -> None:
         async with AsyncConnection(server.address, client_id) as connection:
-            handle = connection.model("m", 5000.0, queue="all")
+            handle = connection.model("m", 60_000.0, queue="all")
             for number in range(20):
                 await handle.observe(state=np.full(1, number))
             sent, numbers, steps = 20, [], 0
@@ -156,7 +156,7 @@ async def test_where_a_replica_is_killed_its_robots_go_on_in_order(serve: Serve)
                     await handle.observe(state=np.full(1, sent))
                     sent += 1
                 try:
-                    result = await handle.get_result(20_000)
+                    result = await handle.get_result(60_000)
                 except ModelFailed as error:
                     lost.append(str(error))
                     continue
@@ -184,19 +184,19 @@ async def test_where_a_replica_is_killed_its_robots_go_on_in_order(serve: Serve)
 async def test_no_row_of_a_failed_batch_runs_twice(serve: Serve, run: str) -> None:
     server = await serve(m=model("Together", run=run))
     async with AsyncConnection(server.address, "first") as first, AsyncConnection(server.address, "second") as second:
-        handles = [first.model("m", 5000.0), second.model("m", 5000.0)]
+        handles = [first.model("m", 60_000.0), second.model("m", 5000.0)]
         for handle in handles:
-            assert await handle.infer(20_000, state=np.ones(1)) is not None
+            assert await handle.infer(60_000, state=np.ones(1)) is not None
         blocker = asyncio.create_task(ask(server, "third"))  # so that the next two wait, and run together
         await asyncio.sleep(0.005)
-        failing = [handle.infer(20_000, state=np.ones(1), do="raise") for handle in handles]
+        failing = [handle.infer(60_000, state=np.ones(1), do="raise") for handle in handles]
         outcomes = await asyncio.gather(*failing, return_exceptions=True)
         await asyncio.gather(blocker, return_exceptions=True)
         assert all(isinstance(one, ModelFailed) for one in outcomes)
         if all(isinstance(one, BatchFailed) for one in outcomes):
             assert "none is run again" in str(outcomes[0])
         for handle in handles:
-            result = await handle.infer(20_000, state=np.ones(1))
+            result = await handle.infer(60_000, state=np.ones(1))
             assert result is not None
             assert result["steps"] == 3
 
@@ -208,11 +208,11 @@ async def test_a_robot_that_breaks_its_calls_goes_alone_and_the_others_are_serve
     async def drive(client_id: str, **more: Any) -> None:
         nonlocal good
         async with AsyncConnection(server.address, client_id) as connection:
-            handle = connection.model("m", 5000.0)
+            handle = connection.model("m", 60_000.0)
             failures = 0
             while not stop.is_set():
                 try:
-                    assert await handle.infer(20_000, state=np.ones(1), **more) is not None
+                    assert await handle.infer(60_000, state=np.ones(1), **more) is not None
                 except ModelFailed:
                     failures += 1
                 else:
@@ -232,14 +232,14 @@ async def test_a_robot_that_breaks_its_calls_goes_alone_and_the_others_are_serve
 async def test_an_episode_whose_reset_has_failed_is_begun_again(serve: Serve, place: Path, run: str) -> None:
     server = await serve(m=model("Fussy", run=run))
     async with AsyncConnection(server.address, "arm") as connection:
-        handle = connection.model("m", 5000.0)
-        assert await handle.infer(20_000, state=np.ones(1)) is not None
+        handle = connection.model("m", 60_000.0)
+        assert await handle.infer(60_000, state=np.ones(1)) is not None
         await handle.reset()
         for _ in range(2):
             with pytest.raises(ModelFailed, match="no reset"):
-                await handle.infer(20_000, state=np.ones(1))
+                await handle.infer(60_000, state=np.ones(1))
         (place / "reset works").touch()
-        result = await handle.infer(20_000, state=np.ones(1))
+        result = await handle.infer(60_000, state=np.ones(1))
         assert result is not None
         assert (result["steps"], result.session) == (1, "")
 
@@ -247,20 +247,20 @@ async def test_an_episode_whose_reset_has_failed_is_begun_again(serve: Serve, pl
 async def test_a_robot_gets_to_know_that_its_state_was_lost(serve: Serve, place: Path) -> None:
     server = await serve(m=model())
     async with AsyncConnection(server.address, "arm") as connection:
-        handle = connection.model("m", 5000.0)
-        result = await handle.infer(20_000, state=np.ones(1))
+        handle = connection.model("m", 60_000.0)
+        result = await handle.infer(60_000, state=np.ones(1))
         assert result is not None
         os.kill(int(result["pid"]), signal.SIGKILL)
         await until(lambda: server.status().models[0].state != "ready")
-        result = await handle.infer(20_000, state=np.ones(1))
+        result = await handle.infer(60_000, state=np.ones(1))
         assert result is not None
         assert (result["steps"], result.session) == (1, "restarted")
-        result = await handle.infer(20_000, state=np.ones(1))
+        result = await handle.infer(60_000, state=np.ones(1))
         assert result is not None
         assert (result["steps"], result.session) == (2, "")
         server.reconfigure(settings(m=model(args={"version": "2"})))
         await until(lambda: list(server.dispatcher.conditions()) == ["m#2"])
-        result = await handle.infer(20_000, state=np.ones(1))
+        result = await handle.infer(60_000, state=np.ones(1))
         assert result is not None
         assert (result["steps"], result.session) == (1, "restarted")
     assert (place / "resets").read_text() == "arm 0\n" * 3
@@ -288,8 +288,8 @@ async def test_a_spare_process_that_has_imported_the_model_follows_one_that_ends
         return [int(line) for line in (place / "imported").read_text().splitlines()]
 
     async with AsyncConnection(server.address, "arm") as connection:
-        handle = connection.model("m", 5000.0)
-        first = await handle.infer(20_000, state=np.ones(1))
+        handle = connection.model("m", 60_000.0)
+        first = await handle.infer(60_000, state=np.ones(1))
         await until(lambda: len(imported()) == 2)
         assert first is not None
         own, spare = imported()
@@ -300,7 +300,7 @@ async def test_a_spare_process_that_has_imported_the_model_follows_one_that_ends
         os.kill(own, signal.SIGKILL)
         ended = {own, spare} if spare_ends_too else {own}
         await until(lambda: set(server.dispatcher.process_ids("m")) - ended)  # what comes before gets ModelFailed
-        second = await handle.infer(20_000, state=np.ones(1))
+        second = await handle.infer(60_000, state=np.ones(1))
         assert second is not None
         assert (second["steps"], second.session) == (1, "restarted")
         assert (second["pid"] == spare) is not spare_ends_too
@@ -316,10 +316,10 @@ async def test_a_robot_keeps_its_version_and_state_until_its_episode_ends(serve:
     await until(lambda: all(one.state == "ready" for one in server.status().models[0].versions))
     assert (await ask(server, "other")).model_version == "b"  # it is new, and has nothing to lose
     async with AsyncConnection(server.address, "arm") as connection:
-        handle = connection.model("m", 5000.0)
+        handle = connection.model("m", 60_000.0)
 
         async def step() -> tuple[str, int, str]:
-            result = await handle.infer(20_000, state=np.ones(1))
+            result = await handle.infer(60_000, state=np.ones(1))
             assert result is not None
             return result.model_version, int(result["steps"]), result.session
 
@@ -343,14 +343,14 @@ async def test_a_robot_that_comes_back_to_a_version_begins_anew_there(serve: Ser
     server = await serve(m=run_of | versions())
     await until(lambda: {one.state for one in server.status().models[0].versions} == {"ready"})
     async with AsyncConnection(server.address, "arm") as connection:
-        handle = connection.model("m", 5000.0)
+        handle = connection.model("m", 60_000.0)
         seen = []
         for clients in ((), ("arm",), ()):
             server.reconfigure(settings(m=run_of | versions(*clients)))
             if seen:
                 await handle.reset()
             for _ in range(2):
-                result = await handle.infer(20_000, state=np.ones(1))
+                result = await handle.infer(60_000, state=np.ones(1))
                 assert result is not None
                 seen.append((result.model_version, int(result["steps"])))
     assert seen == [("a", 1), ("a", 2), ("b", 1), ("b", 2), ("a", 1), ("a", 2)]
@@ -378,13 +378,13 @@ async def test_what_a_version_saw_in_the_shadow_is_no_state_of_a_robot_that_it_a
     server = await serve(m=versions(shadow="b"))
     await until(lambda: {one.state for one in server.status().models[0].versions} == {"ready"})
     async with AsyncConnection(server.address, "arm") as connection:
-        handle = connection.model("m", 5000.0)
-        await handle.infer(20_000, state=np.ones(1))
+        handle = connection.model("m", 60_000.0)
+        await handle.infer(60_000, state=np.ones(1))
         await until(lambda: any(one.compared for one in server.status().models[0].versions))
         server.reconfigure(settings(m=versions(active="b", swap="in_place")))  # within its episode
         result = None
         while result is None or result.model_version != "b":
-            result = await handle.infer(20_000, state=np.ones(1))
+            result = await handle.infer(60_000, state=np.ones(1))
         assert (result["steps"], result.session) == (1, "restarted")
 
 
@@ -393,13 +393,13 @@ async def test_a_robot_gets_to_know_of_lost_state_whatever_was_asked_in_the_shad
     server = await serve(m={"versions": versions, "active": "a", "shadow": "b"})
     await until(lambda: {one.state for one in server.status().models[0].versions} == {"ready"})
     async with AsyncConnection(server.address, "arm") as connection:
-        handle = connection.model("m", 5000.0)
-        result = await handle.infer(20_000, state=np.ones(1))
+        handle = connection.model("m", 60_000.0)
+        result = await handle.infer(60_000, state=np.ones(1))
         assert result is not None
         await until(lambda: any(one.compared for one in server.status().models[0].versions))
         os.kill(int(result["pid"]), signal.SIGKILL)
         await until(lambda: server.status().models[0].state != "ready")
-        result = await handle.infer(20_000, state=np.ones(1))
+        result = await handle.infer(60_000, state=np.ones(1))
         assert result is not None
         assert (result["steps"], result.session) == (1, "restarted")
 
@@ -413,10 +413,10 @@ async def test_a_robot_that_was_silent_within_its_episode_gets_to_know_that_its_
     config.response_tracking.disconnect_timeout_s = 0.1
     server.reconfigure(config)
     async with AsyncConnection(server.address, "arm") as connection:
-        handle = connection.model("m", 5000.0)
-        assert await handle.infer(20_000, state=np.ones(1)) is not None
+        handle = connection.model("m", 60_000.0)
+        assert await handle.infer(60_000, state=np.ones(1)) is not None
         await until(lambda: (place / "closed").exists())
-        result = await handle.infer(20_000, state=np.ones(1))
+        result = await handle.infer(60_000, state=np.ones(1))
         assert result is not None
         assert (result["steps"], result.session) == (1, "restarted")
 
@@ -426,11 +426,11 @@ async def test_an_observation_under_which_its_process_died_is_not_run_again(
 ) -> None:
     server: Server = await serve(m=model())
     async with AsyncConnection(server.address, "arm") as connection:
-        handle = connection.model("m", 5000.0)
+        handle = connection.model("m", 60_000.0)
         with pytest.raises(ModelFailed, match="not run again"):
-            await handle.infer(20_000, state=np.ones(1), do="exit")
+            await handle.infer(60_000, state=np.ones(1), do="exit")
         assert "model m: its process exited with status 3" in caplog.text
-        assert await handle.infer(20_000, state=np.ones(1)) is not None
+        assert await handle.infer(60_000, state=np.ones(1)) is not None
 
 
 async def test_a_single_method_without_sessions_is_not_called_beside_a_batch_with_them(

@@ -31,11 +31,11 @@ model, other = connection.model("double"), connection.model("echo")
 for n in range(20):  # every observation is answered, though none is waited for before the next
     model.observe(urgency=0.5, steps_remaining=3, state=np.full(4, n, dtype=np.float32))
 for n in range(20):
-    result = model.get_result(timeout_ms=10_000)
+    result = model.get_result(timeout_ms=60_000)
     report["results"].append(float(result["actions"][0]))
 for dtype in ("float16", "float32", "float64", "uint8", "int32", "int64", "bool"):
     other.observe(value=np.arange(6).reshape(2, 3).astype(dtype), prompt="go")
-    result = other.get_result(timeout_ms=10_000)
+    result = other.get_result(timeout_ms=60_000)
     report["dtypes"].append([str(result["value"].dtype), list(result["value"].shape)])
     report["metadata"].append(result["prompt"])
 connection.model("broken").observe(state=np.zeros(1))
@@ -46,7 +46,7 @@ async def main():
     async with AsyncConnection(server=address, client_id="old-2") as connection:
         model = connection.model("double")
         await model.observe(state=np.full(4, 21, dtype=np.float32))
-        result = await model.get_result(timeout_ms=10_000)
+        result = await model.get_result(timeout_ms=60_000)
         report["async"] = float(result["actions"][0])
 
 asyncio.run(main())

@@ -36,22 +36,22 @@ seen = {"python": "%d.%d" % sys.version_info[:2], "numpy": np.__version__, "from
 with Connection(address, client_id="robot", client_type="arm") as connection:
     model = connection.model("double")
     model.observe(state=np.arange(4, dtype=np.float32), note="go", observation={"nested": {"a": [1, 2.5, None]}})
-    result = model.get_result(timeout_ms=20_000)
+    result = model.get_result(timeout_ms=60_000)
     seen["double"] = result["actions"].tolist()
     large = np.arange(200_000, dtype=np.uint8).reshape(400, 500)
     echo = connection.model("echo")
-    answer = echo.infer(camera=large, timeout_ms=20_000)
+    answer = echo.infer(camera=large, timeout_ms=60_000)
     seen["echo"] = bool((answer["camera"] == large).all())
     for name, values in (("nothing", {"state": np.ones(2)}), ("broken", {"state": np.ones(2)})):
         try:
-            connection.model(name).infer(timeout_ms=20_000, **values)
+            connection.model(name).infer(timeout_ms=60_000, **values)
         except inferential.InferenceError as error:
             seen["errors"].append(type(error).__name__)
     seen["link"] = connection.stats.link_round_trip_ms is not None
 
     runtime = ChunkRuntime(connection.model("chunk"), control_rate_hz=50.0)
     seen["chunk"] = None
-    until = time.monotonic() + 20
+    until = time.monotonic() + 60
     while seen["chunk"] is None and time.monotonic() < until:
         action = runtime.step({"state": np.zeros(2, dtype=np.float32)})
         if action is not None:
@@ -63,9 +63,9 @@ async def main():
     async with AsyncConnection(address, client_id="robot-aio") as connection:
         model = connection.model("double")
         await model.observe(state=np.full(2, 21, dtype=np.float64))
-        seen["async"] = (await model.get_result(timeout_ms=20_000))["actions"].tolist()
+        seen["async"] = (await model.get_result(timeout_ms=60_000))["actions"].tolist()
         try:
-            await connection.model("nothing").infer(state=np.ones(1), timeout_ms=20_000)
+            await connection.model("nothing").infer(state=np.ones(1), timeout_ms=60_000)
         except UnknownModel:
             seen["errors"].append("async")
 
@@ -146,7 +146,7 @@ async def test_robots_and_workers_of_that_python_work_with_this_server(
         await server.model_ready("where")
         with Connection(server.address) as connection:
             model = connection.model("where")
-            answer = await asyncio.to_thread(lambda: model.infer(state=np.zeros(20_000), timeout_ms=20_000))
+            answer = await asyncio.to_thread(lambda: model.infer(state=np.zeros(20_000), timeout_ms=60_000))
     version = installed.parents[1].name.removeprefix("oldest-")
     numpy_version = OLDEST[version][0].removeprefix("numpy==")
     robot = json.loads(out)

@@ -192,18 +192,18 @@ async def test_robots_share_calls_and_get_each_their_row(python: str, tmp_path: 
             await server.model_ready(model_id)
         reach = connection.model("reach", queue="all")
         rows = await asyncio.gather(
-            *(reach.infer(20_000, state=np.full(2, n, ">f8"), goal=np.full(2, 8)) for n in range(4))
+            *(reach.infer(60_000, state=np.full(2, n, ">f8"), goal=np.full(2, 8)) for n in range(4))
         )
         assert [row and row["actions"].tolist() for row in rows] == [[(8 - n) / 2] * 2 for n in range(4)]
         with pytest.raises(InvalidObservation, match=r"'goal': expected float32 \[2\], got float64 \[3\]"):
-            await reach.infer(20_000, state=np.ones(2), goal=np.ones(3))
-        two = await connection.model("two").infer(20_000, state=np.arange(3, dtype=np.float32))
+            await reach.infer(60_000, state=np.ones(2), goal=np.ones(3))
+        two = await connection.model("two").infer(60_000, state=np.arange(3, dtype=np.float32))
         assert two is not None
         assert (two["arm"].tolist(), two["sum"].tolist()) == ([1, 2, 3], [3])
-        mapped = await connection.model("mapped").infer(20_000, observation={"observation.state": np.ones(3)})
+        mapped = await connection.model("mapped").infer(60_000, observation={"observation.state": np.ones(3)})
         assert mapped is not None
         assert mapped["actions"].tolist() == [2, 2, 2]
-        free = await connection.model("free").infer(20_000, state=np.arange(3, dtype=np.float32))
+        free = await connection.model("free").infer(60_000, state=np.arange(3, dtype=np.float32))
         assert free is not None
         assert free["output_0"].tolist() == [1, 2, 3]
 
@@ -306,7 +306,7 @@ async def test_what_a_module_keeps_in_itself_is_each_robots_own(python: str, tmp
         one, two = first.model("walk"), second.model("walk")
 
         async def step(model: AsyncModel, x: float) -> object:
-            result = await model.infer(20_000, x=np.full(2, x))
+            result = await model.infer(60_000, x=np.full(2, x))
             return result and result["actions"].tolist()
 
         assert [await step(one, 1), await step(two, 10), await step(one, 1), await step(two, 10)] == [
@@ -316,7 +316,7 @@ async def test_what_a_module_keeps_in_itself_is_each_robots_own(python: str, tmp
             [20, 20],
         ]
         with pytest.raises(InvalidObservation, match=r"'x': expected float32 \[2\], got float64 \[3\]"):
-            await one.infer(20_000, x=np.ones(3))
+            await one.infer(60_000, x=np.ones(3))
         await one.reset()
         assert [await step(one, 1), await step(two, 10)] == [[1, 1], [30, 30]]
 

@@ -36,7 +36,7 @@ async def recorded_of(folder: Path, model: Any, *observations: dict[str, Any], *
     ):
         for observation in observations:
             try:
-                await connection.model("pi0", queue="all", late="serve").infer(20_000, observation=observation)
+                await connection.model("pi0", queue="all", late="serve").infer(60_000, observation=observation)
             except InferenceError:
                 continue
     (path,) = files(folder)
@@ -85,7 +85,7 @@ async def test_a_broken_image_hides_nothing_else(tmp_path: Path) -> None:
         await ask(server, times=1)
         async with AsyncConnection(server.address, "arm-02") as connection:
             with pytest.raises(InferenceError, match="broken JPEG"):
-                await connection.model("pi0").infer(20_000, observation={"camera": image, "state": STATE})
+                await connection.model("pi0").infer(60_000, observation={"camera": image, "state": STATE})
         await ask(server, times=1)
     (path,) = files(tmp_path)
     found = list(read_recording(path))

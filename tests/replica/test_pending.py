@@ -60,7 +60,7 @@ async def test_what_is_done_before_it_is_awaited_does_not_wait() -> None:
     pending.set_result(1)
     assert pending.done()
     assert await pending == 1
-    assert await asyncio.wait_for(_awaited(pending), 1) == 1
+    assert await asyncio.wait_for(_awaited(pending), 60) == 1
 
 
 async def _awaited(pending: Pending[int]) -> int:

@@ -62,6 +62,15 @@ def test_a_target_that_leads_nowhere_says_why(target: str, text: str, module: st
         load_target(target.format(module=module), {})
 
 
+def test_a_module_or_a_maker_that_means_to_end_its_process_says_so_as_any_failure(tmp_path: Path) -> None:
+    (tmp_path / "targets_that_exit.py").write_text("import sys\nsys.exit('no GPU')\n")
+    (tmp_path / "targets_whose_maker_exits.py").write_text("import sys\ndef make():\n    sys.exit(3)\n")
+    with pytest.raises(TargetError, match=r"importing it failed: SystemExit: no GPU \(.*targets_that_exit.py:2\)"):
+        load_target("targets_that_exit:x", {})
+    with pytest.raises(TargetError, match=r"calling it to make the model failed.*: SystemExit: 3 \("):
+        load_target("targets_whose_maker_exits:make", {})
+
+
 def test_args_that_do_not_fit_are_refused_with_those_that_do(module: str) -> None:
     with pytest.raises(TargetError, match=r"unexpected keyword argument 'gian'.*; args may have gain$"):
         load_target(f"{module}:make", {"gian": 2.0})

@@ -31,7 +31,7 @@ class Gate:
     def infer(self, observation: dict[str, Any]) -> Any:
         self.calls += 1
         self.entered.release()
-        assert self._open.acquire(timeout=20)
+        assert self._open.acquire(timeout=60)
         return observation
 
     def let(self, count: int = 1) -> None:
@@ -40,7 +40,7 @@ class Gate:
 
     async def wait_entered(self) -> None:
         """Until a call has begun."""
-        assert await asyncio.to_thread(self.entered.acquire, timeout=20)
+        assert await asyncio.to_thread(self.entered.acquire, timeout=60)
 
 
 class Stacker:

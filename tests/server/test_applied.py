@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -22,16 +23,25 @@ def use_of(server: Any) -> Any:
     return server.status().clients[0].models[0]
 
 
-async def test_the_server_shows_how_old_actions_are_when_the_robot_reads_them(serve: Serve) -> None:
+async def test_the_server_shows_how_old_actions_are_when_the_robot_reads_them(
+    serve: Serve, pass_time: Callable[[float], None]
+) -> None:
     async with serve({"m": echo}) as server:
+
+        def sent() -> int:
+            stats = server.metrics.get_stats("responses_served")
+            return 0 if stats is None else stats.count
 
         def drive() -> list[float]:
             ages = []
             with Connection(server.address, client_id="arm") as connection:
-                model = connection.model("m", latency_budget_ms=200.0)
-                for _ in range(4):
+                model = connection.model("m", latency_budget_ms=2000.0)
+                for number in range(1, 5):
                     model.observe(state=STATE)
-                    time.sleep(0.3)  # a control loop that looks at the answer in its next step
+                    while sent() < number:
+                        time.sleep(0.001)
+                    time.sleep(0.1)  # a control loop that looks at the answer in its next step
+                    pass_time(3.0)  # how long the answer lay unread, the kernel's clock tells
                     result = model.get_result(timeout_ms=60_000)
                     assert result is not None
                     ages.append(result.age_ms)
@@ -41,8 +51,7 @@ async def test_the_server_shows_how_old_actions_are_when_the_robot_reads_them(se
 
         ages = await asyncio.to_thread(drive)
         use = use_of(server)
-        assert use.age_ms == pytest.approx(ages[-1], abs=50)
-        assert use.age_ms >= 300
+        assert 3000 <= use.age_ms <= ages[-1] + 0.1
         assert 0 < use.unread_ms <= use.age_ms
         assert (use.answered, use.in_time) == (5, 1)  # of the last one the robot has not said anything
         assert server.metrics.get_stats("action_age_ms").count == 4
@@ -78,11 +87,12 @@ async def test_a_chunk_is_applied_in_the_step_that_plays_it(serve: Serve) -> Non
         def drive() -> None:
             with Connection(server.address, client_id="arm") as connection:
                 runtime = ChunkRuntime(connection.model("m", control_rate_hz=50), 50)
-                runtime.run(lambda: {"state": STATE}, lambda action: None, seconds=0.5)
+                while runtime.stats.chunks < 3:
+                    runtime.run(lambda: {"state": STATE}, lambda action: None, seconds=0.2)
 
         await asyncio.to_thread(drive)
         assert server.metrics.get_stats("action_age_ms").count >= 2
-        assert 0 < use_of(server).age_ms < 5000
+        assert 0 < use_of(server).age_ms < 60_000
 
 
 @pytest.mark.parametrize("age_ms", [float("nan"), float("inf"), -1.0])

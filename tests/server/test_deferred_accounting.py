@@ -22,11 +22,9 @@ async def at_once(observation: dict[str, Any]) -> dict[str, Any]:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    for _ in range(200):
-        if condition():
-            return
-        await asyncio.sleep(0.01)
-    raise AssertionError("it did not come")
+    async with asyncio.timeout(60):
+        while not condition():  # noqa: ASYNC110 (nothing tells of it)
+            await asyncio.sleep(0.01)
 
 
 async def test_the_status_includes_a_request_that_has_just_arrived(serve: Serve) -> None:

@@ -77,7 +77,7 @@ asyncio.run(main())
         assert process.stdout is not None
         assert process.stdout.readline().startswith("tcp://127.0.0.1:")
         os.kill(process.pid, number)
-        rest, _ = process.communicate(timeout=20)
+        rest, _ = process.communicate(timeout=60)
         assert rest == "ended\n"
         assert process.returncode == 0
     finally:
@@ -107,7 +107,7 @@ async def main():
 asyncio.run(main())
 print("ended")
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=20, check=False)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
     assert done.stdout == "ended\n", done.stderr
     assert done.returncode == 0
 
@@ -345,7 +345,7 @@ def test_the_example_in_the_docstring_of_server_runs() -> None:
     assert Server.__doc__ is not None
     _, _, rest = inspect.cleandoc(Server.__doc__).partition("```python\n")
     code = textwrap.dedent(rest.partition("```")[0])
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.stdout == "(16, 7) ['arm-01']\n", done.stderr
 
 

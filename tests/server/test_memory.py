@@ -67,11 +67,11 @@ def numbers(most: int) -> Iterator[int]:
 def robots(serving: Serving, stack: ExitStack, count: int) -> Iterator[tuple[str, socket.socket]]:
     for number in range(count):
         name = f"robot-{time.monotonic_ns()}-{number}"
-        yield name, stack.enter_context(connect(serving.address, name.encode())[0])
+        yield name, stack.enter_context(connect(serving.address, name.encode(), 60.0)[0])
 
 
 def http(serving: Serving, name: str) -> socket.socket:
-    return socket.create_connection(address_of(serving.places[name].partition("//")[2]), 10)
+    return socket.create_connection(address_of(serving.places[name].partition("//")[2]), 60)
 
 
 def waiting_requests(serving: Serving, stack: ExitStack) -> None:
@@ -86,7 +86,7 @@ def half_messages(serving: Serving, stack: ExitStack) -> None:
 
 def frames_before_the_handshake(serving: Serving, stack: ExitStack) -> None:
     for _ in range(50):
-        opened = stack.enter_context(socket.create_connection(address_of(serving.address), 10))
+        opened = stack.enter_context(socket.create_connection(address_of(serving.address), 60))
         send(opened, b"\xff" + bytes(8) + b"\x7f\x03\x01NULL" + bytes(48) + frame(bytes(4 * MIB), 4))
 
 
@@ -106,7 +106,7 @@ def made_up_names(serving: Serving, stack: ExitStack) -> None:
 
 
 def answers_of_ever_new_clients(serving: Serving, stack: ExitStack) -> None:
-    opened = stack.enter_context(connect(serving.address, b"")[0])
+    opened = stack.enter_context(connect(serving.address, b"", 60.0)[0])
     for number in numbers(5_000):
         send(opened, Observations(f"new {number}", "coroutine").message(number, time.time_ns()))
 
@@ -128,6 +128,7 @@ def images_of_one_colour(serving: Serving, stack: ExitStack) -> None:
         shape = [10_000, 10_000, 3]
         seen.tensors.add(key="state", dtype=UINT8, shape=shape, byte_length=len(payload), encoding=PNG)
         send(opened, message(b"", seen.SerializeToString(), payload), 3)
+        opened.settimeout(60)
         assert opened.recv(1)
 
 
@@ -169,7 +170,7 @@ def grpc_requests(serving: Serving, stack: ExitStack) -> None:
     for _ in range(4):
         channel = stack.enter_context(grpc.insecure_channel(serving.places["kserve_grpc"]))
         ask = channel.unary_unary(f"/{SERVICE}/ModelInfer")
-        for asked in [ask.future(b"\x2a\x00" * (PAYLOAD_BYTES // 2 - 100), timeout=20) for _ in range(10)]:
+        for asked in [ask.future(b"\x2a\x00" * (PAYLOAD_BYTES // 2 - 100), timeout=60) for _ in range(10)]:
             assert asked.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
@@ -212,7 +213,7 @@ def test_a_server_takes_no_more_than_its_limits_say(load: Load, serving: Serving
     status = (process / "status").read_text()
     most = next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM")) * 1024
     assert (most - before) // MIB <= MOST_MIB[load] + SLACK_MIB
-    with contextlib.closing(connect(serving.address, b"another")[0]) as robot:
+    with contextlib.closing(connect(serving.address, b"another", 60.0)[0]) as robot:
         send(robot, Observations("another", "coroutine").message(1, time.time_ns()))
-        robot.settimeout(10)
+        robot.settimeout(60)
         assert robot.recv(1)

@@ -33,7 +33,7 @@ class StandingStill:
 
     async def __call__(self, observation: dict[str, Any]) -> Any:
         self.entered.set()
-        assert self.goes_on.wait(20)
+        assert self.goes_on.wait(60)
         return observation
 
 
@@ -53,7 +53,7 @@ def served(model: Any, **config: Any) -> Iterator[Server]:
 
     thread = threading.Thread(target=asyncio.run, args=(run(),))
     thread.start()
-    assert started.wait(20)
+    assert started.wait(60)
     try:
         yield box[0]
     finally:
@@ -74,7 +74,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def until(condition: Callable[[], Any]) -> None:
-    for _ in range(2000):
+    for _ in range(6000):
         if condition():
             return
         threading.Event().wait(0.01)
@@ -89,7 +89,7 @@ def test_a_robot_that_connects_anew_gets_the_answers_of_a_server_that_stood_stil
     with served(model) as server, Connection(server.address, "arm") as arm:
         handle = arm.model("m", queue="all")
         asked = [handle.observe(n=np.array(0))]
-        assert model.entered.wait(20)
+        assert model.entered.wait(60)
         asked += [handle.observe(n=np.array(number)) for number in range(1, asked_before)]
         until(lambda: handle.get_result(10) is None and "no answer to heartbeats" in caplog.text)
         model.goes_on.set()

@@ -265,22 +265,27 @@ async def test_the_loop_is_quiet_while_nothing_happens(serve: Any, connect: Conn
 
 
 async def test_a_request_expires_in_time_although_nothing_else_happens(
-    serve: Any, connect: Connect, monkeypatch: pytest.MonkeyPatch
+    serve: Any, connect: Connect, monkeypatch: pytest.MonkeyPatch, pass_time: Callable[[float], None]
 ) -> None:
     monkeypatch.setattr("inferential.tracking.fleet.SWEEP_S", 3600.0)
     gate = Gate()
-    config = {"scheduling": {"request_ttl_ms": 50.0}, "response_tracking": {"disconnect_timeout_s": 36_000.0}}
+    config = {"scheduling": {"request_ttl_ms": 20_000.0}, "response_tracking": {"disconnect_timeout_s": 36_000.0}}
     async with serve({"m": gate}, config) as server:
         first, second = connect(server, "first").model("m"), connect(server, "second").model("m")
         await first.observe(state=STATE)
         await gate.wait_entered()
+        waiting = asyncio.create_task(second.infer(WAIT_MS, state=STATE))
+        await until(lambda: server.status().waiting == 1)
+        pass_time(21.0)
         with pytest.raises(RequestExpired):
-            await second.infer(WAIT_MS, state=STATE)  # the model is still busy
+            await waiting  # the model is still busy
         gate.let()
         assert await first.get_result(WAIT_MS) is not None
 
 
-async def test_a_policy_sees_that_a_client_is_overdue(serve: Any, connect: Connect, gate: Any) -> None:
+async def test_a_policy_sees_that_a_client_is_overdue(
+    serve: Any, connect: Connect, gate: Any, pass_time: Callable[[float], None]
+) -> None:
     seen: list[float] = []
 
     @register_policy("note-time-until-next")
@@ -288,19 +293,20 @@ async def test_a_policy_sees_that_a_client_is_overdue(serve: Any, connect: Conne
         seen.append(request.time_until_next)
         return 0.0
 
-    async with serve({"m": gate}) as server:
+    async with serve({"m": gate}, {"response_tracking": {"disconnect_timeout_s": 36_000.0}}) as server:
         server.use_scheduler("deadline_aware", policy="note-time-until-next")
         model = connect(server, "arm").model("m", queue="all")
         gate.let(6)
         for _ in range(6):
             assert await model.infer(WAIT_MS, state=STATE) is not None
+            pass_time(5.0)
         assert seen[-1] > 0
         await model.observe(state=STATE)
         await gate.wait_entered()
         await model.observe(state=STATE)  # waits, and no other observation follows
         await until(lambda: server.status().waiting == 1)
         period_s = server.status().clients[0].models[0].cadence_ms / 1e3
-        await asyncio.sleep(period_s + 0.02)
+        pass_time(period_s + 1.0)
         gate.let(2)
         for _ in range(2):
             assert await model.get_result(WAIT_MS) is not None

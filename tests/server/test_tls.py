@@ -44,7 +44,7 @@ async def test_a_page_with_a_certificate_is_read_by_https_with_its_token() -> No
     config = HttpConfig.model_validate({"port": 0, "tls_certificate": str(CERTIFICATE), "token": token})
 
     def ask(address: str, shown: str) -> int:
-        connection = http.client.HTTPSConnection(address.removeprefix("https://"), timeout=10, context=trusting())
+        connection = http.client.HTTPSConnection(address.removeprefix("https://"), timeout=60, context=trusting())
         connection.request("GET", "/api/status", headers={"Authorization": f"Bearer {shown}"})
         try:
             return connection.getresponse().status
@@ -72,13 +72,13 @@ async def test_a_robot_of_act_asks_by_https_and_checks_the_certificate() -> None
 
     def ask(address: str, context: ssl.SSLContext) -> int:
         with contextlib.closing(
-            http.client.HTTPSConnection(address.removeprefix("https://"), timeout=10, context=context)
+            http.client.HTTPSConnection(address.removeprefix("https://"), timeout=60, context=context)
         ) as connection:
             connection.request("POST", "/act", json.dumps({"instruction": "go"}), {"Authorization": "Bearer t"})
             return connection.getresponse().status
 
     def ask_in_plain_text(address: str) -> None:
-        with contextlib.closing(http.client.HTTPConnection(address.removeprefix("https://"), timeout=10)) as connection:
+        with contextlib.closing(http.client.HTTPConnection(address.removeprefix("https://"), timeout=60)) as connection:
             connection.request("POST", "/act", b"{}", {"Authorization": "Bearer t"})
             connection.getresponse()
 

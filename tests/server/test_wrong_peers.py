@@ -50,7 +50,7 @@ def socket_of(address: str, kind: int = zmq.DEALER, **options: Any) -> Iterator[
 def connection_to(address: str, data: bytes) -> Iterator[socket.socket]:
     """A plain connection that says this."""
     host, _, port = address.removeprefix("tcp://").rpartition(":")
-    with socket.create_connection((host, int(port)), timeout=10) as made:
+    with socket.create_connection((host, int(port)), timeout=60) as made:
         made.sendall(data)
         yield made
 

@@ -308,7 +308,7 @@ async def test_all_that_prometheus_sees_is_converted() -> None:
     async with serving() as server, AsyncConnection(server.address) as connection:
         exporter = Exporter(server)
         await connection.model("arm").infer(60_000, state=np.zeros(1))
-        families = exporter.families()
+        families = list(exporter.families())
         metrics = list(converted(families, 1, 2))
     assert [one.name for one in metrics] == [family.name for family in families if family.samples]
     points = sum(len(metric.data.data_points) for metric in metrics)

@@ -52,7 +52,9 @@ def test_a_silent_client_is_overdue_once_and_gone_once() -> None:
     subject = fleet()
     last = rhythmic(subject)
     assert subject.sweep(last + 0.02).overdue == []
+    assert subject.overdue_count == 0
     assert subject.sweep(last + 0.04).overdue == [("robot", "m")]
+    assert subject.overdue_count == 1
     assert subject.sweep(last + 5.0).overdue == []
     changes = subject.sweep(last + 10.0)
     assert (changes.overdue, changes.gone) == ([], ["robot"])

@@ -36,7 +36,7 @@ async def transport() -> Any:
 
 def call(transport: ZmqTransport, data: bytes) -> socket.socket:
     host, _, port = transport.address.removeprefix("tcp://").rpartition(":")
-    made = socket.create_connection((host, int(port)), timeout=10)
+    made = socket.create_connection((host, int(port)), timeout=60)
     made.sendall(data)
     return made
 

@@ -27,7 +27,7 @@ async def transport() -> AsyncIterator[ZmqTransport]:
 @pytest.fixture
 async def robot(transport: ZmqTransport) -> AsyncIterator[socket.socket]:
     host, _, port = transport.address.removeprefix("tcp://").rpartition(":")
-    with socket.create_connection((host, int(port)), timeout=10) as made:
+    with socket.create_connection((host, int(port)), timeout=60) as made:
         made.sendall(p.greeting() + p.ready(b"DEALER", b"arm"))
         async with asyncio.timeout(60):
             while not transport.has_client(b"arm"):

@@ -23,7 +23,7 @@ async def robot(transport: ZmqTransport) -> Any:
     """A connected robot, as a plain socket, and how many connections the transport has."""
     transport.watch(lambda: transport.receive())
     host, _, port = transport.address.removeprefix("tcp://").rpartition(":")
-    with socket.create_connection((host, int(port)), timeout=10) as opened:
+    with socket.create_connection((host, int(port)), timeout=60) as opened:
         opened.sendall(p.greeting() + p.ready(b"DEALER", b"arm"))
         yield opened
 

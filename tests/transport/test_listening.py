@@ -29,7 +29,7 @@ def reached(listener: Listener) -> None:
             caller.connect(socket_path(place))
     else:
         host, _, port = place.rpartition(":")
-        socket.create_connection((host.strip("[]").replace("0.0.0.0", "127.0.0.1"), int(port)), timeout=10).close()
+        socket.create_connection((host.strip("[]").replace("0.0.0.0", "127.0.0.1"), int(port)), timeout=60).close()
 
 
 @pytest.mark.parametrize(
@@ -48,12 +48,12 @@ def test_every_interface_is_that_of_ipv4_and_of_ipv6_on_one_port(bind: str) -> N
     listener = listen(bind)
     port = int(listener.address.rpartition(":")[2])
     for host in ("127.0.0.1", "::1"):
-        socket.create_connection((host, port), timeout=10).close()
+        socket.create_connection((host, port), timeout=60).close()
     assert listener.address == f"tcp://0.0.0.0:{port}"
     listener.close()
     for host in ("127.0.0.1", "::1"):
         with pytest.raises(ConnectionRefusedError):
-            socket.create_connection((host, port), timeout=10)
+            socket.create_connection((host, port), timeout=60)
 
 
 @pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")

@@ -293,7 +293,7 @@ async def test_it_listens_on_a_path_too(tmp_path: Path, dial: Dial) -> None:
 
 async def test_it_listens_from_its_construction_on(transport: ZmqTransport) -> None:
     host, _, port = transport.address.removeprefix("tcp://").rpartition(":")
-    socket.create_connection((host, int(port)), timeout=10).close()  # no caller has asked for a message yet
+    socket.create_connection((host, int(port)), timeout=60).close()  # no caller has asked for a message yet
 
 
 async def test_an_address_in_use_is_named(transport: ZmqTransport) -> None:

@@ -33,7 +33,7 @@ def receive(opened: socket.socket, size: int) -> bytes:
 def shake(address: str, socket_type: int, identity: bytes) -> socket.socket:
     """Connects as RFC 15 has it: each part once the peer's before it has come."""
     host, _, port = address.removeprefix("tcp://").rpartition(":")
-    opened = socket.create_connection((host, int(port)), timeout=10)
+    opened = socket.create_connection((host, int(port)), timeout=60)
     opened.sendall(SIGNATURE)
     assert receive(opened, 11)[10] == 3
     opened.sendall(b"\1" + bytes((socket_type, 0, len(identity))) + identity)
@@ -81,7 +81,7 @@ async def test_what_jeromq_0_3_6_sends_is_understood(transport: ZmqTransport, pi
     sent = JEROMQ_SIGNATURE + bytes((1, DEALER)) + JEROMQ_MESSAGE
 
     def say() -> socket.socket:
-        opened = socket.create_connection((host, int(port)), timeout=10)
+        opened = socket.create_connection((host, int(port)), timeout=60)
         opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for piece in [sent] if pieces == "whole" else [bytes((byte,)) for byte in sent]:
             opened.sendall(piece)

@@ -48,7 +48,7 @@ def pair(request: pytest.FixtureRequest) -> Iterator[tuple[socket.socket, socket
         with socket.create_server(("127.0.0.1", 0)) as listener:
             first = socket.create_connection(listener.getsockname())
             ends = first, listener.accept()[0]
-    ends[1].settimeout(10)
+    ends[1].settimeout(60)
     yield ends
     for end in ends:
         end.close()

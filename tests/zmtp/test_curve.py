@@ -244,7 +244,7 @@ class Wire:
 
     def __init__(self, connected: socket.socket) -> None:
         self._socket = connected
-        connected.settimeout(10)
+        connected.settimeout(60)
         self._reader = Reader(None, 3)
 
     def greet(self, *, as_server: bool) -> bytes:
@@ -296,7 +296,7 @@ def answering(router: zmq.Socket[bytes], count: int) -> Iterator[None]:
     thread = threading.Thread(target=serve)
     thread.start()
     yield
-    thread.join(10)
+    thread.join(60)
 
 
 def test_our_client_speaks_with_a_libzmq_server(context: zmq.Context[zmq.Socket[bytes]]) -> None:
@@ -345,5 +345,5 @@ def test_our_server_speaks_with_a_libzmq_client(context: zmq.Context[zmq.Socket[
             for size in SIZES:
                 assert other.session.open(wire.next()[1]) == (0, body_of(size))
                 wire.frame(other.session.seal(0, body_of(size)))
-                assert dealer.poll(5000)
+                assert dealer.poll(60_000)
                 assert dealer.recv() == body_of(size)

@@ -67,10 +67,13 @@ class Attempts:
         """Returns when to ask the same address again beside those that are being made, in seconds after this time."""
         return min(every_s(outage_s), NEXT_ADDRESS_S * (1 + len(self._sockets)))
 
-    def advance(self) -> tuple[socket.socket | None, list[OSError]]:
+    def advance(self, *, heard: bool = False) -> tuple[socket.socket | None, list[OSError]]:
         """Returns the first connection that stands, which is the caller's from now on, and why others failed.
 
         It stays registered with the selector. The others end with it.
+
+        Args:
+            heard: only one by which the server has said something: what stands may do so with a proxy.
         """
         errors = []
         for attempt in list(self._sockets):
@@ -79,6 +82,13 @@ class Attempts:
                 self._end(attempt)
                 errors.append(OSError(code, os.strerror(code)))
             elif _is_connected(attempt):
+                said = _said(attempt) if heard else True
+                if said is None:
+                    self._selector.modify(attempt, selectors.EVENT_READ)
+                    continue
+                if not said:
+                    self._end(attempt)
+                    continue
                 del self._sockets[attempt]
                 self.close()
                 return attempt, errors
@@ -105,3 +115,13 @@ def _is_connected(attempt: socket.socket) -> bool:
     except OSError:
         return False
     return True
+
+
+def _said(attempt: socket.socket) -> bool | None:
+    """Returns whether the peer has said something; False: it has ended the connection, None: neither yet."""
+    try:
+        return bool(attempt.recv(1, socket.MSG_PEEK))
+    except BlockingIOError:
+        return None
+    except OSError:
+        return False

@@ -81,9 +81,9 @@ class Dialer:
         self._tried = [address]
         self._attempts.begin(address)
 
-    def first(self) -> socket.socket | None:
-        """Returns the first connection of the race that stands; None while there is none."""
-        return self._attempts.advance()[0]
+    def first(self, *, heard: bool) -> socket.socket | None:
+        """Returns the first connection of the race that stands, see `Attempts.advance`; None while there is none."""
+        return self._attempts.advance(heard=heard)[0]
 
     def go_on(self, now: float) -> None:
         """Gives the connections that are being made all the time, as the one beside them was given up."""

@@ -36,6 +36,7 @@ logger: logging.Logger = logging.getLogger("inferential.client")
 HANDSHAKE_S = 10.0
 """Longest time that the handshake may take before the next attempt; four round trips where these are longer."""
 _HANDSHAKE_ROUND_TRIPS = 4
+_LISTEN_EVERY_S = 0.1
 _FRAMES = 3  # empty, envelope, payload
 _SILENCE, _NO_HANDSHAKE = "no answer to heartbeats", "no answer to the handshake"
 
@@ -320,10 +321,17 @@ class Link:
     def _race(self, stream: Stream, now: float) -> None:
         """Begins a fresh connection beside one whose data the system sends again, in vain.
 
-        It would go on with that only after as long as the network was away, once more. Nothing is sent meanwhile.
+        It would go on with that only after as long as the network was away, once more. Nothing is sent meanwhile. Where
+        the system's data are taken and no answer comes, a proxy may take them, or a network hold them up: one fresh
+        connection is made beside it then, by which the server may be heard before it has read what was sent.
         """
-        self.next_poll_at = min(self._give_up_at, now + every_s(0.0))
-        address = stream.stuck_at(self.delivery.timeouts)
+        is_stuck = stream.is_stuck(self.delivery.timeouts)
+        is_silent = now >= self._ping_at + self._timeouts.answer_s and not self._writing
+        listens = is_silent and not is_stuck
+        self.next_poll_at = min(self._give_up_at, now + (_LISTEN_EVERY_S if listens else every_s(0.0)))
+        if not is_stuck and (self._dialer.is_racing or not listens):
+            return
+        address = stream.peer_address()
         if address is None:
             return
         with contextlib.suppress(OSError):  # the network is away
@@ -332,7 +340,8 @@ class Link:
 
     def _continue_race(self, stream: Stream, now: float) -> None:
         """Goes on with the connection that comes through first."""
-        fresh = self._dialer.first()
+        # Where data do not arrive, what stands shows that the network is back.
+        fresh = self._dialer.first(heard=not stream.is_stuck(self.delivery.timeouts))
         if stream.alive:
             self._dialer.close()
             if fresh is not None:

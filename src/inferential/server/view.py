@@ -115,6 +115,13 @@ class ServerView:
         return dict(self._core.accounting.late_by_cause)
 
     @property
+    def robots_by_state(self) -> dict[str, int]:
+        """How many clients are "active" and how many "overdue". They are counted, which takes microseconds."""
+        fleet = self._core.accounting.fleet
+        overdue = fleet.overdue_count
+        return {"active": fleet.active_count - overdue, "overdue": overdue}
+
+    @property
     def departed_robots(self) -> list[str]:
         """The ids of the newest clients that are gone and have not returned, longest gone first."""
         return list(self._core.accounting.fleet.departed)

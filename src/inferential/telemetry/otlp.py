@@ -11,7 +11,7 @@ import contextlib
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from importlib.metadata import version
 from typing import ClassVar
 
@@ -133,7 +133,7 @@ class _MetricsExport:
 
     def last(self) -> Callable[[], None]:
         """Returns what exports the present state, and nothing after it; it may be called in any thread."""
-        data = self._data()
+        data = self._data(list(self._converted()))
 
         def export() -> None:
             self._exporter.export(data)
@@ -142,10 +142,16 @@ class _MetricsExport:
         return export
 
     async def _export(self) -> None:
-        await asyncio.to_thread(self._exporter.export, self._data())
+        metrics = []
+        for metric in self._converted():
+            metrics.append(metric)
+            await asyncio.sleep(0)  # robots are served between one and the next
+        await asyncio.to_thread(self._exporter.export, self._data(metrics))
 
-    def _data(self) -> otel.MetricsData:
-        metrics = list(converted(self._families.families(), self._started_ns, wall_ns()))
+    def _converted(self) -> Iterator[otel.Metric]:
+        return converted(self._families.families(), self._started_ns, wall_ns())
+
+    def _data(self, metrics: Sequence[otel.Metric]) -> otel.MetricsData:
         scope = otel.ScopeMetrics(InstrumentationScope("inferential", version("inferential")), metrics, "")
         return otel.MetricsData([otel.ResourceMetrics(self._resource, [scope], "")])
 

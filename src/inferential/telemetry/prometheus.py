@@ -15,7 +15,7 @@ from itertools import repeat
 from operator import mul
 from typing import cast
 
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import generate_latest
 from prometheus_client.core import (
     CounterMetricFamily,
     GaugeMetricFamily,
@@ -95,26 +95,18 @@ class Exporter:
             metric.name: tuple(label for label in metric.labels if label != names.CLIENT)
             for metric in names.METRICS.values()
         }
-        self._registry = CollectorRegistry()
-        self._registry.register(self)
         server.metrics.add_sink(self._take)
 
     def text(self) -> bytes:
         """Returns the page that is scraped."""
+        return b"".join(map(text_of, self.families()))
+
+    def families(self) -> Iterator[Metric]:
+        """Yields all families, each as it is when it is asked for.
+
+        One takes a fraction of a millisecond, all of them several: the event loop is left to robots between them.
+        """
         self._server.metrics.flush()
-        return generate_latest(self._registry)
-
-    def families(self) -> list[Metric]:
-        """Returns the same, as families."""
-        self._server.metrics.flush()
-        return list(self.collect())
-
-    def describe(self) -> list[Metric]:
-        """Returns nothing, so that registering collects nothing."""
-        return []
-
-    def collect(self) -> Iterator[Metric]:
-        """Yields all families as they are now."""
         if self._server.running:
             self._begin_counters()
         for name, counts in self._counters.items():
@@ -145,7 +137,7 @@ class Exporter:
                     counts.setdefault((model_id,), 0.0)
 
     def _custom_families(self) -> Iterator[Metric]:
-        for name, by_labels in self._custom.items():
+        for name, by_labels in list(self._custom.items()):
             series = list(by_labels.items())
             labels = sorted({label for key, _ in series for label, _ in key})  # one that a point lacks is empty
             summary = SummaryMetricFamily(_CUSTOM_PREFIX + name, "recorded by the user", labels=labels)
@@ -158,11 +150,11 @@ class Exporter:
             yield last
 
     def _gauges(self) -> Iterator[Metric]:
-        status = self._server.status()
         clients = GaugeMetricFamily(f"{_PREFIX}clients", "clients by state", labels=["state"])
-        for state in ("active", "overdue"):
-            clients.add_metric([state], sum(client.state == state for client in status.clients))
+        for state, count in self._server.robots_by_state.items():
+            clients.add_metric([state], count)
         yield clients
+        status = self._server.overview(most_batches=1)
         yield GaugeMetricFamily(f"{_PREFIX}uptime_seconds", "since the server started", value=status.uptime_s)
         yield GaugeMetricFamily(f"{_PREFIX}draining", "1 while no more requests are taken", value=status.draining)
         waiting = GaugeMetricFamily(f"{_PREFIX}queue_requests", "requests that wait", labels=["model"])
@@ -261,6 +253,21 @@ class Exporter:
             return OTHER
         known.add(value)
         return value
+
+
+def text_of(family: Metric) -> bytes:
+    """Returns a family as lines of the page that is scraped."""
+    return generate_latest(_Collected(family))
+
+
+class _Collected:
+    """A family, in the place of a registry of all."""
+
+    def __init__(self, family: Metric) -> None:
+        self._family = family
+
+    def collect(self) -> list[Metric]:
+        return [self._family]
 
 
 def _label_name(label: str) -> str:

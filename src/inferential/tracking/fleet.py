@@ -100,6 +100,11 @@ class Fleet:
         """Number of connected clients."""
         return self.registry.active_count
 
+    @property
+    def overdue_count(self) -> int:
+        """Number of connected clients that have been reported as overdue for any model."""
+        return sum(map(bool, self._overdue.values()))
+
     def sizes(self) -> dict[str, int]:
         """Returns the number of entries in each table."""
         return {

@@ -49,12 +49,20 @@ class Connected:
         except OSError:
             return 0.0  # it has ended
 
-    def stuck_at(self, timeouts: int) -> tuple[int, Any] | None:
-        """Returns the peer's address while the network seems to be away, see `tcp.is_stuck`; else None."""
+    def is_stuck(self, timeouts: int) -> bool:
+        """Returns whether the network seems to be away, see `tcp.is_stuck`."""
         try:
-            return (self._socket.family, self._socket.getpeername()) if tcp.is_stuck(self._socket, timeouts) else None
+            return tcp.is_stuck(self._socket, timeouts)
+        except OSError:
+            return False  # it has ended
+
+    def peer_address(self) -> tuple[int, Any] | None:
+        """Returns where the peer is: the socket's family, and its address there; None where that is not known."""
+        try:
+            address = self._socket.getpeername()
         except OSError:
             return None  # it has ended
+        return None if self._socket.family == socket.AF_UNIX else (self._socket.family, address)
 
 
 def has_hung_up(connected: socket.socket) -> bool:

@@ -49,7 +49,7 @@ class Doubles:
     def infer(self, observation: dict[str, Any]) -> Any:
         if "wait" in observation:
             self.entered.set()
-            self.may_go_on.wait(10)
+            self.may_go_on.wait(60)
         if "fail" in observation:
             raise ValueError("no such arm")
         if "odd" in observation:
@@ -149,7 +149,7 @@ async def test_answers_tell_the_version_that_the_model_had_when_their_call_began
     _, addresses = start(model, versions=lambda: version[0])
     link = await connect(addresses.ipc)
     call = asyncio.create_task(link.call([row("wait", state=np.ones(2))], 0))
-    assert await asyncio.get_running_loop().run_in_executor(None, model.entered.wait, 5)
+    assert await asyncio.get_running_loop().run_in_executor(None, model.entered.wait, 60)
     version[0] = "v2"
     model.may_go_on.set()
     assert (await call)[0].model_version == "v1"
@@ -192,7 +192,7 @@ async def test_a_call_that_runs_when_the_replica_says_goodbye_ends_well(start: S
     link = await connect(addresses.ipc)
     call = asyncio.create_task(link.call([row("wait", state=np.ones(2))], 0))
     loop = asyncio.get_running_loop()
-    assert await loop.run_in_executor(None, model.entered.wait, 5)
+    assert await loop.run_in_executor(None, model.entered.wait, 60)
     closing = loop.run_in_executor(None, endpoint.close, 5.0)
     while link.up:  # noqa: ASYNC110 (nothing tells of it)
         await asyncio.sleep(0)
@@ -209,7 +209,7 @@ async def test_a_retired_link_ends_with_its_last_call(start: Start, connect: Con
     _, addresses = start(model)
     link = await connect(addresses.ipc)
     call = asyncio.create_task(link.call([row("wait", state=np.ones(2))], 0))
-    assert await asyncio.get_running_loop().run_in_executor(None, model.entered.wait, 5)
+    assert await asyncio.get_running_loop().run_in_executor(None, model.entered.wait, 60)
     link.retire()
     assert not link.closed
     model.may_go_on.set()
@@ -222,7 +222,7 @@ async def test_a_call_is_lost_with_its_connection(start: Start, connect: Connect
     _, addresses = start(model)
     link = await connect(addresses.ipc)
     call = asyncio.create_task(link.call([row("wait", state=np.ones(2))], 0))
-    assert await asyncio.get_running_loop().run_in_executor(None, model.entered.wait, 5)
+    assert await asyncio.get_running_loop().run_in_executor(None, model.entered.wait, 60)
     link.close()
     with pytest.raises(ReplicaLost, match="r1"):
         await call
@@ -234,7 +234,7 @@ async def test_servers_take_turns_at_a_replica_that_is_busy(start: Start, connec
     endpoint, addresses = start(model)
     crowd, single = await connect(addresses.ipc), await connect(addresses.ipc)
     calls = [asyncio.create_task(crowd.call([row("wait", state=np.ones(2))], 0))]
-    assert await asyncio.get_running_loop().run_in_executor(None, model.entered.wait, 5)
+    assert await asyncio.get_running_loop().run_in_executor(None, model.entered.wait, 60)
     calls += [asyncio.create_task(crowd.call([row("crowd", state=np.ones(2))], 6)) for _ in range(3)]
     calls.append(asyncio.create_task(single.call([row("single", state=np.ones(2))], 0)))
     while endpoint.load < 1 + 4 + 6:  # noqa: ASYNC110 (nothing tells of it)
@@ -324,7 +324,7 @@ async def test_a_server_that_goes_is_forgotten_and_its_calls_that_wait_do_not_ru
     endpoint, addresses = start(model)
     going, staying = await connect(addresses.ipc), await connect(addresses.ipc)
     calls = [asyncio.create_task(staying.call([row("wait", state=np.ones(2))], 0))]
-    assert await asyncio.get_running_loop().run_in_executor(None, model.entered.wait, 5)
+    assert await asyncio.get_running_loop().run_in_executor(None, model.entered.wait, 60)
     calls += [asyncio.create_task(going.call([row("going", state=np.ones(2))], 0)) for _ in range(3)]
     calls.append(asyncio.create_task(staying.call([row("staying", state=np.ones(2))], 0)))
     await until(lambda: endpoint.load == 5)

@@ -81,8 +81,8 @@ async def managed(gone: Path) -> AsyncIterator[Callable[[InferentialConfig], Any
             def loaded() -> list[Any]:
                 return [one for one in server.status().models[0].versions if one.pool]
 
-            await until(lambda: all(one.state == "ready" for one in loaded()), 60.0)
-            await until(lambda: len(server.dispatcher.replicas(loaded()[0].pool)) == 2, 60.0)
+            await until(lambda: all(one.state == "ready" for one in loaded()), 240.0)
+            await until(lambda: len(server.dispatcher.replicas(loaded()[0].pool)) == 2, 240.0)
             return server
 
         yield start
@@ -95,7 +95,7 @@ async def outcomes_of(model: Any, count: int, first: int = 0) -> list[Any]:
     found = []
     for _ in range(count):
         try:
-            found.append(await model.get_result(30_000))
+            found.append(await model.get_result(60_000))
         except ModelFailed as error:
             found.append(error)
     return found
