@@ -53,10 +53,10 @@ def strange(observation):
     if what == "kill":
         os.kill(os.getpid(), 9)
     if what == "hang":
-        time.sleep(60)
+        time.sleep(600)
     if what == "hold":
         kept.append(np.ones(40_000_000))
-        time.sleep(60)
+        time.sleep(600)
     if what == "raise":
         raise ValueError("broken")
     if what == "sys.exit":
@@ -117,7 +117,7 @@ class Unsayable(Speaking):
 
 class NeverLoads:
     def __init__(self):
-        time.sleep(60)
+        time.sleep(600)
 
 class NoWeights:
     def __init__(self, path):
