@@ -581,6 +581,20 @@ async def test_a_process_takes_little_beside_what_its_model_imports(
     assert worker.memory_mb - resident_kb * 1024 / 1e6 < 15
 
 
+async def test_large_observations_of_a_model_whose_calls_are_short_are_handed_over_alone(
+    serving: Serving, models: Any
+) -> None:
+    server, dispatcher = await serving(m=models("echo"))
+    async with robot(server, "m") as model:
+        async with asyncio.timeout(60):
+            while dispatcher.max_batch_size("m") == 1:
+                await ask(model, state=np.zeros(4))
+        await ask(model, state=np.zeros(2_000_000, np.uint8))
+        for _ in range(10):
+            assert (dispatcher.max_batch_size("m"), dispatcher.max_inflight("m")) == (1, 1)
+            await ask(model, state=np.zeros(4))
+
+
 async def test_a_model_whose_calls_are_long_gives_way_to_others(serving: Serving, models: Any) -> None:
     waits = models("Slow", args={"seconds": 0.003})  # for a core or an accelerator: it takes no core from anyone
     server, dispatcher = await serving(long=models("Computes"), waits=waits, short=models("echo"))

@@ -127,6 +127,9 @@ class Policy:
         if what == "leave the group":
             os.setpgid(0, os.getpgid(os.getppid()))
             time.sleep(600)
+        if what == "clock":
+            time.perf_counter = time.monotonic = time.time = lambda: 0.0
+            time.perf_counter_ns = time.monotonic_ns = time.time_ns = lambda: 0
         if what == "thread exits":
             threading.Thread(target=sys.exit).start()
         return {"actions": np.zeros(2), "pid": os.getpid()}
@@ -192,6 +195,7 @@ def models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Mod
         ("version array", None),
         ("session", None),
         ("thread exits", None),
+        ("clock", None),
     ],
 )
 async def test_what_a_model_does_to_itself_costs_its_own_call_at_most(
