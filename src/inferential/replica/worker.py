@@ -11,6 +11,7 @@ import contextlib
 import gc
 import json
 import os
+import select
 import socket
 import sys
 from collections.abc import Mapping, Sequence
@@ -101,6 +102,9 @@ class Worker:
     def __init__(self, stream: socket.socket, memory: ReplicasMemory | None, inbox: InboxView | None) -> None:
         self._inbox = inbox
         self._stream = stream
+        # Who sleeps in recv() is woken by Linux not only for what comes: also when the server has read what was sent.
+        self._readable = select.poll()
+        self._readable.register(stream, select.POLLIN)
         self._memory = memory
         self._messages = MessageReader()
         self._observations = ObservationReader(memory, inbox)
@@ -244,6 +248,7 @@ class Worker:
 
     def _read(self, buffer: memoryview) -> int:
         messages = self._messages
+        self._readable.poll()
         if messages.space is not None:
             size = self._stream.recv_into(messages.space)
             messages.filled(size)
