@@ -109,6 +109,7 @@ def test_a_thin_link_carries_all_it_can_and_what_it_carries_is_new(rate: float, 
 @settings(max_examples=60, deadline=None)
 @example(rate=20e6, round_trip_ms=193, jitter=0.5524809224981893, size=49_555, load=0.5, seed=28)  # 5 %, the least
 # PONGs that jitter brings together look like those of a link of terabytes.
+@example(rate=1e6, round_trip_ms=154, jitter=0.4549729687790377, size=44_135, load=3.869113812193407, seed=0)
 @example(rate=1e6, round_trip_ms=49, jitter=0.5973869013062777, size=7109, load=3.3785535148426775, seed=60)
 def test_any_link_goes_on_and_its_queue_is_short(
     rate: float, round_trip_ms: int, jitter: float, size: int, load: float, seed: int

@@ -2,7 +2,9 @@
 
 A request's gain is the seconds for which its robot has an action and would have none without the answer. It falls
 while its observation ages (a chunk is aligned by its observation, so that the steps that passed are lost) and is 0 once
-all its actions would be past. Only a part of it is lost by waiting: nothing, while the robot still has actions; all,
+all its actions would be past. Of a robot that goes on with what it has not executed it falls only while that plays;
+what it would stand from now on until its answer comes is taken off, unless more starve than a call takes
+(`chunk_gains.covers`). Only a part of it is lost by waiting: nothing, while the robot still has actions; all,
 once it has none. So a request is worth
 
     value = weight * (gain + min(gain, starved during the next call if it is not in this one)) / (2 * time of its chunk)
@@ -123,13 +125,13 @@ def choose(
     urgency = row[AGES] * -now
     urgency -= row[WORTH]
     value *= urgency  # negative: the most valuable first
+    if turn is not None:
+        value[turn] = -math.inf
     if value.size <= _SORTED:
         places: Places = value.argsort(kind="stable")[:limit]
     else:
         best = value.argpartition(limit - 1)[:limit]
         places = best[value[best].argsort(kind="stable")]
-    if turn is not None:
-        places = np.array([turn, *(place for place in places.tolist() if place != turn)])[:limit]
     if sizes is not None:
         return places[: best_size(columns, places, now, sizes, is_short=is_short)]
     return places

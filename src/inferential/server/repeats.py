@@ -145,13 +145,16 @@ class PromptSocket(socket.socket):
     def _is_done(self, accepted: socket.socket, repeats: Repeats) -> bool:
         try:
             data = accepted.recv(LONGEST + 1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-            found = repeats.answer(data, self.headers(), AT_ONCE)
-            if found is None:
-                return False
-            accepted.recv(len(data))
-            accepted.send(found.data, socket.MSG_DONTWAIT)
         except BlockingIOError:
             return False  # nothing has come yet
         except OSError:
             return True  # its client has left
+        found = repeats.answer(data, self.headers(), AT_ONCE)
+        if found is None:
+            return False
+        try:
+            accepted.recv(len(data))
+            accepted.send(found.data, socket.MSG_DONTWAIT)
+        except OSError:
+            return True
         return not found.stays
