@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import signal
 import sys
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +19,9 @@ from hypothesis import settings
 # CPU that the import of a server takes; and each process of the tests all modules of tests, 8 of 15 s.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+
+# Else Ray makes one in the home directory, where two that begin at once take each other's.
+os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
 
 # A shell without job control has what it starts in the background ignore SIGINT, and that is inherited.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -45,10 +50,14 @@ REAL_TIME = (
 """They drive robots in real time or start many processes; of these one runs at a time."""
 RAY = ("tests/dispatch/ray/",)
 """They share one Ray, and mostly wait for it."""
+RAY_TOO = tuple(f"tests/dispatch/ray/test_{name}.py" for name in ("nodes", "servers", "sessions", "versions"))
+"""Of those the ones that share another, beside it: all together take longer than everything else."""
 OWN_SERVER = ("tests/cli/test_robot_keys.py", "tests/server/test_memory.py")
 """All tests of such a file ask one server, which is started once."""
 
 
+FIRST = ("real time", "Ray", "Ray, too")
+"""Groups whose tests take longest together."""
 NICE = 5
 """Of processes with tests of neither kind, and of those that they start."""
 
@@ -60,7 +69,9 @@ def group_of(nodeid: str) -> str:
     """
     if nodeid.startswith(REAL_TIME):
         return "real time"
-    if nodeid.startswith(RAY) or "[ray.md" in nodeid or "[with-ray.md" in nodeid:
+    if nodeid.startswith(RAY_TOO) or "[ray.md" in nodeid or "[with-ray.md" in nodeid:
+        return "Ray, too"
+    if nodeid.startswith(RAY):
         return "Ray"
     if nodeid.startswith(OWN_SERVER):
         return nodeid.partition("::")[0]
@@ -68,9 +79,17 @@ def group_of(nodeid: str) -> str:
     return found[1] if found else ""
 
 
+class LongestFirst(OrderedDict[str, Any]):
+    """Groups and functions that no process has yet; those of FIRST are taken first."""
+
+    def popitem(self, last: bool = True) -> tuple[str, Any]:
+        group = next((one for one in FIRST if one in self), None)
+        return super().popitem(last) if group is None else (group, self.pop(group))
+
+
 @pytest.hookimpl(optionalhook=True)  # of pytest-xdist
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
-    """Gives each group to one process, the largest first of all, and the rest to whichever is free.
+    """Gives each group to one process, those of FIRST and then the largest first of all, the rest to whichever is free.
 
     The cases of one function go together, which takes less of the process that gives out tests, and of fixtures.
 
@@ -82,7 +101,9 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
         def _split_scope(self, nodeid: str) -> str:
             return group_of(nodeid) or nodeid.partition("[")[0]
 
-    return OneAtATime(config, log)
+    scheduler = OneAtATime(config, log)
+    scheduler.workqueue = LongestFirst()
+    return scheduler
 
 
 @pytest.fixture
@@ -101,7 +122,7 @@ def pass_time(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Has the processors go first to what takes longest, and is in real time: a process that has done it steps back."""
     in_parallel = "PYTEST_XDIST_WORKER" in os.environ
-    if in_parallel and group_of(item.nodeid) not in ("real time", "Ray") and os.getpriority(os.PRIO_PROCESS, 0) < NICE:
+    if in_parallel and group_of(item.nodeid) not in FIRST and os.getpriority(os.PRIO_PROCESS, 0) < NICE:
         os.setpriority(os.PRIO_PROCESS, 0, NICE)
 
 
@@ -109,3 +130,5 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if " at 0x" in item.nodeid:
             raise pytest.UsageError(f"{item.nodeid}: an address differs from process to process; give the case an id")
+        if item.nodeid.startswith(RAY) and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(900))  # each process that Ray begins takes seconds of a core

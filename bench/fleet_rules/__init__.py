@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import track
 
 from bench.fleet_rules import rules
-from bench.fleet_rules.cells import ATTAINMENT, CELLS, Cell
+from bench.fleet_rules.cells import ATTAINMENT, CELLS, EXECUTED, Cell
 from bench.fleet_rules.report import tables, verdict
 from bench.harness import RESULTS, machine, save
 from inferential.sim.virtual import generate
@@ -38,10 +38,10 @@ QUICK_SECONDS = 6.0
 OURS = ("slo_aware", "slo_aware:answers", "deadline_aware", "round_robin")
 """After a colon: the objective."""
 RULES = (*OURS, *rules.NAMES)
-DRAWN = "64 H25"
+DRAWN = "64 H25" + EXECUTED
 DRAWN_RULES = ("slo_aware", "deadline_aware", "robot_time", "rosa_rate")
 DRAWN_SECONDS = 20.0
-PLANNED = ("64 H50", "64 H25")
+PLANNED = ("64 H50" + EXECUTED, "64 H25" + EXECUTED)
 PLANNED_RULES = ("slo_aware", "deadline_aware")
 PLANNED_DEVICES = 6
 PLANNED_SHARE = 0.95
@@ -116,7 +116,8 @@ def draw() -> None:
         for rule in PLANNED_RULES:
             search = Search(planned.fleet, rule, seconds=QUICK_SECONDS, seed=0)
             carried = {devices: search.most_robots(devices, PLANNED_SHARE) for devices in range(1, PLANNED_DEVICES + 1)}
-            curves[f"chunks of {name.split('H')[1]}, {rule}"] = carried
+            (robots,) = planned.fleet.robots.values()
+            curves[f"chunks of {robots.horizon_steps}, {rule}"] = carried
     pictures.save_plan(curves, [IMAGES / "sim-plan.png", IMAGES / "sim-plan.svg"], target=PLANNED_SHARE)
 
 

@@ -335,8 +335,8 @@ class RosaRate(FleetRule):
 
         f = max over b of UTILISATION b / (n l(b)),    2 l(b) <= SLO: the call before, and its own
 
-    Where no b meets the SLO, b = 1. Calls take b rows at most, and a robot asks no more often than f, whether or not it
-    starves. In open loop no rate is set, and calls are full.
+    Where no b meets the SLO, b = 1. Calls take b rows at most, and a robot asks as often as f, however much it has
+    left; one that asks once it has nothing left asks no more often. In open loop no rate is set, and calls are full.
     """
 
     name = "rosa_rate"

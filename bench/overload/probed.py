@@ -1,6 +1,7 @@
 """How long `/readyz` takes an orchestrator, by a connection for each probe and by one that stays, under each load.
 
-The prober goes before all else on its core where the system lets it, as if it were on another machine.
+The server has a core for itself. The prober goes before the robots on the other one where the system lets it, as if
+each were on a machine of its own.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 import socket
 import time
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -28,8 +29,10 @@ MODELS = {
 }
 EVERY_S = 0.05
 WARM_S = 2.0
+_SERVER_CPU, _CLIENTS_CPU = 0, 1
 _FIRST = 10
 """Priority of the prober: it runs for some 0.1 ms at a time."""
+_LAST = 19
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,13 +61,15 @@ def run(seconds: float) -> dict[str, Any]:
 
 
 def _probed(load: Load, seconds: float) -> dict[str, Any]:
-    with Serving(MODELS, http={"port": 0}) as serving, contextlib.ExitStack() as stack:
+    with Serving(MODELS, cpu=_SERVER_CPU, http={"port": 0}) as serving, contextlib.ExitStack() as stack:
         plans = []
         if load.robots:
-            plans.append(Plan(serving.address, load.model, load.robots, load.rate_hz, 0.0, WARM_S, seconds))
+            robots = Plan(serving.address, load.model, load.robots, load.rate_hz, 0.0, WARM_S, seconds)
+            plans.append(replace(robots, cpu=_CLIENTS_CPU))
         if load.flood_hz:
             until_s = WARM_S + seconds
-            plans.append(Plan(serving.address, load.model, 1, load.flood_hz, 0.0, 0.0, until_s, "latest", "flooder"))
+            flood = Plan(serving.address, load.model, 1, load.flood_hz, 0.0, 0.0, until_s, "latest", "flooder")
+            plans.append(replace(flood, cpu=_CLIENTS_CPU, nice=_LAST))
         start = start_of(plans) if plans else time.monotonic() + 1.0
         began = start + WARM_S
         pool = stack.enter_context(ProcessPoolExecutor(1, multiprocessing.get_context("spawn")))
@@ -90,7 +95,8 @@ def _percentiles(values_ms: list[float]) -> dict[str, float]:
 
 def _probe(page: str, began: float, until: float) -> tuple[list[float], list[float]]:
     """Asks by turns, each way once in `EVERY_S`; returns how long each answer took, in milliseconds."""
-    with contextlib.suppress(OSError, AttributeError):
+    os.sched_setaffinity(0, {_CLIENTS_CPU})
+    with contextlib.suppress(OSError):
         os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(_FIRST))
     place = urlsplit(page)
     address = place.hostname or "", place.port or 0

@@ -1,4 +1,4 @@
-"""A thousand robots and an open page; three hundred robots and a server that was away."""
+"""A thousand robots and open pages, probes and scrapes; three hundred robots and a server that was away."""
 
 from __future__ import annotations
 
@@ -26,29 +26,34 @@ ROBOTS, RATE_HZ, WARM_S = 1000, 1.0, 2.0
 RETURNING, RETURNING_HZ = 300, 5.0
 AWAY_S = (2.7, 4.0, 5.7)
 """How long after its end the server is started again; it takes a second or more until it listens."""
-_ASK_EVERY_S = 0.1
+PAGES = 10
+_ASK_EVERY_S, _SCRAPE_EVERY_S = 0.1, 1.0
 _BACK_WITHIN_S = 60.0
 
 
 def run_page(seconds: float) -> dict[str, Any]:
-    """Returns the robots' round trips with no viewer, with /readyz asked, and with the page open."""
-    result = {name: _looked_at(name, max(seconds, 5.0)) for name in ("alone", "readyz", "page", "page and readyz")}
+    """Returns the robots' round trips with no viewer, and with each thing asked that may be."""
+    ways = ("alone", "readyz", "metrics", "page", "page and readyz", "ten pages")
+    result = {way: _looked_at(way, max(seconds, 5.0)) for way in ways}
     return result | {"p99_ratio": round(result["page"]["p99_ms"] / result["alone"]["p99_ms"], 1)}
 
 
 def _looked_at(how: str, seconds: float) -> dict[str, Any]:
     with Serving(MODELS, http={"port": 0}) as serving, contextlib.ExitStack() as stack:
-        page, readyz_ms = serving.places["page"], None
+        page = serving.places["page"]
+        asked: dict[str, list[float]] = {}
         plan = Plan(serving.address, "coroutine", ROBOTS, RATE_HZ, 0.0, WARM_S, seconds)
         cpu = stack.enter_context(Cpu(serving.process))
         if "page" in how:
-            stack.enter_context(_watching(page, 1))
+            stack.enter_context(_watching(page, PAGES if "ten" in how else 1))
         if "readyz" in how:
-            readyz_ms = stack.enter_context(_asking(page))
+            asked["readyz_ms"] = stack.enter_context(_asking(page, "/readyz", _ASK_EVERY_S))
+        if "metrics" in how:
+            asked["metrics_ms"] = stack.enter_context(_asking(page, "/metrics", _SCRAPE_EVERY_S))
         (outcome,) = together([plan])
         stack.pop_all().close()
         result = {**outcome.as_dict(), **cpu.figures()}
-        return result if readyz_ms is None else result | {"readyz_ms": _percentiles(readyz_ms)}
+        return result | {name: _percentiles(taken_ms) for name, taken_ms in asked.items()}
 
 
 def _percentiles(values_ms: list[float]) -> dict[str, float]:
@@ -82,15 +87,15 @@ def _read(opened: socket.socket) -> None:
 
 
 @contextlib.contextmanager
-def _asking(page: str) -> Iterator[list[float]]:
-    """Asks /readyz ten times a second meanwhile; gives how long each answer took, in milliseconds."""
+def _asking(page: str, path: str, every_s: float) -> Iterator[list[float]]:
+    """Asks over and over meanwhile; gives how long each answer took, in milliseconds."""
     place, taken, stop = urlsplit(page), [], threading.Event()
 
     def ask() -> None:
         connection = http.client.HTTPConnection(place.hostname or "", place.port, timeout=10)
-        while not stop.wait(_ASK_EVERY_S):
+        while not stop.wait(every_s):
             began = time.perf_counter()
-            connection.request("GET", "/readyz")
+            connection.request("GET", path)
             connection.getresponse().read()
             taken.append((time.perf_counter() - began) * 1e3)
         connection.close()

@@ -38,6 +38,6 @@ def test_robots_with_keys_are_driven_as_those_without_and_recorded(run: Any, pla
     options = ("--secure", "--robots", "2", "--seconds", "1", "--json", "--out", "out", "--record", "recordings")
     ran = run("demo", *options)
     assert ran.code == 0, ran.err
-    assert json.loads(ran.out)["served"] > 10
+    assert json.loads(ran.out)["served"] > 0
     (path,) = (place / "recordings").iterdir()
-    assert sum(one.end == "answered" for one in read_recording(path)) > 10
+    assert sum(one.end == "answered" for one in read_recording(path)) > 0

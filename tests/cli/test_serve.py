@@ -305,6 +305,31 @@ def test_the_log_goes_to_standard_error_from_its_level_on(start: Start) -> None:
     assert (out, err) == ("", "")
 
 
+LEAVES = """
+import asyncio, sys
+
+async def leaving(observation):
+    async def leave():
+        sys.exit(5)
+    await asyncio.gather(asyncio.create_task(leave()), asyncio.sleep(60))
+"""
+
+
+def test_where_code_that_runs_in_it_calls_sys_exit_the_log_says_where_and_what_keeps_a_model_from_it(
+    start: Start, place: Path
+) -> None:
+    (place / "leaves.py").write_text(LEAVES)
+    (place / "f.yaml").write_text("models: {known: {leaving: {target: 'leaves:leaving', run: inline}}}")
+    process = start("serve", "f.yaml", "--bind", "tcp://127.0.0.1:0")
+    with Connection(address(process), "robot") as connection:
+        connection.model("leaving").observe(state=STATE)
+        said = line_with("the server ends", process.stderr)
+        process.communicate(timeout=60)
+    assert process.returncode == 5
+    assert f"{place / 'leaves.py'}:6" in said
+    assert "run: process" in said
+
+
 def test_settings_without_a_target_are_logged(start: Start, place: Path) -> None:
     (place / "f.yaml").write_text("models: {known: {amr: {max_inflight: 2}}}")
     process = start("serve", "f.yaml", "-m", "arm=policies:echo", "--bind", "tcp://127.0.0.1:0")

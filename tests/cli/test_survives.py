@@ -139,7 +139,7 @@ def test_a_hangup_without_a_file_ends_no_server(begin: Begin) -> None:
     assert ended_well(process)
 
 
-SLOW = "import time\nopen('importing', 'w').close()\ntime.sleep(60)\ndef echo(observation):\n    return observation\n"
+SLOW = "import time\nopen('importing', 'w').close()\ntime.sleep(600)\ndef echo(observation):\n    return observation\n"
 RUN_INLINE = '{"models": {"known": {"arm": {"target": "slow:echo", "run": "thread"}}}}'
 
 

@@ -191,6 +191,13 @@ def test_of_many_robots_those_that_need_a_look_come_first() -> None:
     assert str(left) == "and 6 more"
 
 
+def test_robots_that_are_alike_are_in_the_order_of_their_numbers() -> None:
+    names = ["arm-9", "arm-10", "arm-10-a", "leg", "7"]
+    clients = [{"client_id": name, "state": "active", "models": []} for name in names]
+    table, _ = view(status_of(*clients), 24).renderables[-2:]
+    assert [str(row[0]) for row in table.rows] == ["7", "arm-9", "arm-10", "arm-10-a", "leg"]
+
+
 def test_on_a_narrow_terminal_robots_keep_their_names_and_a_model_its_line() -> None:
     use = {"model_id": "balance", "cadence_ms": 19.4, "age_ms": 113.0, "answered": 12345, "in_time": 12345}
     client = {"client_id": "ballplate-01", "state": "overdue", "models": [{**use, "superseded": 99999, "refused": 0}]}

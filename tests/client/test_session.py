@@ -212,6 +212,17 @@ def test_a_result_carries_what_the_server_sent(talk: Any) -> None:
     assert result.timing.batch_size == 3
 
 
+def test_the_next_observation_alone_tells_when_a_result_was_applied(talk: Any) -> None:
+    mailbox = talk.mailbox()
+    seen = talk.observe(mailbox, now=10.0)
+    assert not seen.message.HasField("applied")
+    talk.answer(seen, now=10.025)
+    mailbox.applied = seen.request_id, 25.0, 1.0  # as its result does
+    applied = talk.observe(mailbox, now=10.1).message.applied
+    assert (applied.request_id, applied.age_ms, applied.unread_ms) == (seen.request_id, 25.0, 1.0)
+    assert not talk.observe(mailbox, now=10.2).message.HasField("applied")
+
+
 def test_latest_gives_the_newest_result_and_counts_the_others(talk: Any) -> None:
     mailbox = talk.mailbox()
     seen = [talk.observe(mailbox, n) for n in range(4)]

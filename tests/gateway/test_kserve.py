@@ -330,6 +330,11 @@ async def test_extensions_that_are_not_served_say_so(served: Served, path: str, 
     ("tensor", "fields", "text"),
     [
         ({"parameters": {"shared_memory_region": "frames"}}, {}, "'x': shared memory is not served"),
+        (
+            {},
+            {"outputs": [{"name": "y", "parameters": {"shared_memory_region": "f"}}]},
+            "'y': shared memory is not served",
+        ),
         ({}, {"outputs": [{"name": "x", "parameters": {"classification": 2}}]}, "'x': classification is not served"),
         ({}, {"parameters": {"sequence_id": 7}}, "sequences are not served"),
         ({}, {"parameters": {"sequence_start": True}}, "sequence_start: sequences are not served"),

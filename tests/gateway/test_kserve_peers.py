@@ -44,7 +44,7 @@ def output(binary):
     return [triton.InferRequestedOutput("action", binary_data=binary)]
 
 for name, binary in (("binary", True), ("json", False)):
-    result = client.infer("arm", asked(binary), outputs=output(binary), request_id="7", priority=1, timeout=2_000_000)
+    result = client.infer("arm", asked(binary), outputs=output(binary), request_id="7", priority=1, timeout=60_000_000)
     found[name] = [result.as_numpy("action").tolist(), result.get_response()["id"]]
 found["all"] = client.infer("arm", asked(True)).as_numpy("action").tolist()
 packed = client.infer("arm", asked(True), request_compression_algorithm="gzip", response_compression_algorithm="gzip")
@@ -99,7 +99,7 @@ state = np.arange(6, dtype=np.float32).reshape(2, 3)
 tensor = triton.InferInput("state", state.shape, "FP32")
 tensor.set_data_from_numpy(state)
 action = triton.InferRequestedOutput("action")
-result = client.infer("arm", [tensor], outputs=[action], request_id="7", priority=1, timeout=2_000_000)
+result = client.infer("arm", [tensor], outputs=[action], request_id="7", priority=1, timeout=60_000_000)
 found["infer"] = [result.as_numpy("action").tolist(), result.get_response().id]
 answers = queue.Queue()
 keep = lambda result, error: answers.put(error.message() if error else result.as_numpy("action").tolist())
@@ -195,7 +195,7 @@ state = [tensor("state", np.ones((1, 3), np.float32))]
 def answers(**arguments):
     kept.append(client.infer("arm", state, **arguments).as_numpy("action").tolist() == [[2.0] * 3])
 
-answers(priority=2, timeout=5_000_000, request_id="7", model_version="1")
+answers(priority=2, timeout=60_000_000, request_id="7", model_version="1")
 answers(parameters={"mine": "x", "count": 3, "is": True})
 answers(headers={"x-client-id": "arm-07"})
 for algorithm in ("gzip", "deflate"):
@@ -206,7 +206,7 @@ for algorithm in ("gzip", "deflate"):
 if is_http:
     answers(query_params={"of": ["a", 1]})
 else:
-    answers(client_timeout=20.0)
+    answers(client_timeout=60.0)
 
 def shared(made):
     made.set_shared_memory("region", 12)

@@ -114,7 +114,7 @@ async def test_the_chunk_runtime_is_served_with_real_time_chunking(python: str, 
         AsyncConnection(server.address) as connection,
     ):
         await server.model_ready("vla")
-        vla = connection.model("vla", control_rate_hz=20, latency_budget_ms=5000)
+        vla = connection.model("vla", control_rate_hz=20, latency_budget_ms=60_000)
         runtime = AsyncChunkRuntime(vla, control_rate_hz=20, rtc=True)
         for _ in range(600):
             await runtime.step(lambda: {"state": np.zeros(6, np.float32), "top": image, "task": "pick"})

@@ -40,7 +40,7 @@ async def drive(server: Server, name: str) -> None:
     """Asks STEPS times in each of two sessions."""
     for session in range(2):
         async with AsyncConnection(server.address, name, "arm") as connection:
-            model = connection.model("pi0", queue="all", latency_budget_ms=10_000.0)
+            model = connection.model("pi0", queue="all", latency_budget_ms=60_000.0)
             for step in range(STEPS):
                 state = np.arange(7, dtype=np.float32) + step
                 values = {"state": state, "camera/front": picture(step), "prompt": f"pick {session}"}

@@ -52,7 +52,7 @@ async def recording(
 async def ask(server: Server, name: str = "arm-01", model_id: str = "pi0", times: int = 3, **values: Any) -> None:
     values = {"state": STATE, "camera": CAMERA, "prompt": "pick", **values}
     async with AsyncConnection(server.address, name, "arm") as connection:
-        model = connection.model(model_id, queue="all", latency_budget_ms=10_000.0)
+        model = connection.model(model_id, queue="all", latency_budget_ms=60_000.0)
         for _ in range(times):
             try:
                 await model.infer(60_000, **values)
@@ -83,7 +83,7 @@ async def test_what_was_sent_and_answered_is_read_back(tmp_path: Path) -> None:
         np.testing.assert_array_equal(one.answer["actions"], np.stack([STATE + 1, STATE + 1]))
         assert one.answer["note"] == "ok"
         assert one.fields["server_ms"] >= one.fields["inference_ms"] >= 0
-        assert one.fields["latency_budget_ms"] == 10_000
+        assert one.fields["latency_budget_ms"] == 60_000
         assert not one.fields["late"]
     assert len({one.session for one in found}) == 1
 
@@ -157,10 +157,10 @@ async def test_only_late_or_failed_requests_may_be_recorded(only: str, ends: lis
 async def read_late(server: Server, late: int, times: int) -> None:
     """Asks so many times, and reads the first so many answers after their deadline."""
     async with AsyncConnection(server.address, "arm-01", "arm") as connection:
-        model = connection.model("pi0", latency_budget_ms=600.0)
+        model = connection.model("pi0", latency_budget_ms=1500.0)
         for turn in range(times):
             await model.observe(state=STATE + turn, camera=CAMERA)
-            await asyncio.sleep(0.9 if turn < late else 0.0)
+            await asyncio.sleep(1.8 if turn < late else 0.0)  # the kernel measures it, whose clock no test moves
             assert await model.get_result(60_000) is not None
 
 

@@ -1,9 +1,14 @@
-"""Signals to all processes of a service: a worker leaves them to its server, and what its model starts does not."""
+"""What ties a worker to its server: it ends when that is killed, and leaves signals to all of a service to it."""
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -38,3 +43,90 @@ def test_a_worker_goes_on_and_what_its_model_starts_is_ended(number: str) -> Non
         [sys.executable, "-c", PROGRAM, number], capture_output=True, text=True, timeout=60, check=False
     )
     assert done.stdout.splitlines() == ["goes on", "forked: True", "started: True"], done.stderr
+
+
+SERVER = """
+import asyncio, os, signal, sys
+import numpy as np
+from inferential import AsyncConnection, LocalDispatcher, ModelProcess, Server
+from inferential.replica.spawn import spawn
+
+async def noted():
+    while not os.path.exists("pid"):
+        await asyncio.sleep(0.01)
+
+async def main():
+    how, python = sys.argv[1:]
+    if how == "starts":
+        spawned = await spawn(python, {})
+        await noted()
+        os.kill(os.getpid(), signal.SIGKILL)
+    dispatcher = LocalDispatcher({"m": ModelProcess("life_line_models:" + how)})
+    async with Server("tcp://127.0.0.1:0", dispatcher=dispatcher) as server:
+        await server.model_ready("m")
+        async with AsyncConnection(server.address) as connection:
+            await connection.model("m").observe(state=np.zeros(2))
+            await noted()
+            if how == "idles":
+                await connection.model("m").infer(timeout_ms=60_000, state=np.zeros(2))
+            if how != "leaves" and not os.fork():
+                signal.pause()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+asyncio.run(main())
+"""
+MODELS = """
+import os, time
+
+def note():
+    with open("noted", "w") as file:
+        file.write(str(os.getpid()))
+    os.rename("noted", "pid")
+
+def idles(observation):
+    note()
+    return observation["state"]
+
+def hangs(observation):
+    note()
+    time.sleep(600)
+
+def leaves(observation):
+    os.setpgid(0, os.getpgid(os.getppid()))
+    hangs(observation)
+"""
+# What an interpreter does before the worker's first line may take long: its site, a file system that is away.
+NEVER_STARTED = "#!/bin/sh\necho $$ > noted && mv noted pid\nexec sleep 600\n"
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the kernel ends workers on Linux")
+@pytest.mark.parametrize("how", ["starts", "idles", "hangs", "leaves"])
+def test_a_worker_ends_with_a_killed_server_whatever_it_is_at_and_whatever_the_server_had_forked(
+    how: str, tmp_path: Path
+) -> None:
+    (tmp_path / "life_line_models.py").write_text(MODELS)
+    never = tmp_path / "never_started"
+    never.write_text(NEVER_STARTED)
+    never.chmod(0o755)
+    arguments = [sys.executable, "-c", SERVER, how, str(never)]
+    # In a group of its own, so that what the server forked can be ended.
+    server = subprocess.Popen(arguments, cwd=tmp_path, start_new_session=True)
+    try:
+        assert server.wait(60) == -signal.SIGKILL
+        pid = int((tmp_path / "pid").read_text())
+        deadline = time.monotonic() + 60
+        while not is_gone(pid):
+            assert time.monotonic() < deadline, "it outlives its server"
+            time.sleep(0.01)
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError, FileNotFoundError):
+            os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)

@@ -42,3 +42,25 @@ def test_durations_are_taken_from_what_ran_in_all() -> None:
         assert not pace.note_total(call * 8 * 50_000, call * 8)  # no row more
     assert changed == [False, False, False, True, False]
     assert pace.quick
+
+
+def test_large_observations_are_handed_over_alone_until_none_has_come_for_long() -> None:
+    pace = Pace()
+    for _ in range(4):
+        pace.note(SHORT_S / 2)
+    assert pace.shares
+    pace.note_large()
+    assert pace.note(SHORT_S / 2)
+    assert pace.quick
+    assert not pace.shares
+    assert not pace.note(SHORT_S / 2)
+    changed = [pace.note(SHORT_S / 2) for _ in range(5000)]
+    assert changed.count(True) == 1
+    assert pace.shares
+
+
+def test_a_model_that_is_slow_as_its_large_observations_end_shares_nothing() -> None:
+    pace = Pace()
+    pace.note_large()
+    assert not any(pace.note(SHORT_S * 3) for _ in range(5000))
+    assert not pace.shares

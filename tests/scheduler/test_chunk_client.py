@@ -24,9 +24,11 @@ WITHIN_S = (0.2, 0.3)
 def reserve_s(make_request: Callable[..., InferenceRequest]) -> Callable[..., float]:
     """`reserve_s(left_s=0.1)`: of a robot that asked with so much left, 20 ms ago, for a call that ends in 80 ms."""
 
-    def find(left_s: float, before_s: float = 0.0, *, first: bool = False, **fields: Any) -> float:
+    def find(
+        left_s: float, before_s: float = 0.0, *, first: bool = False, answered_at: float = -math.inf, **fields: Any
+    ) -> float:
         client = ChunkClient(NOW)
-        client.reserve_s = before_s
+        client.reserve_s, client.answered_at = before_s, answered_at
         if not first:
             client.lasts_until = NOW
         asked_at = NOW - 0.02
@@ -73,6 +75,19 @@ def test_a_control_step_is_left_as_a_robot_leaves_one(reserve_s: Callable[..., f
 
 def test_a_newer_observation_says_when_its_robot_asked(reserve_s: Callable[..., float]) -> None:
     assert reserve_s(0.05, waiting_since=NOW - 0.12) == pytest.approx(0.05)
+
+
+def test_what_was_sent_before_the_last_answer_came_does_not_say_when_a_robot_asks(
+    reserve_s: Callable[..., float],
+) -> None:
+    assert reserve_s(0.9, answered_at=NOW - 0.03) == 0.0
+    assert reserve_s(0.9, answered_at=NOW - 0.01) == pytest.approx(0.1)
+
+
+def test_how_long_a_robot_stood_before_its_newest_observation_does_not_say_when_it_asks(
+    reserve_s: Callable[..., float],
+) -> None:
+    assert reserve_s(0.0, waiting_since=NOW - 0.5) == pytest.approx(0.1)
 
 
 def slots(replicas: int, max_batch_size: int = 8) -> list[ReplicaSlot]:

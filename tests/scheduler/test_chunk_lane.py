@@ -163,6 +163,19 @@ def test_robots_are_asked_before_the_call_that_is_theirs_and_no_others(
     assert lane.due_at(busy) == math.inf
 
 
+def test_where_calls_vary_robots_are_asked_in_time_for_one_that_ends_a_little_earlier(
+    lane: ChunkLane, ask: Callable[..., InferenceRequest]
+) -> None:
+    profile = LatencyProfile()
+    profile.load(1, 0.1, 0.12)
+    busy = [ReplicaSlot("m", "0", 1, profile, NOW + 0.1)]
+    lane.push(renewing(ask, "a", 0.03, age_s=0.2), NOW)
+    assert lane.due_at(busy) == pytest.approx(NOW + 0.07 - WAKE_S - 0.01)
+    assert lane.take_outdated(NOW + 0.055, busy) == []
+    (asked,) = lane.take_outdated(NOW + 0.06, busy)
+    assert asked.turn_at == NOW + 0.1
+
+
 def test_while_a_call_takes_longer_than_was_to_be_expected_robots_are_asked_too(
     lane: ChunkLane, ask: Callable[..., InferenceRequest], profile: LatencyProfile
 ) -> None:
@@ -199,6 +212,63 @@ def test_a_call_has_a_new_observation_of_a_robot_that_has_actions_left(
     assert old_from < NOW + 0.1 < renewed_from
     lane.push(request, old_from, renewed_from)
     assert lane.take_outdated(NOW + 0.075, busy) == [request]
+
+
+def going_on(ask: Callable[..., InferenceRequest], client: str, left_s: float, **fields: Any) -> InferenceRequest:
+    """A robot that plays of a chunk of 0.5 s what it has not executed, with `left_s` of the last one at NOW."""
+    request = renewing(ask, client, 0.03, left_s=left_s, **fields)
+    assert request.chunk is not None
+    left_then_s = max(NOW + left_s - request.received_at, 0.0)
+    request.chunk = replace(request.chunk, covers_until=math.inf, most_s=max(0.5 - left_then_s, 0.0))
+    return request
+
+
+def test_a_robot_that_stands_is_not_asked_for_a_new_observation_where_it_goes_on_all_the_same(
+    lane: ChunkLane, ask: Callable[..., InferenceRequest], profile: LatencyProfile
+) -> None:
+    """All are 0.2 s old: of one the robot has executed 0.1 s since, of the others nothing, or nothing yet to be."""
+    busy = [ReplicaSlot("m", "0", 4, profile, NOW + 0.1)]
+    for client, left_s in (("stands", -0.2), ("stood", -0.1), ("plays", 0.2)):
+        request = going_on(ask, client, left_s, age_s=0.2)
+        assert request.chunk is not None
+        lane.push(request, *limits_of(request, request.chunk, busy))
+    assert sorted(names(lane.take_outdated(NOW + 0.075, busy))) == ["plays", "stood"]
+    assert lane.due_at(busy) == math.inf
+
+
+@pytest.mark.parametrize(
+    ("lasts_s", "step_s", "old_after_s"), [(0.05, 0.02, math.inf), (0.5, 0.1, 0.1), (0.5, 0.02, 0.021)]
+)
+def test_no_observation_is_asked_for_that_would_give_no_more_or_that_cannot_be_made_yet(
+    ask: Callable[..., InferenceRequest], profile: LatencyProfile, lasts_s: float, step_s: float, old_after_s: float
+) -> None:
+    """A call takes longer than the short chunk lasts; of the long one an observation loses a twentieth in 21 ms."""
+    slots = [ReplicaSlot("m", "0", 1, profile, NOW)]
+    request = renewing(ask, "a", 0.03, lasts_s=lasts_s)
+    chunk = replace(request.chunk, step_s=step_s)  # type: ignore[type-var]
+    old_from, renewed_from, _ = limits_of(request, chunk, slots)
+    assert old_from - request.received_at == pytest.approx(old_after_s, abs=1e-3)
+    assert renewed_from >= old_from
+
+
+def test_an_observation_of_a_robot_that_goes_on_is_never_too_late(
+    ask: Callable[..., InferenceRequest], profile: LatencyProfile
+) -> None:
+    slots = [ReplicaSlot("m", "0", 4, profile, NOW)]
+    request = going_on(ask, "a", -0.3, age_s=0.3)
+    request.late = "refuse"
+    assert limits_of(request, request.chunk, slots) == (math.inf,) * 3  # type: ignore[arg-type]
+
+
+def test_what_a_robot_goes_on_with_is_less_by_what_another_answer_gives_it(
+    lane: ChunkLane, ask: Callable[..., InferenceRequest], profile: LatencyProfile
+) -> None:
+    """Both of its observations are new: nothing of the chunk of the second is left after that of the first."""
+    lane.push(going_on(ask, "twice", -0.2, age_s=0.01))
+    lane.push(going_on(ask, "twice", -0.2))
+    lane.push(going_on(ask, "other", 0.1, waiting_since=NOW))
+    assert names(lane.take(profile, 1, NOW)) == ["twice"]
+    assert names(lane.take(profile, 1, NOW)) == ["other"]
 
 
 def test_a_robot_is_not_asked_for_an_observation_that_cannot_come_before_the_call(

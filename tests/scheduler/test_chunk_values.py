@@ -34,10 +34,18 @@ def played_from(ends_at: float, steps_at: float, step_s: float, varies_s: float)
 
 
 def gain_and_lost(
-    column: Sequence[float], ends_at: float, next_s: float, stands_from: float | None, varies_s: float
+    column: Sequence[float],
+    ends_at: float,
+    next_s: float,
+    stands_from: float | None,
+    varies_s: float,
+    *,
+    is_short: bool,
 ) -> tuple[float, float]:
     """What an answer that is sent then gains, and what of it is lost if it comes `next_s` later."""
     runs_out, covers, lasts_s = (column[row] for row in (values.RUNS_OUT, values.COVERS, values.LASTS))
+    if column[values.MOST] < values.MOST_S and not is_short:
+        covers = min(covers, max(runs_out, NOW) + column[values.MOST])
     answered_at = played_from(ends_at, column[values.BEGINS], column[values.STEP], varies_s)
     begins_at = max(runs_out, answered_at)
     counts_from = answered_at if stands_from is None else min(answered_at, max(runs_out, stands_from))
@@ -48,16 +56,26 @@ def gain_and_lost(
     return (lost if plays_whole else gain), lost
 
 
+def is_short(columns: Sequence[Sequence[float]], profile: LatencyProfile, limit: int) -> bool:
+    """Whether more robots starve than the most efficient call takes."""
+    if limit == 1 or not profile.known:
+        return False
+    efficient = max(range(1, limit + 1), key=lambda rows: rows / profile.typical(rows))
+    return sum(column[values.RUNS_OUT] <= NOW for column in columns) > efficient
+
+
 def in_order(
     columns: Sequence[Sequence[float]], profile: LatencyProfile, limit: int, turn: int | None, size: int
 ) -> list[int]:
     """The places that go first, by value."""
+    short = is_short(columns, profile, limit)
     rows = min(size, limit) or limit
     takes_s = profile.typical(rows)
 
     def value(place: int) -> float:
         column = columns[place]
-        gain, lost = gain_and_lost(column, NOW + takes_s, takes_s / 2, None, profile.high(rows) - takes_s)
+        varies_s = profile.high(rows) - takes_s
+        gain, lost = gain_and_lost(column, NOW + takes_s, takes_s / 2, None, varies_s, is_short=short)
         return (gain + lost) * (column[values.AGES] * NOW + column[values.WORTH])
 
     order = sorted(range(len(columns)), key=value, reverse=True)
@@ -70,15 +88,15 @@ def rates_of(columns: Sequence[Sequence[float]], order: Sequence[int], profile: 
     """What calls of the first 1, 2, ... of them gain per second."""
     limit = len(order)
     latency_s = [profile.typical(rows) for rows in range(1, limit + 1)]
-    efficient = max(range(limit), key=lambda place: (place + 1) / latency_s[place]) + 1
-    starving = sum(column[values.RUNS_OUT] <= NOW for column in columns)
-    stands_from = NOW if starving <= efficient else None
+    short = is_short(columns, profile, limit)
+    stands_from = None if short else NOW
     varies_s = profile.high(limit) - latency_s[-1]
 
     def rate(rows: int) -> float:
         total = 0.0
         for column in (columns[place] for place in order[:rows]):
-            gain, _ = gain_and_lost(column, NOW + latency_s[rows - 1], latency_s[-1] / 2, stands_from, varies_s)
+            answered_at, next_s = NOW + latency_s[rows - 1], latency_s[-1] / 2
+            gain, _ = gain_and_lost(column, answered_at, next_s, stands_from, varies_s, is_short=short)
             total += gain * column[values.SHARE]
         return total / latency_s[rows - 1]
 
@@ -96,7 +114,7 @@ def columns_of(
             runs_out_at=NOW + chance.uniform(left_s - 0.5, left_s),
             covers_until=math.inf if plays_whole else observed_at + lasts_s,
             lasts_s=lasts_s,
-            most_s=chance.uniform(0.0, 1.0) if chance.random() < 0.3 else math.inf,
+            most_s=chance.uniform(0.0, 1.0) if chance.random() < (0.7 if plays_whole else 0.0) else math.inf,
             steps_at=observed_at,
             step_s=chance.choice([0.02, 0.05]) if with_steps else 0.0,
         )
@@ -128,6 +146,7 @@ def columns_of(
     is_known=st.booleans(),
     varies=st.sampled_from([1.0, 1.05, 1.5]),
     are_plain=st.booleans(),
+    goes_on=st.booleans(),
 )
 @settings(max_examples=200, deadline=None)
 def test_arrays_choose_what_one_request_after_the_other_would(
@@ -142,6 +161,7 @@ def test_arrays_choose_what_one_request_after_the_other_would(
     is_known: bool,
     varies: float,
     are_plain: bool,
+    goes_on: bool,
 ) -> None:
     chance = random.Random(seed)
     profile, latency_ms = LatencyProfile(), 0.0
@@ -151,7 +171,10 @@ def test_arrays_choose_what_one_request_after_the_other_would(
     columns = columns_of(chance, count, left_s, with_steps=with_steps, whole=0.0 if are_plain else whole)
     if are_plain:
         for column in columns:
-            column[values.MOST] = values.MOST_S
+            if goes_on:
+                left_s = max(column[values.RUNS_OUT] - column[values.BEGINS], 0.0)
+                column[values.COVERS] = values.MOST_S
+                column[values.MOST] = max(column[values.LASTS] - left_s, 0.0)
     turn = chance.randrange(count) if has_turn else None
     known = values.Columns(np.array(columns).T)
     known.with_rest = not are_plain

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -51,6 +52,22 @@ def test_a_busy_model_holds_up_no_other(clock: Any, make_request: MakeRequest) -
 def test_a_freed_slot_takes_the_next(clock: Any, make_request: MakeRequest) -> None:
     engine, batch, _, second = begun(clock, make_request)
     engine.finished(batch, clock.now)
+    assert [batch.requests for batch in engine.work(clock.now)] == [[second]]
+
+
+def test_a_robot_with_state_is_followed_by_its_next_request_once_the_one_before_is_over(
+    clock: Any, make_request: MakeRequest
+) -> None:
+    engine = make_engine(max_inflight=2)
+    first, second = make_request("a"), make_request("a")
+    for request in (first, second):
+        request.pace_s, request.in_order = math.inf, ("a", "m")
+        engine.offer(request, clock.now)
+    (batch,) = engine.work(clock.now)
+    assert batch.requests == [first]
+    engine.finished(batch, clock.now)
+    assert engine.work(clock.now) == []  # its result is not written yet
+    engine.release(batch, clock.now)
     assert [batch.requests for batch in engine.work(clock.now)] == [[second]]
 
 

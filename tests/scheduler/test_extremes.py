@@ -16,13 +16,13 @@ from dataclasses import dataclass, field
 from typing import Any
 from unittest.mock import patch
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from inferential.config.schema import SchedulingConfig
 from inferential.scheduler import InferenceRequest, create_scheduler
 from inferential.scheduler.engine import Batch, Capacity, Engine
-from inferential.scheduler.request import RequestState
+from inferential.scheduler.request import RefusalKind, RequestState
 from inferential.scheduler.time.robot_time import ChunkTime
 
 STRATEGIES = ["deadline_aware", "batch_optimized", "priority_tiered", "round_robin", *["slo_aware"] * 4]
@@ -64,18 +64,20 @@ class Robot:
     def ask(self, now: float) -> InferenceRequest:
         steps = self.left if self.claims is None else self.claims
         chunk = None
+        most_s = max((self.horizon - steps) * self.step_s, 0.0)
         if self.plays_chunks and (self.renews or self.acknowledges):
+            goes_on = int(self.name) % 3 == 2  # where it stands, rather than by time
             chunk = ChunkTime(
                 now + steps * self.step_s,
-                now + self.chunk_s,
+                math.inf if goes_on else now + self.chunk_s,
                 self.chunk_s,
+                most_s if goes_on else math.inf,
                 renews=self.renews,
                 lead_s=self.step_s + 0.002 if self.renews else 0.0,
                 steps_at=now - 0.002,
                 step_s=self.step_s if self.acknowledges else 0.0,
             )
         elif self.plays_chunks:
-            most_s = max((self.horizon - steps) * self.step_s, 0.0)
             chunk = ChunkTime(now + steps * self.step_s, math.inf, self.chunk_s, most_s)
         fields: dict[str, Any] = {"chunk": chunk, "takes_latest": True, "late": self.late}
         return InferenceRequest(
@@ -170,7 +172,9 @@ class World:
             rows = len(batch.requests)
             takes_s = (self.call_s + self.row_s * rows) / self.speeds[int(batch.replica)]
             self._later(now + takes_s * (self.factor if now > self.changes_at else 1), batch)
-        self.engine.ended()
+        for request in self.engine.ended():
+            if request.late == "refuse" and request.refusal is not None and request.refusal.kind is RefusalKind.EXPIRED:
+                self.waits.pop(request.client_id, None)  # as it wished
         asked = [self.robots[request.client_id] for request in self.engine.outdated()]
         answering = [robot for robot in asked if robot.answers_when_asked]
         for robot in answering:
@@ -183,6 +187,8 @@ class World:
 
 
 @given(seed=st.integers(0, 2**32 - 1), strategy=st.sampled_from(STRATEGIES))
+@example(seed=16352, strategy="slo_aware")  # a call takes as long as a chunk lasts: no observation is new enough
+@example(seed=16477, strategy="slo_aware")  # a robot is refused at once for seconds, as it asks to be
 @settings(max_examples=25, deadline=None)
 def test_time_goes_on_and_no_client_is_abandoned(seed: int, strategy: str) -> None:
     clock = type("Clock", (), {"now": BEGIN})()

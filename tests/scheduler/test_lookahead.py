@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from inferential.scheduler.lookahead import Planned, PlannedCall, next_call
@@ -58,6 +58,8 @@ def most_in_time(requests: Sequence[Planned], free_at: float, latency_s: Sequenc
     latency_ms=st.lists(st.integers(1, 60), min_size=1, max_size=3),
     within_ms=st.integers(20, 200),
 )
+@example(gaps_ms=[0, 1, 0, 5, 28], latency_ms=[28], within_ms=50)  # two that are late stand before one in time
+@example(gaps_ms=[0, 1, 0, 33, 34], latency_ms=[34], within_ms=34)
 @settings(max_examples=150, deadline=None)
 def test_calls_one_after_the_other_by_plan_answer_as_many_as_can_be_less_one(
     gaps_ms: list[int], latency_ms: list[int], within_ms: int

@@ -107,6 +107,15 @@ def make_engine(scheduler: Scheduler, capacity: Capacity, profiles: Profiles | N
     return Engine(SchedulingConfig(), scheduler, lambda model_id: capacity, profiles)
 
 
+def test_what_arrives_in_the_moment_of_a_decision_is_decided_on_at_once(clock: Any, make_request: Any) -> None:
+    engine = make_engine(Pairs(), Capacity(1, 1))
+    engine.offer(make_request("a"), clock.now)
+    assert engine.work(clock.now) == []
+    assert engine.wake_at() > clock.now
+    engine.offer(make_request("b"), clock.now)
+    assert engine.wake_at() <= clock.now
+
+
 @pytest.mark.parametrize("kind", USERS)
 def test_a_users_scheduler_that_gives_nothing_is_asked_again_a_little_later(
     kind: str, clock: Any, make_request: MakeRequest

@@ -20,7 +20,7 @@ from inferential.dispatch.base import DispatchResult
 from inferential.metrics import MetricsCollector, names
 from inferential.metrics.recorder import Recorder
 from inferential.observation import ObservationError
-from inferential.proto import PROTOCOL_VERSION, Status
+from inferential.proto import PROTOCOL_VERSION, Observation, Status
 from inferential.proto.messages import Response, ResponseTiming, read_response, write_response
 from inferential.scheduler.request import CLIENT_GONE, InferenceRequest, Refusal, RefusalKind, RequestState
 from inferential.scheduler.time.availability import ALWAYS_AVAILABLE
@@ -105,7 +105,7 @@ def robot() -> Iterator[zmq.Socket[bytes]]:
     """A client named arm, which buffers as little as it may."""
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     socket = context.socket(zmq.DEALER)
-    for option, value in ((zmq.IDENTITY, b"arm"), (zmq.RCVHWM, 1), (zmq.RCVTIMEO, 10_000), (zmq.LINGER, 0)):
+    for option, value in ((zmq.IDENTITY, b"arm"), (zmq.RCVHWM, 1), (zmq.RCVTIMEO, 60_000), (zmq.LINGER, 0)):
         socket.setsockopt(option, value)
     yield socket
     socket.close()
@@ -545,3 +545,17 @@ async def test_a_reason_of_megabytes_reaches_the_robot_cut(bench: EgressBench) -
     number, heard = bench.enter()
     bench.egress.refuse(bench.running(number), Refusal(RefusalKind.MODEL_FAILED, "x" * 5_000_000, "ValueError"))
     assert len(heard[0].message.reason) < 3000
+
+
+async def test_what_came_by_a_robots_former_connection_is_not_said_to_be_lost(bench: EgressBench, robot: Any) -> None:
+    await bench.meet(robot)
+    connection = bench.robot_connection()
+    bench.transport.spoken_for[connection] = set()  # as where it took another's place
+    for envelope in (Observation(request_id=7).SerializeToString(), b"\xff"):
+        message = (b"arm", envelope, b"", 0.0, connection)
+        assert bench.egress.note_inherited(message) is message
+    for awaited in ([7], [7, 8]):
+        bench.egress.tell_rest(connection, "arm", awaited)
+    frames = await asyncio.to_thread(robot.recv_multipart)
+    response = read_response(frames[1], frames[2])
+    assert (response.message.request_id, response.message.status) == (8, Status.REJECTED)

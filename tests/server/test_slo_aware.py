@@ -101,10 +101,8 @@ async def test_a_request_that_cannot_be_in_time_is_refused_before_its_deadline_i
         running = connect(server).model("m", latency_budget_ms=5000.0)
         await running.observe(state=STATE)
         await gate.wait_entered()
-        started = time.monotonic()
         with pytest.raises(RequestExpired, match=r"it cannot be in time: .* ms were left of 1500 ms"):
             await connect(server).model("m", latency_budget_ms=1500.0, late="refuse").infer(WAIT_MS, state=STATE)
-        assert time.monotonic() - started < 1.5
         gate.let()
 
 
@@ -137,13 +135,23 @@ async def test_models_of_one_device_never_run_at_once(serve: Any, connect: Conne
 
 
 async def test_a_list_of_models_is_one_model_in_several_replicas(serve: Any, connect: Connect) -> None:
-    replicas = [Takes(0.05), Takes(0.05)]
+    class Meets:
+        """Goes on once both replicas run."""
+
+        both = threading.Barrier(2, timeout=60)
+        calls = 0
+
+        def infer(self, observation: dict[str, Any]) -> Any:
+            self.both.wait()
+            self.calls += 1
+            return observation["state"]
+
+    replicas = [Meets(), Meets()]
     async with serve({"m": replicas}, SLO_AWARE) as server:
         results = await asyncio.gather(*(connect(server).model("m").infer(WAIT_MS, state=STATE) for _ in range(6)))
         assert all(result is not None for result in results)
         assert server.profiles.replicas("m") == ["0", "1"]
     assert [replica.calls for replica in replicas] == [3, 3]
-    assert Takes.most == 2
 
 
 async def test_a_response_has_the_rate_at_which_the_robot_can_be_served(serve: Any, connect: Connect) -> None:

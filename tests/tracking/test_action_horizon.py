@@ -134,6 +134,16 @@ def test_of_a_robot_that_acknowledges_nothing_a_chunk_counts_until_it_is_sent(mi
     assert runs_out_at(mirror, 4, 5.2) == pytest.approx(5.28)
 
 
+def test_a_chunk_under_way_is_played_after_what_is_left_by_a_robot_that_goes_on(mirror: ActionHorizonTracker) -> None:
+    """It stood for 0.1 s when the chunk was observed; one that plays by time would have 0.4 s of it."""
+    runs_out_at(mirror, 0, 5.0)
+    mirror.on_dispatch("a", "m", 7, 5.0, 0.5)
+    assert runs_out_at(mirror, 0, 5.1, 3, 0) == pytest.approx(5.6)
+    mirror.on_answer("a", "m", 25, 5.0, 7, 5.15)
+    assert runs_out_at(mirror, 0, 5.14, 3, 0) == pytest.approx(5.65)  # observed before it came
+    assert runs_out_at(mirror, 20, 5.2, 3, 0) == pytest.approx(5.2 + 0.42)  # it has come
+
+
 def test_acknowledged_chunks_say_how_long_an_answer_is_on_its_way(mirror: ActionHorizonTracker) -> None:
     for number in range(1, 40):
         now = 5.0 + number

@@ -98,6 +98,26 @@ async def test_a_parked_connection_is_read_after_a_while_all_the_same(
         assert [(await next_of(transport))[1] for _ in range(19)] == list(range(1, 20))
 
 
+async def test_a_server_that_sleeps_is_woken_for_a_parked_connection_after_a_while(
+    waits: Waiting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parking, "PARKED_S", 0.01)
+    transport, woken = ZmqTransport(TransportConfig(bind="tcp://127.0.0.1:0")), asyncio.Event()
+    transport.watch(woken.set, None, waits)
+    with call(transport, b"flood", message(0)) as flood:
+        await next_of(transport)
+        waits.numbers.add(transport.connection_of(b"flood"))
+        flood.sendall(b"".join(message(number) for number in range(1, 20)))
+        while not transport.parked:
+            transport.receive()
+            await asyncio.sleep(0)
+        woken.clear()
+        async with asyncio.timeout(60):
+            await woken.wait()
+        assert transport.receive() is not None
+    await transport.close()
+
+
 async def test_of_messages_that_came_together_the_newest_is_first_and_none_is_lost(transport: ZmqTransport) -> None:
     with call(transport, b"robot", message(0, 10)) as robot:
         number, _ = await next_of(transport)
@@ -202,6 +222,36 @@ async def one_parked(transport: ZmqTransport, waits: Waiting) -> AsyncIterator[t
             while transport.has_unread(b"busy") and not transport.parked:
                 transport.receive()
         yield busy, number
+
+
+async def test_for_a_call_that_may_begin_the_connection_is_read_first_whose_request_waits_longest(
+    transport: ZmqTransport, waits: Waiting, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(parking, "PARKED_S", 1000.0)
+    monkeypatch.setattr(parking, "RENEW_AFTER_S", 0.0)
+    async with one_parked(transport, waits) as (busy, number):
+        with call(transport, b"later", message(0, 10)) as later:
+            while await next_of(transport) != ((other := transport.connection_of(b"later")), 0):
+                pass
+            waits.numbers.add(other)
+            while transport.parked < 2:
+                later.sendall(message(0, 10))
+                await arrived(transport, b"later")
+                while transport.has_unread(b"later") and transport.parked < 2:
+                    transport.receive()
+            with monkeypatch.context() as many:  # the first is read and parked anew, and still waits longest
+                many.setattr(parking, "DIRECT_FROM", 1)
+                transport.resume(number)
+                assert (await next_of(transport))[0] == number
+                while transport.receive() is not None:
+                    pass
+            assert transport.parked == 2
+            for robot, name in ((busy, b"busy"), (later, b"later")):
+                robot.sendall(message(0, 10))
+                await arrived(transport, name)
+            assert transport.renew()
+            read = [incoming[4] for incoming in iter(transport.receive, None)]
+            assert list(dict.fromkeys(read)) == [number, other]
 
 
 async def unparked(transport: ZmqTransport) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import gc
 import os
 import random
 import select
@@ -357,8 +358,14 @@ async def test_a_robot_that_never_asked_gives_way_but_not_one_that_has_just_come
     assert await next_of(heard) == (b"asking", b"still")
 
 
+def descriptors_open() -> int:
+    """How many this process has; what other tests have left, and ZeroMQ ends in its own time, may end at any time."""
+    gc.collect()
+    return len(os.listdir("/proc/self/fd"))
+
+
 async def test_connections_that_ended_leave_no_descriptor(transport: ZmqTransport, heard: Heard, call: Call) -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors_open()
     for number in range(20):
         robot = call(hello(b"%d" % number) + message())
         await next_of(heard)
@@ -366,7 +373,7 @@ async def test_connections_that_ended_leave_no_descriptor(transport: ZmqTranspor
     for said in (b"", GREETING, b"nonsense"):
         call(said).socket.close()
     await until(lambda: not any(transport.sizes().values()))
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert descriptors_open() <= before
 
 
 # Robots that leave, come back or do not read
@@ -583,7 +590,7 @@ async def test_sending_to_a_client_that_is_not_connected_does_not_wait_for_an_id
 
 
 async def test_a_close_that_is_cancelled_ends_all_connections_all_the_same(call: Call) -> None:
-    before = len(os.listdir("/proc/self/fd"))
+    before = descriptors_open()
     transport = ZmqTransport(TransportConfig(bind="tcp://127.0.0.1:0"))
     robot = call(hello() + message(), to=transport)
     await transport.recv()
@@ -595,7 +602,7 @@ async def test_a_close_that_is_cancelled_ends_all_connections_all_the_same(call:
     with pytest.raises(asyncio.CancelledError):
         await closing
     robot.socket.close()
-    assert len(os.listdir("/proc/self/fd")) == before
+    assert descriptors_open() <= before
 
 
 async def test_an_answer_larger_than_the_systems_buffers_arrives_though_the_transport_closes(

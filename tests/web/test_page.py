@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import re
 import threading
 from collections.abc import Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from typing import Any, ClassVar
 
 import numpy as np
@@ -42,8 +44,9 @@ class Site:
         bind: str = "tcp://127.0.0.1:0",
         models: dict[str, Any] | None = None,
         known: Mapping[str, Any] | None = None,
+        port: int = 0,
     ) -> None:
-        self._bind = bind
+        self._bind, self._port = bind, port
         self._known = known
         self._models = models or ({} if known else {"arm": Policy()})
         self._ready = threading.Event()
@@ -63,7 +66,7 @@ class Site:
             served.manage_models(model_later)
         async with (
             served as server,
-            HttpServer(server, HttpConfig(port=0)) as page,
+            HttpServer(server, HttpConfig(port=self._port)) as page,
         ):
             self.address, self.url = server.address, page.address
             self._ready.set()
@@ -382,3 +385,128 @@ def test_it_says_so_when_the_server_is_gone(browser: Browser) -> None:
     browser.wait("document.getElementById('connection').dataset.state === 'live'")
     site.close()
     browser.wait("document.getElementById('connection').dataset.state === 'lost'")
+
+
+CONNECTION = "document.getElementById('connection').dataset.state"
+
+
+def test_it_goes_on_when_the_server_is_back_and_shows_nothing_of_the_one_before(browser: Browser) -> None:
+    site = Site()
+    robots = Robots(site.address, 3)
+    try:
+        browser.open(site.url)
+        browser.wait("import('/timeline.js').then((timeline) => timeline.batches.size > 20)")
+    finally:
+        robots.stop()
+        site.close()
+    browser.wait(f"{CONNECTION} === 'lost'")
+    again = Site(port=int(site.url.rpartition(":")[2]))
+    try:
+        browser.wait(f"{CONNECTION} === 'live'")
+        browser.wait("document.querySelectorAll('#robots tr').length === 0")
+        assert browser.evaluate("import('/timeline.js').then((timeline) => timeline.batches.size)") == 0
+        assert all("ERR_" in one or "failed" in one for one in browser.problems())
+    finally:
+        again.close()
+
+
+def test_it_tries_again_where_something_else_answers_while_the_server_is_away(browser: Browser) -> None:
+    site = Site()
+    port = int(site.url.rpartition(":")[2])
+    browser.open(site.url)
+    browser.wait(f"{CONNECTION} === 'live'")
+    site.close()
+
+    class Proxy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            asked.set()
+            self.send_error(502)
+
+        def log_message(self, *args: Any) -> None:
+            pass
+
+    asked = threading.Event()
+    proxy = HTTPServer(("127.0.0.1", port), Proxy)
+    thread = threading.Thread(target=proxy.serve_forever)
+    thread.start()
+    assert asked.wait(60)
+    proxy.shutdown()
+    thread.join()
+    proxy.server_close()
+    browser.wait(f"{CONNECTION} === 'lost'")
+    again = Site(port=port)
+    try:
+        browser.wait(f"{CONNECTION} === 'live'")
+    finally:
+        again.close()
+
+
+def test_a_page_that_is_hidden_for_long_leaves_and_comes_back(browser: Browser, site: Site) -> None:
+    browser.open(site.url)
+    browser.wait(f"{CONNECTION} === 'live'")
+    hide = "Object.defineProperty(document, 'hidden', { configurable: true, get: () => %s })"
+    at_once = "const later = setTimeout; window.setTimeout = (call) => later(call, 0);"
+    tell = "document.dispatchEvent(new Event('visibilitychange')); true"
+    browser.evaluate(f"{{ {at_once} {hide % 'true'}; {tell} }}")
+    browser.wait(f"{CONNECTION} === 'connecting'")
+    browser.evaluate(f"{hide % 'false'}; {tell}")
+    browser.wait(f"{CONNECTION} === 'live'")
+    assert all("api/stream failed" in one for one in browser.problems())  # as the page left
+
+
+def test_what_models_take_is_asked_for_when_one_becomes_another_and_not_with_each_event(
+    browser: Browser, site: Site, robots: Robots
+) -> None:
+    browser.open(site.url)
+    for _ in range(6):
+        before = browser.evaluate("document.querySelector('#models')?.textContent ?? ''")
+        browser.wait(f"document.querySelector('#models').textContent !== {json.dumps(before)}")
+    loaded = browser.evaluate("performance.getEntriesByType('resource').map((one) => one.name)")
+    assert sum(one.endswith("/api/models") for one in loaded) == 1
+
+
+def test_of_very_many_robots_the_first_are_shown_and_the_others_when_they_are_asked_for(
+    browser: Browser, site: Site
+) -> None:
+    """To lay out a thousand rows takes half a second."""
+    robots = Robots(site.address, 203, rate_hz=1.0)
+    names = "[...document.querySelectorAll('#robots .opens')].map((one) => one.textContent)"
+    try:
+        browser.open(site.url)
+        browser.wait("document.getElementById('shown').textContent === 'The first 200 of 203 are shown.'")
+        assert browser.evaluate(names) == [f"robot-{number}" for number in range(200)]
+        browser.evaluate("document.querySelector('#columns button').click()")  # the last first
+        browser.evaluate("document.querySelector('.opens').click()")
+        browser.wait("document.querySelector('.sentence')?.textContent.startsWith('robot-202: ')")
+        browser.evaluate("document.querySelector('#columns button').click()")
+        assert browser.evaluate(names)[-1] == "robot-202"  # what is open stays
+        assert len(browser.evaluate(names)) == 201
+        browser.evaluate("document.getElementById('filter').focus()")
+        browser.do("type", text="robot-201")
+        assert browser.evaluate("[...document.querySelectorAll('#robots tr:not([hidden]) .opens')].length") == 1
+        for _ in "robot-201":
+            browser.do("press", key="Backspace")
+        assert len(browser.evaluate(names)) == 201
+        browser.evaluate("document.getElementById('all').focus()")
+        browser.do("press", key="Enter")
+        assert browser.evaluate(names) == [f"robot-{number}" for number in range(203)]
+        assert browser.evaluate("document.activeElement.textContent") == "robot-200"
+        assert browser.evaluate("document.getElementById('rest').getClientRects().length") == 0
+        assert browser.axe() == []
+        assert browser.problems() == []
+    finally:
+        robots.stop()
+
+
+def test_the_worst_come_first_by_state(browser: Browser, site: Site, robots: Robots) -> None:
+    browser.open(site.url)
+    browser.wait("document.querySelectorAll('#robots tr').length === 3")
+    with Connection(site.address, "a-last") as leaves:
+        leaves.model("arm").infer(60_000, state=np.zeros(7, np.float32))
+    browser.wait("document.querySelector('#robots tr[data-state=gone]') !== null")
+    assert browser.evaluate("document.querySelector('#robots .opens').textContent") == "a-last"
+    browser.evaluate("document.querySelectorAll('#columns button')[1].click()")
+    states = "[...document.querySelectorAll('#robots > tr')].map((row) => row.dataset.state)"
+    assert browser.evaluate(states)[0] == "gone"
+    browser.evaluate("document.querySelectorAll('#columns button')[1].click()")
+    assert browser.evaluate(states)[-1] == "gone"

@@ -63,6 +63,17 @@ def test_a_burst_is_what_the_reader_would_return_one_by_one(sizes: list[tuple[in
     assert found == expected
 
 
+def test_a_burst_ends_before_a_message_of_which_only_the_first_bytes_are_there() -> None:
+    reader, rest = Reader(None, 3), wire(b"", b"envelope", b"payload")[:3]
+    assert not reader.buffered
+    reader.feed(wire(b"", b"envelope", b"") * 2)
+    assert len(reader.burst()) == 2  # the payload of the last one is empty
+    assert not reader.buffered
+    reader.feed(wire(b"", b"envelope", b"payload") + rest)
+    assert len(reader.burst()) == 1
+    assert (reader.rest(), reader.buffered) == (rest, True)
+
+
 def plain(found: list[Any]) -> list[Any]:
     return [[bytes(one) for one in item] if isinstance(item, list) else item for item in found]
 

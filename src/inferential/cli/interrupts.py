@@ -19,6 +19,10 @@ INTERRUPTED = 130
 """Exit code of a process that was interrupted."""
 
 
+class EndedBeforeTheLoop(SystemExit):
+    """SIGTERM came while models were imported."""
+
+
 class Interrupts:
     """Counts interrupts.
 
@@ -73,7 +77,7 @@ def signals_before_the_loop() -> Iterator[None]:
 
 
 def _end_before_the_loop(number: int, frame: FrameType | None) -> None:
-    raise SystemExit(0)
+    raise EndedBeforeTheLoop(0)
 
 
 def draining(timeout_s: float) -> str:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from inferential.cli.errors import CliError, missing
-from inferential.cli.interrupts import Interrupts, draining, signals_before_the_loop
+from inferential.cli.interrupts import EndedBeforeTheLoop, Interrupts, draining, signals_before_the_loop
 from inferential.cli.logs import LogFormat, LogLevel, set_up_logging
 from inferential.cli.output import announce
 from inferential.cli.preflight import load_checked, missing_packages, preflight, strategy_problem, unserved
@@ -34,6 +34,7 @@ from inferential.config.services import GatewayConfig, ServiceConfig, services
 from inferential.config.watcher import ConfigWatcher
 from inferential.dispatch.base import Dispatcher
 from inferential.dispatch.local import LocalDispatcher
+from inferential.errors import place_of
 from inferential.policies import split_target
 from inferential.replica.outcomes import ModelLoadError
 from inferential.replica.targets import TargetError, find_target
@@ -130,7 +131,14 @@ def _serve(config: Path | None, overrides: dict[str, Any], servers: int) -> None
         return
     server = _build(loaded, config)
     watcher.on_reload(Reloads(server).take_on)
-    asyncio.run(_run(server, watcher))
+    try:
+        asyncio.run(_run(server, watcher))
+    except EndedBeforeTheLoop:
+        raise
+    except SystemExit as error:  # in a task, where asyncio lets it pass to what runs the event loop
+        remedy = "a model that does so harms itself alone with run: process"
+        logger.error("the server ends: what runs in it called sys.exit%s; %s", place_of(error), remedy)
+        raise
 
 
 class _AnnouncedServer(Server):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -43,6 +44,8 @@ _WARNING_LINES = 5  # of a warning, at 80 columns
 _STATES = {"ready": "green", "failing": "red", "hung": "red", "stopped": "red"}
 _STYLES = {"active": "green", "late": "yellow", "no answer": "red", "overdue": "yellow", "gone": "dim"}
 _ORDER = {"no answer": 0, "late": 1, "overdue": 2, "active": 4, "gone": 5}  # what needs a look comes first
+_DIGITS = re.compile("([0-9]{1,18})")
+_MANY = ("clients", "batches")  # of which few or none are shown
 _WHY_LINES = 2  # of a model that is not ready, at 80 columns
 
 
@@ -73,7 +76,8 @@ def top(
 
 def view(status: dict[str, Any], height: int) -> Group:
     """Returns the tables, at most 80 columns wide; robots that need a look first, as many as fit `height` lines."""
-    status = _printable(status)
+    rows = _rows(status["clients"])
+    status = _printable({key: value for key, value in status.items() if key not in _MANY})
     head = Text.assemble(
         ("Inferential ", "bold"),
         f"{status['version']}  {status['address']}  {status['strategy']}  ",
@@ -89,7 +93,7 @@ def view(status: dict[str, Any], height: int) -> Group:
     shown_versions: list[Text | _Table] = [Text(""), _version_table(versions)] if versions else []
     above = len(status["models"]) + (len(versions) + 3 if versions else 0)
     above += _WARNING_LINES * len(warnings) + len(lateness) + _WHY_LINES * len(whys)
-    robots = _robots(status, max(height - 7 - above, 3))
+    robots = _robots(rows, max(height - 7 - above, 3))
     return Group(head, *warnings, *lateness, Text(""), _models(status), *whys, *shown_versions, Text(""), *robots)
 
 
@@ -105,11 +109,10 @@ def _models(status: dict[str, Any]) -> _Table:
     return table
 
 
-def _robots(status: dict[str, Any], fit: int) -> Sequence[_Table | Text]:
+def _robots(rows: Sequence[tuple[str, list[str]]], fit: int) -> Sequence[_Table | Text]:
     """Returns the first robots that fit so many lines, and how many are left."""
     table = _Table(_ROBOT_COLUMNS)
-    rows = _rows(status)
-    for state, cells in rows[:fit]:
+    for state, cells in _printable(rows[:fit]):
         table.add_row(_RobotName(cells[0]), Text(state, _STYLES.get(state, "")), _name(cells[1]), *map(Text, cells[2:]))
     return table, Text(f"and {len(rows) - fit} more", "dim") if len(rows) > fit else Text("")
 
@@ -252,13 +255,18 @@ def _printable(value: Any) -> Any:
     return printable(value) if isinstance(value, str) else value
 
 
-def _rows(status: dict[str, Any]) -> list[tuple[str, list[str]]]:
+def _rows(clients: Sequence[dict[str, Any]]) -> list[tuple[str, list[str]]]:
     rows = [
         (_state(client, use), [client["client_id"], *_cells(use)])
-        for client in status["clients"]
+        for client in clients
         for use in client["models"] or [None]
     ]
-    return sorted(rows, key=lambda row: (_ORDER.get(row[0], 3), row[1][0]))
+    return sorted(rows, key=lambda row: (_ORDER.get(row[0], 3), _by_number(row[1][0])))
+
+
+def _by_number(name: str) -> list[str | int]:
+    """Returns what sorts "arm-9" before "arm-10"."""
+    return [int(part) if at % 2 else part for at, part in enumerate(_DIGITS.split(name))]
 
 
 def _state(client: dict[str, Any], use: dict[str, Any] | None) -> str:

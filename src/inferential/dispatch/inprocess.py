@@ -74,7 +74,7 @@ class InProcessReplica:
         self._took_s = math.inf  # the latest call
         self._max_batch_size = methods.max_batch_size
         self._shares = methods.batch is None and not is_async(methods.single)
-        self._pace.quick = runs_inline  # else it would have no reason to run so
+        self._pace.shares = runs_inline  # else it would have no reason to run so
         self._aclose = methods.aclose
         self.sessions: SessionStore | None = methods.sessions
         """Those of its robots; `run` takes `SessionRow`s then. None: the model keeps no state."""
@@ -99,7 +99,7 @@ class InProcessReplica:
     @property
     def max_batch_size(self) -> int:
         """Rows that one call takes; of a model in a thread that has no `infer_batch`, rows that go over together."""
-        return SHARED_ROWS if self._shares and self._pace.quick else self._max_batch_size
+        return SHARED_ROWS if self._shares and self._pace.shares else self._max_batch_size
 
     @property
     def lost(self) -> int:

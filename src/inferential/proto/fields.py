@@ -186,7 +186,7 @@ class VaryingFields(NamedTuple):
     request_id: Annotated[int, Field()]
     """The client's number for the observation; 0 from the 1.x line."""
     renews: Annotated[bool | None, Field(Argument("renews", "True or False"))]
-    """Whether the robot plays chunks by time and observes anew when it gets OUTDATED."""
+    """Whether the robot, which plays chunks, observes anew when it gets OUTDATED; None where it did not say."""
     played_id: Annotated[int | None, Field(Argument("played_id", "a whole number from 0 to 2**64 - 1"))]
     """The request id of the newest chunk of which the robot has played an action."""
     played_from: Annotated[int | None, Field(Argument("played_from", "a whole number from 0 to 2**32 - 1"))]
@@ -195,6 +195,8 @@ class VaryingFields(NamedTuple):
     """What became of a result that the robot has used; its request id is 0 where the robot says nothing."""
     captured: Annotated[pb.Captured, Field()]
     """How old the observation was when it was sent; its age is 0 where the robot says nothing."""
+    plays_by_time: Annotated[bool, Field(Argument("plays_by_time", "True or False"))]
+    """Whether a robot that plays chunks skips those actions too whose control steps passed while it stood."""
 
 
 class ConstantResponseFields(NamedTuple):

@@ -12,7 +12,7 @@ import itertools
 import json
 import logging
 import threading
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from queue import Full, Queue
 from typing import Any, ClassVar
 
@@ -30,12 +30,14 @@ from inferential.recording.making import EntryMaker
 from inferential.recording.schemas import descriptor_set
 from inferential.scheduler.request import InferenceRequest, RefusalKind
 from inferential.server import Server
+from inferential.server.status_text import made, whole_status
 
 logger: logging.Logger = logging.getLogger("inferential.recording")
 
 _WAITING = 64  # entries, of which each may have a few pictures
 FLEET_S = 0.5
-"""Time between two states of the fleet."""
+"""Time between two states of the fleet, at least."""
+_SHARE = 0.1  # of the event loop's time, that they may take
 FORGET_EVERY = 20
 """After so many of them the topics of robots that are gone are taken back."""
 LOOK_S = 5.0
@@ -168,11 +170,14 @@ class FoxgloveServer(EntryMaker):
     async def _tell_of_fleet(self) -> None:
         fleet = self._channels[_FLEET_TOPIC]
         for period in itertools.count(1):
+            pause_s = FLEET_S
             if fleet.has_sinks():
-                fleet.log(_json(asdict(self._server.status())))
+                status, took_s = await made(whole_status(self._server))
+                fleet.log(status.encode())
+                pause_s = max(FLEET_S, took_s / _SHARE)
             if period % FORGET_EVERY == 0:
                 self._forget_gone()
-            await asyncio.sleep(FLEET_S)
+            await asyncio.sleep(pause_s)
 
     def _forget_gone(self) -> None:
         """Takes back the topics of robots that are gone."""

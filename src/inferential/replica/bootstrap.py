@@ -29,8 +29,10 @@ def main():  # type: () -> None
             install = f"{sys.executable} -m pip install 'numpy>=1.26' 'protobuf>=6.31.1'"
             raise ImportError(f"a worker needs numpy 1.26 and protobuf 6.31.1 or newer: {error}; {install}") from error
     except ImportError as error:
-        _report(descriptors[0], str(error))
-        os._exit(3)
+        try:
+            _report(descriptors[0], str(error))
+        finally:  # the server may have gone, and what the environment has started must not keep this process
+            os._exit(3)
     worker.main(*descriptors)
 
 

@@ -66,13 +66,14 @@ class Condition:
         return f"it is {self.state.value}" + (f": {self.why}" if self.why else "")
 
     def since_unix(self, now: float, now_unix: float) -> float | None:
-        """Returns since when, in seconds since 1970; None: since the server started.
+        """Returns since when, in seconds since 1970 to a tenth, so that it is the same each time; None: since the
+        server started.
 
         Args:
             now: seconds of `time.monotonic()`.
             now_unix: the same moment, in seconds since 1970.
         """
-        return now_unix - (now - self.since) if math.isfinite(self.since) else None
+        return round(now_unix - (now - self.since), 1) if math.isfinite(self.since) else None
 
     def in_words(self, now: float) -> str:
         """Returns the state, for how long, and why: "loading for 12 s: its process was killed"."""

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from collections import deque
 from collections.abc import Callable
+from time import perf_counter_ns  # not by way of the module: a model may replace what that has
 
 LEAD_NS = 800_000
 """How long before the end of a short one of the latest calls a call is announced: the server takes half of that to send
@@ -67,7 +67,7 @@ class EndNotice:
 
     def begin(self, call: int, rows: int) -> None:
         """Notes that a call begins; 0: one that is not to be announced."""
-        self._call, self._rows, self._began_ns = call, rows, time.perf_counter_ns()
+        self._call, self._rows, self._began_ns = call, rows, perf_counter_ns()
         if not call or not self._has_long:
             return
         after_ns = self._lengths.notice_after_ns(rows)
@@ -87,7 +87,7 @@ class EndNotice:
             announces: whether to announce it where that was not done before; not where a row failed, or where results
                 are written as fast as it is announced.
         """
-        took_ns = time.perf_counter_ns() - self._began_ns
+        took_ns = perf_counter_ns() - self._began_ns
         if took_ns > SHORT_NS:
             self._has_long = True
             self._lengths.note(self._rows, took_ns)
@@ -107,7 +107,7 @@ class EndNotice:
     def _watch(self) -> None:
         with self._changed:
             while True:
-                wait_ns = self._due_ns - time.perf_counter_ns() if self._due_ns else None
+                wait_ns = self._due_ns - perf_counter_ns() if self._due_ns else None
                 if wait_ns is None or wait_ns > 0:
                     self._changed.wait(None if wait_ns is None else wait_ns / 1e9)
                     continue

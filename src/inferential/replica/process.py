@@ -290,16 +290,16 @@ class WorkerProcess(WorkerView):
 
     def _begin(self) -> None:
         self._again = None
-        self._life.started(time.monotonic())
         (self._turn.take if self._life.is_new else self._begin_now)()
+        if self._turn.waits:
+            self._life.started(time.monotonic())  # it counts as loading meanwhile
 
     def _begin_now(self) -> None:
         self._life.started(time.monotonic())
         self._starting = asyncio.get_running_loop().create_task(self._spawn())
 
     def _start(self) -> Coroutine[Any, Any, Spawned]:
-        python = None if self._spec.python is None else str(self._spec.python)
-        return spawn(python, self._env, -1 if self._inbox is None else self._inbox.fd)
+        return spawn(self._spec.python, self._env, -1 if self._inbox is None else self._inbox.fd)
 
     async def _spawn(self) -> None:
         loop = asyncio.get_running_loop()
@@ -316,7 +316,7 @@ class WorkerProcess(WorkerView):
         if self._spec.background:
             spawned.stay_behind()
         self._process = spawned
-        self._lending = Lending(spawned.memory, self._inbox)
+        self._lending = Lending(spawned.memory, self._inbox, self._pace)
         self._stream = Stream(spawned.connected, self._take, self._on_end_of_stream)
         if spawned.pidfd >= 0:
             loop.add_reader(spawned.pidfd, self._on_exit)

@@ -13,8 +13,10 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
 
+from inferential.replica.life_line import hold_alone, tie
 from inferential.replica.pace import HEAVY_S
 from inferential.replica.shared import ServersMemory
 from inferential.replica.usage import use_of
@@ -44,7 +46,7 @@ class Spawned:
     connected: socket.socket
     memory: ServersMemory | None
     pidfd: int
-    _life_fd: int
+    _life_line: FileIO
     _gives_way: bool = False
     _ran: tuple[int, int] = (0, 0)  # rows in all, and CPU time in ns at that time
 
@@ -119,10 +121,10 @@ class Spawned:
 
     def close(self) -> None:
         """Closes the descriptors, the stream's apart."""
-        for fd in (self.pidfd, self._life_fd):
-            if fd >= 0:
-                os.close(fd)
-        self.pidfd = self._life_fd = -1
+        self._life_line.close()
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+        self.pidfd = -1
 
 
 def resident_mb(spawned: Spawned | None) -> float | None:
@@ -140,7 +142,7 @@ def _ran_ns(pid: int) -> int:
     return time.clock_gettime_ns((~pid << 3) | 2)  # its clock of the scheduler's time, as Linux numbers clocks
 
 
-async def spawn(python: str | None, env: Mapping[str, str], inbox_fd: int = -1) -> Spawned:
+async def spawn(python: str | Path | None, env: Mapping[str, str], inbox_fd: int = -1) -> Spawned:
     """Starts a worker.
 
     Args:
@@ -153,6 +155,8 @@ async def spawn(python: str | None, env: Mapping[str, str], inbox_fd: int = -1) 
     """
     ours, theirs = socket.socketpair()
     line, life_fd = os.pipe()
+    life_line = FileIO(life_fd, "wb")
+    hold_alone(ours, life_line)
     try:
         memory: ServersMemory | None = ServersMemory()
     except OSError as error:
@@ -163,7 +167,7 @@ async def spawn(python: str | None, env: Mapping[str, str], inbox_fd: int = -1) 
     fds = [fd for fd in descriptors if fd >= 0]
 
     def start() -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [os.path.expanduser(python or sys.executable), _BOOTSTRAP, *map(str, descriptors)],
             stdin=subprocess.DEVNULL,
             pass_fds=fds,
@@ -172,13 +176,16 @@ async def spawn(python: str | None, env: Mapping[str, str], inbox_fd: int = -1) 
             # the kernel as the server and all else of its session together (sched(7), autogroups).
             process_group=0,
         )
+        with contextlib.suppress(OSError):  # it has ended
+            tie(line, -process.pid)  # what the interpreter does before the worker's first line may take long
+        return process
 
     try:
         # In a thread: it takes milliseconds.
         process = await asyncio.get_running_loop().run_in_executor(None, start)
     except BaseException:
         ours.close()
-        os.close(life_fd)
+        life_line.close()
         raise
     finally:
         theirs.close()
@@ -189,4 +196,4 @@ async def spawn(python: str | None, env: Mapping[str, str], inbox_fd: int = -1) 
         pidfd = os.pidfd_open(process.pid)
     except (AttributeError, OSError):
         pidfd = -1
-    return Spawned(process, ours, memory, pidfd, life_fd)
+    return Spawned(process, ours, memory, pidfd, life_line)

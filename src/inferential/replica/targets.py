@@ -33,6 +33,7 @@ class TargetError(InferentialError):
 
 
 _SHOWN = 8  # names of a module, in an error
+_FAILURES = (Exception, SystemExit)  # a script that means to end itself must not end its server, or a command, unsaid
 
 
 def load_target(target: str, args: Mapping[str, Any]) -> Any:
@@ -55,9 +56,13 @@ def load_target(target: str, args: Mapping[str, Any]) -> Any:
     if not _is_model(found):
         raise TargetError(
             f"expected a model (an object with infer(observation) or infer_batch(observations), or a function of an "
-            f"observation), or a class or a function without parameters that makes one, got {type(found).__name__}"
+            f"observation), or a class or a function without parameters that makes one, got {_named(found)}"
         )
     return found
+
+
+def _named(found: Any) -> str:
+    return f"the class {found.__name__} itself" if isinstance(found, type) else type(found).__name__
 
 
 def import_module_of(target: str) -> None:
@@ -87,8 +92,10 @@ def find_target(target: str) -> Any:
             file = f"; of a file it is the name without .py: {module_name[:-3]}" if module_name.endswith(".py") else ""
             raise TargetError(f"no module {error.name!r}, neither installed nor in {os.getcwd()}{file}") from error
         raise TargetError(f"importing it failed: {in_words(error)}") from error
-    except Exception as error:
-        raise TargetError(f"importing it failed: {in_words(error)}") from error
+    except _FAILURES as error:
+        said = in_words(error)
+        package = "; name the package too, as package.module:object" if "relative import with no" in said else ""
+        raise TargetError(f"importing it failed: {said}{package}") from error
     path = module_name
     for name in names.split("."):
         try:
@@ -122,7 +129,7 @@ def _from_file(kind: str, path: str, args: Mapping[str, Any]) -> Any:
         return make(path, **args)
     except (PolicyFileError, ValueError, TypeError) as error:
         raise TargetError(str(error)) from error
-    except Exception as error:  # of the library that reads it
+    except _FAILURES as error:  # of the library that reads it
         raise TargetError(in_words(error)) from error
 
 
@@ -144,7 +151,7 @@ def _built(make: Callable[..., Any], args: Mapping[str, Any]) -> Any:
         raise TargetError(f"it takes no args: {type(make).__name__} cannot be called")
     try:
         model = make(**args)
-    except Exception as error:
+    except _FAILURES as error:
         takes = "" if args or isinstance(make, type) else " (it has no parameter for an observation)"
         raise TargetError(f"calling it to make the model failed{takes}: {in_words(error)}{_fix(make, args)}") from error
     if inspect.iscoroutine(model):

@@ -13,6 +13,14 @@ Observation = dict[str, Any]
 """What a model sees: np.ndarray by key (tensors) and str by key (metadata)."""
 
 _NUMBERS = frozenset("biufc")  # kinds of dtypes, the plain ones
+_YIELDS = "; the function has a yield: it must return its result"
+_REMEDIES = {
+    "NoneType": "; does the model return its result?",
+    "generator": _YIELDS,
+    "async_generator": _YIELDS,
+    "coroutine": "; is an await missing?",
+    "bytes": "; np.frombuffer(value, np.uint8) is an array",
+}
 _IMMUTABLE = (str, bytes, int, float, complex, np.generic, BaseException)
 
 
@@ -77,6 +85,15 @@ def _as_array(key: str, value: Any) -> np.ndarray[Any, Any]:
     except Exception as error:
         raise TypeError(f"result {key!r}: {type(value).__name__} is no array: {error}") from error
     if array.dtype.hasobject or (array.dtype.kind in "USV" and array.dtype.name != "bfloat16"):
-        hint = "; does the model return its result?" if value is None else ""
-        raise TypeError(f"result {key!r}: expected numbers or a string, got {type(value).__name__}{hint}")
+        raise TypeError(f"result {key!r}: expected numbers or a string, got {_said_of(value)}")
     return array
+
+
+def _said_of(value: Any) -> str:
+    """Returns what a value is that cannot be sent, and what to do about it."""
+    kind = type(value).__name__
+    if isinstance(value, np.ndarray):
+        return f"an array of {'objects' if value.dtype.hasobject else value.dtype}"
+    if isinstance(value, int):
+        return f"an {kind} beyond 64 bits"
+    return f"{kind}{_REMEDIES.get(kind, '')}"

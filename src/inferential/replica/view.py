@@ -11,7 +11,7 @@ from inferential.replica.pace import SHARED_ROWS, Pace
 from inferential.replica.spawn import Spawned
 from inferential.replica.wire import Greeting
 
-_QUICK_INFLIGHT = 2  # of a model whose calls are short: the next call is there when one ends
+_QUICK_INFLIGHT = 2  # of a model whose hand-overs are short: the next call is there when one ends
 
 
 class WorkerView:
@@ -53,11 +53,11 @@ class WorkerView:
         greeting = self.greeting
         if greeting is None:
             return 1
-        return SHARED_ROWS if greeting.runs_singly and self._pace.quick else greeting.max_batch_size
+        return SHARED_ROWS if greeting.runs_singly and self._pace.shares else greeting.max_batch_size
 
     @property
     def max_inflight(self) -> int:
         """Calls that it takes at once, of which it runs one; 0 while it takes none."""
         if self.greeting is None:
             return 0
-        return _QUICK_INFLIGHT if self._pace.quick else self.greeting.max_inflight
+        return _QUICK_INFLIGHT if self._pace.shares else self.greeting.max_inflight

@@ -23,28 +23,24 @@ class ChunkClient:
     Attributes:
         since: since when it waits, as it counts.
         lasts_until: until when its last chunk lasts; infinite before the first.
+        answered_at: when its last call ended, as was expected.
         starved, starved_at: the chunks' time that it starved lately, at that moment.
         reserve_s: how much longer its next answer may take than it knows of, as the server suggested last.
         comes_at: when its turn comes, where its robot knows that; else minus infinity.
         waiting: how many of its requests wait.
     """
 
-    __slots__ = ("comes_at", "lasts_until", "reserve_s", "since", "starved", "starved_at", "waiting")
+    __slots__ = ("answered_at", "comes_at", "lasts_until", "reserve_s", "since", "starved", "starved_at", "waiting")
 
     def __init__(self, since: float) -> None:
         self.since = since
         self.lasts_until = math.inf
+        self.answered_at = -math.inf
         self.starved = 0.0
         self.starved_at = since
         self.reserve_s = 0.0
         self.comes_at = -math.inf
         self.waiting = 0
-
-    def starve(self, chunks: float, now: float) -> None:
-        """Notes that it starved for so many times of a chunk."""
-        self.starved *= math.exp(min(self.starved_at - now, 0.0) / MEMORY_S)
-        self.starved += min(chunks, MOST_STARVED)
-        self.starved_at = now
 
 
 class Usual:
@@ -83,23 +79,33 @@ def note_served(
         usual: what is usual until now.
     """
     mean_starved, mean_wait = usual.starved, usual.wait
+    exp = math.exp
     for (_, client), (runs_out_at, ends_at, lasts_s, since, turn, *_) in zip(served, briefs, strict=True):
         if ends_at > answered_at + lasts_s:
             ends_at = answered_at + lasts_s
         if ends_at > answered_at and ends_at > runs_out_at:
             mean_wait += MEAN_RATE * ((now - since) / lasts_s - mean_wait)
-            credit_s = min(now - since - mean_wait * lasts_s, CREDIT * min(mean_wait, 1.0) * lasts_s)
-            client.since = now - credit_s if credit_s > 0 else now
+            late_s = now - since - mean_wait * lasts_s
+            if late_s > 0:
+                most_s = CREDIT * (mean_wait if mean_wait < 1.0 else 1.0) * lasts_s
+                client.since = now - (late_s if late_s < most_s else most_s)
+            else:
+                client.since = now
         else:  # it gains nothing, so that its turn is now
             client.since = max(client.since, now - (turn - since))
         lasts_until = client.lasts_until
         starved_s = answered_at - (runs_out_at if runs_out_at < lasts_until else lasts_until)
+        starved = client.starved
+        if starved:
+            since_s = now - client.starved_at
+            if since_s > 0:
+                starved *= exp(-since_s / MEMORY_S)
         if starved_s > 0:
-            client.starve(starved_s / lasts_s, now)
-        elif client.starved:
-            client.starve(0.0, now)
+            chunks = starved_s / lasts_s
+            starved += chunks if chunks < MOST_STARVED else MOST_STARVED
+        client.starved, client.starved_at = starved, now
         mean_starved += MEAN_RATE * (client.starved - mean_starved)
-        client.lasts_until = ends_at
+        client.lasts_until, client.answered_at = ends_at, answered_at
         client.comes_at = -math.inf
         client.waiting -= 1
     usual.starved, usual.wait = mean_starved, mean_wait
@@ -113,7 +119,8 @@ def note_reserves(
     """Notes how much longer the next answers may take than their robots know of, in `ChunkTime.reserve_s`.
 
     A robot asks so early that its chunk comes in time, by what its answers took, or as much earlier as was suggested;
-    and it knows what this one takes.
+    and it knows what this one takes. What it sent before its last answer came, as it was asked to for a call that
+    did not wait for it, says nothing of when it asks by itself.
 
     Args:
         served: the requests of a call that begins now, with their clients as they were before it.
@@ -125,8 +132,10 @@ def note_reserves(
     for request, client in served:
         chunk = request.chunk
         assert chunk is not None
-        asked_before_s = chunk.runs_out_at - request.waiting_since - client.reserve_s
-        known_s = max(asked_before_s, answered_at - request.received_at)
+        known_s = answered_at - request.received_at
+        stands = chunk.runs_out_at <= request.received_at  # which says when it was seen to, not since when it does
+        if not stands and request.waiting_since >= client.answered_at:
+            known_s = max(chunk.runs_out_at - request.waiting_since - client.reserve_s, known_s)
         within_s = most_s if client.lasts_until == math.inf else lately_s
         reserve_s = within_s + (request.control_period_s or 0.0) - known_s
         # Whatever a robot says of its actions: what is no number is not between these.

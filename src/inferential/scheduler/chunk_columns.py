@@ -24,20 +24,21 @@ MOST_S = 1e6
 """Seconds beyond which a time is as good as infinite."""
 EARLY_S = 0.005
 """Seconds before its control step at which a robot is to know that it observes, at least; no more than half a step."""
+ROUNDING_S = 1e-9
 LEAST_STEP_S = 1e-6
 """Seconds between control steps, where they are not known: a robot plays an answer when it comes."""
 _LEAST_GAIN = 4e-3  # of a chunk, so that requests without gain have an order too
 
 Array = npt.NDArray[Any]
 Places = npt.NDArray[np.intp]
-RUNS_OUT, COVERS, LASTS, SINCE, TURN, LEAST, SHARE, STEP = range(8)
+RUNS_OUT, COVERS, LASTS, SINCE, TURN, LEAST, SHARE, STEP, MOST = range(9)
 """Rows: when actions run out, until when the answer covers, how long a chunk lasts; since when its client waits, from
 when on it goes first; the least gain, and which share of its chunk a second is, by its weight; the time between two of
-the robot's control steps."""
-BRIEF = 8
+the robot's control steps; the most gain."""
+BRIEF = 9
 """How many rows are kept as numbers of Python too, to be read one by one."""
-BEGINS, MOST, WORTH, AGES = range(8, 12)
-"""One of the control steps; the most gain; the factor of the value, and how it grows each second."""
+BEGINS, WORTH, AGES = range(9, 12)
+"""One of the control steps; the factor of the value, and how it grows each second."""
 OLD, RENEWED, REFUSED, SPAN, LEAD, COMES, ASKS, AHEAD = range(12, 20)
 """When a new observation would be better, when its robot is asked for it though no call is to take it, when it is
 refused; the seconds from the observation to the end of its chunk, and from asking to the arrival; when the call begins
@@ -134,8 +135,8 @@ def column(
         lasts_s * _LEAST_GAIN,
         weight / lasts_s,
         step_s,
-        steps_at,
         most_s,
+        steps_at,
         worth,
         ages,
         old_from if old_from == old_from else math.inf,
@@ -164,6 +165,9 @@ def serve(of_row: list[float], covered_until: float, since: float, starvation_s:
     """Notes in a column that another request of the same robot is served: its chunk counts, and it waits anew."""
     lasts_s = of_row[LASTS]
     weight = of_row[SHARE] * lasts_s
+    if of_row[MOST] < MOST_S:  # what it executes of that chunk it skips of this one
+        more_s = covered_until - max(of_row[RUNS_OUT], of_row[COVERS] - of_row[SPAN])
+        of_row[MOST] = max(0.0, of_row[MOST] - max(0.0, more_s))
     of_row[RUNS_OUT] = max(of_row[RUNS_OUT], covered_until)
     of_row[WORTH], of_row[AGES] = _urgency(weight, lasts_s, since, 0.0)
     of_row[SINCE], of_row[TURN] = since, since + lasts_s + starvation_s * (2 - weight)

@@ -50,12 +50,25 @@ def played_from(columns: Columns, row: Rows, ends_at: Array | float, varies_s: f
     return steps
 
 
+def covers(row: Rows, now: float) -> Array:
+    """Returns until when answers cover, where MOST of them is played from now on, or once a robot's actions run out.
+
+    A robot that goes on with the first action that it has not executed plays as much of an answer whenever it comes; so
+    the later that is, the longer it has stood. With that taken off the gain, its answer covers until a fixed moment, as
+    one that is played by time does.
+    """
+    until: Array = np.maximum(row[RUNS_OUT], now)
+    until += row[MOST]
+    np.minimum(until, row[COVERS], out=until)
+    return until
+
+
 def gained(columns: Columns, row: Rows, plays_from: Array | float, begins_at: Array) -> Array:
     """Returns the gain of each, or the least.
 
     Args:
         columns: all that wait.
-        row: of them, or of some.
+        row: of them, or of some; COVERS as `covers` returns it.
         plays_from: from when on what an answer lasts counts.
         begins_at: from when on the robot has no action without it.
     """

@@ -13,14 +13,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from inferential.scheduler.chunk_columns import COVERS, LASTS, RUNS_OUT, SHARE, Columns, Places
-from inferential.scheduler.chunk_gains import gained, is_blurred, lost, played_from
+from inferential.scheduler.chunk_columns import COVERS, LASTS, MOST_S, RUNS_OUT, SHARE, Columns, Places
+from inferential.scheduler.chunk_gains import covers, gained, is_blurred, lost, played_from
 from inferential.scheduler.time.batch_sizes import BatchSizes
 
 _ONE_BY_ONE = 16  # rows up to which numbers of Python are faster than arrays
 
 
-def best_size(columns: Columns, places: Places, now: float, sizes: BatchSizes) -> int:
+def best_size(columns: Columns, places: Places, now: float, sizes: BatchSizes, *, is_short: bool) -> int:
     """Returns how many of these requests, from the first on, gain most per second of their call.
 
     Args:
@@ -29,17 +29,18 @@ def best_size(columns: Columns, places: Places, now: float, sizes: BatchSizes) -
         now: when the call begins.
         sizes: to choose from.
     """
-    counts_all = not columns.with_rest or columns.starve(now, sizes.efficient + 1)
-    if counts_all and len(sizes.rows) == places.size <= _ONE_BY_ONE and not (columns.with_rest or columns.with_most):
+    if len(sizes.rows) == places.size <= _ONE_BY_ONE and not columns.with_rest:
         steps = 0.5 if is_blurred(columns, sizes.varies_s) else 0.0
         if steps or not columns.longest_step_s:
-            size = _best_of_lines(columns.briefs(places), now, sizes, steps)
+            size = _best_of_lines(columns.briefs(places), now, sizes, steps, is_short=is_short)
             if size is not None:
                 return size
-    return _best_of_all(columns, places, now, sizes, counts_all=counts_all)
+    return _best_of_all(columns, places, now, sizes, is_short=is_short)
 
 
-def _best_of_lines(briefs: Sequence[Sequence[float]], now: float, sizes: BatchSizes, steps: float) -> int | None:
+def _best_of_lines(
+    briefs: Sequence[Sequence[float]], now: float, sizes: BatchSizes, steps: float, *, is_short: bool
+) -> int | None:
     """Does what `_best_of_all` does where each gain is a line while calls of these sizes end; None where one is not.
 
     So it is most often, as robots starve already, or have actions until then; and a sum of lines is one.
@@ -47,11 +48,19 @@ def _best_of_lines(briefs: Sequence[Sequence[float]], now: float, sizes: BatchSi
     best, most = 0, -math.inf
     stays = falls = 0.0  # the gains of the first rows, were they answered at `now`, and by how much they fall a second
     first_s, last_s = sizes.seconds[0], sizes.longest_s
-    for (runs_out, covers, _, _, _, least_s, share, step_s), rows, takes_s in zip(
+    for (runs_out, covers_until, _, _, _, least_s, share, step_s, most_s), rows, takes_s in zip(
         briefs, sizes.rows, sizes.seconds, strict=True
     ):
-        left_s, gain_s = runs_out - now - step_s * steps, covers - now - step_s * steps
-        if left_s <= first_s and gain_s - last_s >= least_s:
+        if most_s < MOST_S:
+            stands_until = (runs_out if runs_out > now else now) + most_s
+            if stands_until < covers_until and not is_short:
+                covers_until = stands_until
+        left_s, gain_s = runs_out - now - step_s * steps, covers_until - now - step_s * steps
+        if most_s < MOST_S and is_short:
+            if gain_s - (left_s if left_s > last_s else last_s) < most_s:
+                return None
+            stays += (most_s if most_s > least_s else least_s) * share
+        elif left_s <= first_s and gain_s - last_s >= least_s:
             stays += gain_s * share
             falls += share
         elif left_s >= last_s:
@@ -66,11 +75,13 @@ def _best_of_lines(briefs: Sequence[Sequence[float]], now: float, sizes: BatchSi
     return best
 
 
-def _best_of_all(columns: Columns, places: Places, now: float, sizes: BatchSizes, *, counts_all: bool) -> int:
+def _best_of_all(columns: Columns, places: Places, now: float, sizes: BatchSizes, *, is_short: bool) -> int:
     row = columns.rows.take(places, 1)
+    if columns.with_most and not is_short:
+        row[COVERS] = covers(row, now)
     answered_at = played_from(columns, row, sizes.seconds_each + now, sizes.varies_s)  # [sizes, places], as all below
     begins_at = np.maximum(row[RUNS_OUT], answered_at)
-    if counts_all:
+    if is_short or not columns.with_rest:
         gains = gained(columns, row, answered_at, begins_at)
     else:
         runs_out, lasts_s = row[RUNS_OUT], row[LASTS]

@@ -65,7 +65,9 @@ class ChunkTable(columns.Columns):
         if step_s > columns.LEAST_STEP_S and step_s > self.longest_step_s:
             self.longest_step_s = step_s
         self.with_most = self.with_most or column[columns.MOST] < columns.MOST_S
-        self.with_rest = self.with_rest or column[columns.COVERS] > now + column[columns.LASTS]
+        if not self.with_rest:
+            covers_s = min(column[columns.COVERS], max(column[RUNS_OUT], now) + column[columns.MOST]) - now
+            self.with_rest = covers_s > column[columns.LASTS] + columns.ROUNDING_S
         self._starving += column[RUNS_OUT] <= self._starving_at
         self._first_turn = min(self._first_turn, column[TURN])
         return place

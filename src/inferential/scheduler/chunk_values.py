@@ -2,7 +2,9 @@
 
 A request's gain is the seconds for which its robot has an action and would have none without the answer. It falls
 while its observation ages (a chunk is aligned by its observation, so that the steps that passed are lost) and is 0 once
-all its actions would be past. Only a part of it is lost by waiting: nothing, while the robot still has actions; all,
+all its actions would be past. Of a robot that goes on with what it has not executed it falls only while that plays;
+what it would stand from now on until its answer comes is taken off, unless more starve than a call takes
+(`chunk_gains.covers`). Only a part of it is lost by waiting: nothing, while the robot still has actions; all,
 once it has none. So a request is worth
 
     value = weight * (gain + min(gain, starved during the next call if it is not in this one)) / (2 * time of its chunk)
@@ -36,6 +38,9 @@ from inferential.scheduler.chunk_columns import (
     COVERS,
     LEAD,
     LEAST_STEP_S,
+    MOST,
+    MOST_S,
+    ROUNDING_S,
     RUNS_OUT,
     SPAN,
     STEP,
@@ -44,7 +49,7 @@ from inferential.scheduler.chunk_columns import (
     Columns,
     Places,
 )
-from inferential.scheduler.chunk_gains import gained, lost, played_from
+from inferential.scheduler.chunk_gains import covers, gained, lost, played_from
 from inferential.scheduler.chunk_sizes import best_size
 from inferential.scheduler.time.profile import LatencyProfile
 
@@ -61,19 +66,24 @@ def renewed(rows: Array, by: float, now: float) -> Array:
         now: seconds of `time.monotonic()`.
 
     Returns:
-        Where one can come in time that is newer, ASKS says when to ask for it, in COVERS is what it covers; where the
-        control steps are known, the last one counts from which it comes in time.
+        Where one can come in time that would give more, ASKS says when to ask for it, and COVERS and MOST what it would
+        give; where the control steps are known, the last one counts from which it comes in time.
     """
     rows = rows.copy()
-    lead_s, covers, step_s, steps_at = rows[LEAD], rows[COVERS], rows[STEP], rows[BEGINS]
+    lead_s, covers_until, step_s, steps_at = rows[LEAD], rows[COVERS], rows[STEP], rows[BEGINS]
+    most_s, goes_on = rows[MOST], rows[MOST] < MOST_S
     with_steps = step_s > LEAST_STEP_S
-    observed_at = covers - rows[SPAN]
+    observed_at = covers_until - rows[SPAN]
     fresh_s = by - observed_at
     fresh_s -= np.where(with_steps, fresh_s % step_s, lead_s / 2)
     fresh_s *= lead_s > 0
     asks_at = np.where(with_steps, steps_at + fresh_s - (lead_s - (observed_at - steps_at) - step_s), -math.inf)
     comes = (fresh_s > 0) & ~(with_steps & (steps_at + fresh_s < now))
-    np.add(covers, fresh_s, out=covers, where=comes)
+    # A robot that goes on with what it has not executed loses nothing of a chunk while it stands.
+    played_s = np.minimum(fresh_s, rows[RUNS_OUT] - np.where(with_steps, steps_at, observed_at))
+    comes &= ~goes_on | (played_s > ROUNDING_S)
+    np.add(covers_until, fresh_s, out=covers_until, where=comes)
+    np.add(most_s, played_s, out=most_s, where=comes & goes_on)
     rows[ASKS] = np.where(comes, asks_at, math.inf)
     return rows
 
@@ -99,6 +109,12 @@ def choose(
     row = columns.row
     if limit > columns.count:
         limit = columns.count
+    sizes = profile.sizes_up_to(limit, _ALL_SIZES) if limit > 1 and profile.known else None
+    may_wait = columns.with_most or columns.with_rest
+    is_short = may_wait and sizes is not None and columns.starve(now, sizes.efficient + 1)
+    if columns.with_most and not is_short:
+        row = [*row]
+        row[COVERS] = covers(row, now)
     rows = size if 0 < size < limit else limit
     takes_s = profile.typical(rows)
     varies_s = profile.high(rows) - takes_s if columns.longest_step_s else 0.0
@@ -109,13 +125,13 @@ def choose(
     urgency = row[AGES] * -now
     urgency -= row[WORTH]
     value *= urgency  # negative: the most valuable first
+    if turn is not None:
+        value[turn] = -math.inf
     if value.size <= _SORTED:
         places: Places = value.argsort(kind="stable")[:limit]
     else:
         best = value.argpartition(limit - 1)[:limit]
         places = best[value[best].argsort(kind="stable")]
-    if turn is not None:
-        places = np.array([turn, *(place for place in places.tolist() if place != turn)])[:limit]
-    if limit > 1 and profile.known:
-        return places[: best_size(columns, places, now, profile.sizes_up_to(limit, _ALL_SIZES))]
+    if sizes is not None:
+        return places[: best_size(columns, places, now, sizes, is_short=is_short)]
     return places

@@ -2,7 +2,8 @@
 
 Near its limit such a model gains by a glance ahead: whether a call had better wait for the request that comes in some
 milliseconds, take fewer rows so that it is free in time, or leave one out that would cost others. Requests are planned
-in order of their deadlines; a call takes some in a row of these, and leaves out at most one before them. Of schedules
+in order of their deadlines; a call takes some in a row of these, and leaves out at most one before them that could be
+in time. Of schedules
 that have handled the same requests the few best are kept: none is kept that is free later than one with as many
 answers in time. The best one in the end answers most, less what could be answered in the time that it takes longer.
 
@@ -12,10 +13,11 @@ No state and no clock.
 from __future__ import annotations
 
 import math
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-_LEFT_OUT = 1  # requests before a call's first that it may leave out
+_LEFT_OUT = 1  # requests before a call's first that it may leave out though they could be in time
 _KEPT = 3  # schedules for as many requests handled
 
 
@@ -72,7 +74,9 @@ def next_call(requests: Sequence[Planned], free_at: float, latency_s: Sequence[f
             value = -unanswered - max(begins_at - last_arrival, 0.0) * per_second
             if call and value > most:
                 most, best = value, call
-            for first in range(handled, min(handled + _LEFT_OUT + 1, count)):
+            # Those that no call could answer in time any more are left out besides: they come first.
+            earliest = bisect_left(deadlines, begins_at + latency_s[0], handled)
+            for first in range(earliest, min(earliest + _LEFT_OUT + 1, count)):
                 starts_at, deadline, following = begins_at, deadlines[first], first
                 for takes_s in latency_s[: count - first]:
                     if arrives_at[following] > starts_at:

@@ -30,7 +30,7 @@ from inferential.scheduler.running import Batch
 from inferential.scheduler.time.deadline import deadline_of
 from inferential.scheduler.time.fair_share import FairShares
 from inferential.server.call_times import CallTimes
-from inferential.server.chunk_times import chunk_time
+from inferential.server.chunk_times import adds_s, chunk_time
 from inferential.server.ingress import IncomingRequest, Overtaken
 from inferential.tracking.action_horizon import horizon_of
 from inferential.tracking.fleet import Fleet, FleetChanges
@@ -173,7 +173,7 @@ class Accounting:
             for request in requests:
                 if request.steps_remaining is not None:
                     self._fleet.action_horizon.on_dispatch(
-                        request.client_id, request.model_id, request.request_id, request.received_at
+                        request.client_id, request.model_id, request.request_id, request.received_at, adds_s(request)
                     )
 
     def _arrived(self, incoming: IncomingRequest) -> bool:

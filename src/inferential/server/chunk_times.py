@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from inferential.proto import PROTOCOL_VERSION
+from inferential.scheduler.request import InferenceRequest
 from inferential.scheduler.time.robot_time import ChunkTime
 from inferential.server.ingress import IncomingRequest
 from inferential.tracking.action_horizon import ActionHorizonTracker
@@ -37,12 +38,24 @@ def chunk_time(queues: ActionHorizonTracker, incoming: IncomingRequest) -> Chunk
     renews = incoming.renews and request.protocol_version >= PROTOCOL_VERSION
     # As times at which an answer is sent, not played.
     transit_s = found.transit_s or 0.0
+    by_time = incoming.plays_by_time
     return ChunkTime(
         found.runs_out_at - transit_s,
-        request.received_at + found.lasts_s - transit_s,
+        request.received_at + found.lasts_s - transit_s if by_time else math.inf,
         found.lasts_s,
+        math.inf if by_time else max(found.lasts_s - max(found.runs_out_at - request.received_at, 0.0), 0.0),
         renews=renews,
         lead_s=min(found.lag_s, _MAX_LEAD_S) if renews else 0.0,
         steps_at=request.received_at - transit_s,
         step_s=found.period_s,
     )
+
+
+def adds_s(request: InferenceRequest) -> float | None:
+    """Returns the seconds that an answer adds to a robot that goes on with what it has not executed; None: to another.
+
+    To one that plays chunks by time, what it adds depends on when it comes.
+    """
+    chunk = request.chunk
+    goes_on = chunk is not None and chunk.step_s > 0 and chunk.covers_until == math.inf
+    return chunk.most_s if chunk is not None and goes_on else None

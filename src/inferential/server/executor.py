@@ -26,7 +26,11 @@ logger: logging.Logger = logging.getLogger("inferential")
 _REFUSAL, _STATE = attrgetter("refusal"), attrgetter("state")
 STOOD_S = 1.0
 """During a call of this length the event loop may have stood still, and robots may have given up their connections."""
-_NO_RESULT = Refusal(RefusalKind.MODEL_FAILED, "the backend gave no result", "no_result")
+_NO_RESULT = Refusal(
+    RefusalKind.MODEL_FAILED,
+    "the backend gave no result, as where a model on the event loop cancels its own task or raises GeneratorExit",
+    "no_result",
+)
 
 
 class Executor:

@@ -15,6 +15,7 @@ import uvicorn
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from inferential.notices import Notices
+from inferential.server.repeats import Headers, PromptSocket, Repeats, is_head
 from inferential.server.tls import check_tls
 from inferential.transport.descriptors import has_room, is_room, make_room_on
 from inferential.transport.silent import SILENT
@@ -61,7 +62,9 @@ class HttpListener:
         self._section = section
         self._config = config
         self._limit_concurrency = limit_concurrency
-        self._socket: socket.socket | None = None
+        self.repeats: Repeats = Repeats()
+        """What the application has answered at once, and may be answered again without it."""
+        self._socket: PromptSocket | None = None
         self._uvicorn: _Uvicorn | None = None
         self._serving: asyncio.Task[None] | None = None
 
@@ -85,7 +88,7 @@ class HttpListener:
         family = socket.AF_INET6 if ":" in config.host else socket.AF_INET
         # asyncio sends at once (TCP_NODELAY) by sockets that say that they are TCP's; else the body of an answer waits
         # 40 ms for the reader to acknowledge the head.
-        listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        listening = PromptSocket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listening.bind((config.host, config.port))
@@ -107,8 +110,12 @@ class HttpListener:
                 ws="none",
                 ssl_certfile=config.tls_certificate,
                 ssl_keyfile=config.tls_key,
-            )
+            ),
+            self.repeats,
         )
+        if config.tls_certificate is None:
+            listening.repeats = self.repeats
+            listening.headers = self._uvicorn.headers
         self._serving = asyncio.get_running_loop().create_task(self._uvicorn.serve([listening]))
 
     async def stop(self) -> None:
@@ -192,9 +199,11 @@ class _TimedProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
         self._in_message, self._has_ended_one = False, True
         super().on_message_complete()
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
+    def __init__(self, *arguments: Any, repeats: Repeats, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.logger = _uvicorn_logger
+        self._repeats = repeats
+        self._is_whole = True  # all that has come were requests without a body, each as it was sent
 
     def send_400_response(self, msg: str) -> None:
         host = self.client[0] if self.client else ""
@@ -214,8 +223,14 @@ class _TimedProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
         self._expect_head()
 
     def data_received(self, data: bytes) -> None:
-        before, self._has_ended_one = self._body, False
+        if self._answer_again(data):
+            return
+        cycle, before, self._has_ended_one = self.cycle, self._body, False
         super().data_received(data)
+        is_new = self.cycle is not cycle and not self.cycle.more_body
+        self._is_whole = is_new and self._is_whole and is_head(data)
+        if self._is_whole:
+            self._repeats.note(self.cycle.scope, data, stays=self.cycle.keep_alive)
         if self._in_message and not self._has_ended_one:  # else it is not known how much is of which request
             self._around += len(data) - max(self._body - before, 0)
             if self._around > HEAD_BYTES + _CHUNK_BYTES * self._body:
@@ -224,6 +239,22 @@ class _TimedProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
             self._expect_head()
         else:
             self._stop_expecting()
+
+    def _answer_again(self, data: bytes) -> bool:
+        """Answers a request that was answered before; False: this is none, or others come before it."""
+        if not self._is_whole or self.flow.write_paused or not (self.cycle is None or self.cycle.response_complete):
+            return False
+        found = self._repeats.answer(data, self.server_state.default_headers)
+        if found is None:
+            return False
+        SILENT.forget(self)
+        self._stop_expecting()
+        self.transport.write(found.data)
+        if found.stays:
+            self.on_response_complete()  # which limits how long the next may take
+        else:
+            self.transport.close()
+        return True
 
     def connection_lost(self, exc: Exception | None) -> None:
         SILENT.forget(self)
@@ -243,16 +274,21 @@ class _TimedProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type]
 class _Uvicorn(uvicorn.Server):
     """Leaves signals to the policy server, and sleeps until it is to end: uvicorn itself looks ten times a second."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, repeats: Repeats) -> None:
         super().__init__(config)
         self._ending = asyncio.Event()
+        self._repeats = repeats
+
+    def headers(self) -> Headers:
+        """Returns those of any answer, the date among them."""
+        return self.server_state.default_headers
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Does what uvicorn's does for sockets, which would let TLS take a minute."""
         config, loop = self.config, asyncio.get_running_loop()
         state: dict[str, Any] = {"server_state": self.server_state, "app_state": self.lifespan.state}
         make_room_on(loop)
-        make = before_tls(partial(_TimedProtocol, config=config, **state), config.ssl)
+        make = before_tls(partial(_TimedProtocol, config=config, repeats=self._repeats, **state), config.ssl)
         tls_s = None if config.ssl is None else HEAD_S
         self.servers = []
         for one in sockets or ():

@@ -43,7 +43,7 @@ class IncomingRequest:
     Attributes:
         request: the request that is scheduled.
         staleness_ms: age of the observation at arrival, as its robot says, else by the client's wall clock.
-        renews, played_id, played_from, applied: as the client states them, see `proto.fields`.
+        renews, played_id, played_from, applied, plays_by_time: as the client states them, see `proto.fields`.
         explicit_budget_ms: maximum age of an action at its arrival, as client or configuration state it; None if
             neither does.
         refusal: why it must not be scheduled; None if it may be.
@@ -59,6 +59,7 @@ class IncomingRequest:
     played_id: int | None = None
     played_from: int | None = None
     applied: Applied | None = None
+    plays_by_time: bool = False
     is_stale: bool = False
     misalignment_ms: float = 0.0
 
@@ -336,6 +337,7 @@ class Ingress:
             varying.played_id,
             varying.played_from,
             varying.applied,
+            varying.plays_by_time,
         )
 
     def _held_to(
@@ -353,7 +355,7 @@ class Ingress:
             sender.client_id,
             sender.client_type,
             episode=sender.episode,
-            # One that plays chunks by time never mixes those of two versions, wherever the second begins.
+            # A runtime that plays chunks never mixes those of two versions, wherever the second begins.
             between_chunks=not varying.steps_remaining or varying.renews is not None,
             now=now,
         )

@@ -336,7 +336,7 @@ def model_of(
         part = pool[len(pools[0]) + 1 :] if len(capacity.replicas) > 1 else ""
         for name, count in engine.inflight_by_replica(pool).items():
             in_flight[part or name] += count
-    ago_s = time.monotonic() - condition.since if math.isfinite(condition.since) else None
+    now = time.monotonic()
     return ModelStatus(
         model_id,
         max_batch_size=capacity.max_batch_size,
@@ -350,8 +350,8 @@ def model_of(
         last_error=None if health is None else health.last_error,
         problem=None if problem is None else problem.reason,
         state=condition.state.value,
-        since_s_ago=ago_s,
-        since=None if ago_s is None else time.time() - ago_s,
+        since_s_ago=now - condition.since if math.isfinite(condition.since) else None,
+        since=condition.since_unix(now, time.time()),
         why=condition.why,
         versions=versions or [],
         answers=0 if health is None else health.total_requests - health.failures,

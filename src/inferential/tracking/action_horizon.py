@@ -81,6 +81,7 @@ class _UnderWay:
     """A chunk that is being made, or was sent."""
 
     observed_at: float
+    adds_s: float | None
     sent_at: float | None = None
 
 
@@ -180,11 +181,17 @@ class ActionHorizonTracker:
         else:
             self._acknowledge(state, played_id, played_from, period_s)
         lasts_s = horizon * period_s
-        ends = [one.observed_at + lasts_s for one in state.under_way.values()]
         # What a robot that acknowledges chunks has left is left after the present action.
         steps = steps_remaining + 1 if played_id is not None and steps_remaining else steps_remaining
-        runs_out_at = max([now + steps * period_s, *ends])
         lags_s = sorted(state.lags_s) if played_id is not None else []
+        runs_out_at = now + steps * period_s
+        for one in state.under_way.values():
+            if one.adds_s is None:
+                runs_out_at = max(runs_out_at, one.observed_at + lasts_s)
+                continue
+            comes_at = now if one.sent_at is None else one.sent_at + (lags_s[0] if lags_s else 0.0)
+            if comes_at >= now:  # else its actions are among those that are left
+                runs_out_at = max(runs_out_at, comes_at) + one.adds_s
         if not lags_s:
             return ActionQueue(runs_out_at, lasts_s, period_s, None, period_s)
         longest_s = max(lags_s[0] + period_s, lags_s[-2 if len(lags_s) > 2 else -1])  # one may have been held up
@@ -199,12 +206,21 @@ class ActionHorizonTracker:
         # Ids grow within a connection, and chunks that came after a newer one are not played.
         state.under_way = {key: one for key, one in state.under_way.items() if key > played_id}
 
-    def on_dispatch(self, client_id: str, model_id: str, request_id: int, observed_at: float) -> None:
-        """Records that a chunk is being made, of an observation that arrived at `observed_at`."""
+    def on_dispatch(
+        self, client_id: str, model_id: str, request_id: int, observed_at: float, adds_s: float | None = None
+    ) -> None:
+        """Records that a chunk is being made, of an observation that arrived at `observed_at`.
+
+        Args:
+            client_id, model_id, request_id: whose, and which.
+            observed_at: in seconds of `time.monotonic()`.
+            adds_s: how long the robot plays it once it has played what it has, however late it comes; None: all its
+                actions are past when its time since `observed_at` is.
+        """
         state = self._clients.get(client_id, {}).get(model_id)
         if state is None:
             return
-        state.under_way[request_id] = _UnderWay(observed_at)
+        state.under_way[request_id] = _UnderWay(observed_at, adds_s)
         if len(state.under_way) > _MAX_UNDER_WAY:
             del state.under_way[next(iter(state.under_way))]
 

@@ -7,16 +7,14 @@ page costs does not grow with the fleet.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
-from collections.abc import AsyncIterator, Generator, Sequence
-from dataclasses import fields
+from collections.abc import AsyncIterator, Sequence
 from itertools import islice
-from typing import Any, TypeVar
 
 from inferential.notices import Notices
 from inferential.server import Server
+from inferential.server.status_text import Parts, as_json, joined, made, robot_rows, whole_status
 
 logger: logging.Logger = logging.getLogger("inferential")
 
@@ -32,12 +30,7 @@ EVENTS_SHARE = 0.005
 LONGEST_S = 2.0
 """Between two events, however long one took, as where Python's collector ran meanwhile: the page stays live."""
 CLIENTS_AT_ONCE = 10
-_WITH_LATENESS_AT_ONCE = 4
-_NO_CLIENTS = '"clients":[]'
 _MISSED = ""  # in place of an event: the viewer is to get all robots, as it missed some
-Made = TypeVar("Made")
-Parts = Generator[None, None, Made]
-"""Makes something a part at a time; between the parts the event loop is left to robots."""
 
 
 class Feed:
@@ -72,20 +65,16 @@ class Feed:
 
     async def _make_whole(self) -> str:
         try:
-            self._whole, took_s = await _made(self._whole_parts())
+            self._whole, took_s = await made(whole_status(self._server))
         finally:
             self._making = None
         self._whole_until = time.monotonic() + took_s / SHARE
         return self._whole
 
-    def _whole_parts(self) -> Parts[str]:
-        rows = yield from self._rows_of(self._server.known_clients, _WITH_LATENESS_AT_ONCE, with_lateness=True)
-        return _joined(_json(self._server.overview()), list(rows.values()))
-
     def robot(self, client_id: str) -> str | None:
         """Returns one robot in full as JSON; None: it is not known."""
         found = self._server.robot(client_id)
-        return None if found is None else _json(found)
+        return None if found is None else as_json(found)
 
     @property
     def viewers(self) -> int:
@@ -104,7 +93,8 @@ class Feed:
             self._task = asyncio.get_running_loop().create_task(self._run())
         try:
             missing = [client_id for client_id in self._server.known_clients if client_id not in self._rows]
-            self._rows |= (await _made(self._rows_of(missing, CLIENTS_AT_ONCE, with_lateness=False)))[0]
+            rows, _ = await made(robot_rows(self._server, missing, CLIENTS_AT_ONCE, with_lateness=False))
+            self._rows |= rows
             yield self._snapshot()
             while (event := await queue.get()) is not None:
                 if event == _MISSED:
@@ -117,13 +107,13 @@ class Feed:
             self._viewers.discard(queue)
 
     def _snapshot(self) -> str:
-        return _joined(_json(self._server.overview(0, CALLS_EACH)), list(self._rows.values()))
+        return joined(as_json(self._server.overview(0, CALLS_EACH)), list(self._rows.values()))
 
     def _failed(self, error: Exception) -> str:
         """Logs why a status could not be made, and returns what viewers get in its place."""
         kind = type(error).__name__
         self._notices.say(kind, "the page cannot be shown: %s: %s", kind, error, level=logging.ERROR)
-        return _json({"error": f"{kind}: the server's log says more"})
+        return as_json({"error": f"{kind}: the server's log says more"})
 
     def close(self) -> None:
         """Ends all streams of events."""
@@ -139,7 +129,7 @@ class Feed:
         while self._viewers:
             await asyncio.sleep(pause_s)
             try:
-                event, took_s = await _made(self._next_parts())
+                event, took_s = await made(self._next_parts())
             except Exception as error:  # of one part of the status, and maybe for a moment
                 event, took_s = self._failed(error), 0.0
             pause_s = pause_after(took_s)
@@ -153,21 +143,21 @@ class Feed:
 
     async def next_event(self) -> str:
         """Returns an event."""
-        return (await _made(self._next_parts()))[0]
+        return (await made(self._next_parts()))[0]
 
     def _next_parts(self) -> Parts[str]:
         known = self._server.known_clients
         left = self._rows.keys() - set(known)
         for client_id in left:
             del self._rows[client_id]
-        rows = yield from self._rows_of(self._next_of(known), CLIENTS_AT_ONCE, with_lateness=False)
+        rows = yield from robot_rows(self._server, self._next_of(known), CLIENTS_AT_ONCE, with_lateness=False)
         self._rows |= rows
         status = self._server.overview(self._calls_seen, CALLS_EACH)  # of a thousand calls it would take milliseconds
         self._calls_seen = status.counters["calls_ended"]
         yield
-        overview = _json(status)
+        overview = as_json(status)
         yield
-        return _joined(overview, list(rows.values()), sorted(left))
+        return joined(overview, list(rows.values()), sorted(left))
 
     def _next_of(self, known: Sequence[str]) -> Sequence[str]:
         """Returns the robots of the next event: new ones first."""
@@ -178,51 +168,12 @@ class Feed:
         self._at = at + count
         return [*some, *known[at : at + count]]
 
-    def _rows_of(self, client_ids: Sequence[str], at_once: int, *, with_lateness: bool) -> Parts[dict[str, str]]:
-        rows: dict[str, str] = {}
-        for at in range(0, len(client_ids), at_once):
-            some = self._server.client_status(client_ids[at : at + at_once], with_lateness=with_lateness)
-            rows |= {client.client_id: _json(client) for client in some}
-            yield
-        return rows
-
 
 def pause_after(took_s: float) -> float:
     """Returns the seconds until the next event, where one took so many of CPU time."""
     return min(max(INTERVAL_S, took_s / EVENTS_SHARE), LONGEST_S)
 
 
-async def _made(parts: Parts[Made]) -> tuple[Made, float]:
-    """Returns what parts make, each in a turn of the loop of its own, and the CPU time that they took together."""
-    took_s = 0.0
-    while True:
-        began = time.thread_time()
-        try:
-            next(parts)
-        except StopIteration as ended:
-            return ended.value, took_s + time.thread_time() - began
-        took_s += time.thread_time() - began
-        await asyncio.sleep(0)
-
-
-def _joined(overview: str, rows: Sequence[str], left: Sequence[str] | None = None) -> str:
-    before, after = overview.split(_NO_CLIENTS, 1)
-    gone = "" if left is None else f'"left":{_json(left)},'
-    return f'{before}{gone}"clients":[{",".join(rows)}]{after}'
-
-
 def _empty(queue: asyncio.Queue[str | None]) -> None:
     while not queue.empty():
         queue.get_nowait()
-
-
-_NAMES: dict[type, tuple[str, ...]] = {}  # of the fields of each part of the status
-_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False, default=lambda status: _fields(status)).encode
-
-
-def _fields(status: Any) -> dict[str, Any]:
-    """Returns a part of the status as a dict; unlike `dataclasses.asdict`, without a copy of what is in it."""
-    names = _NAMES.get(type(status))
-    if names is None:
-        names = _NAMES[type(status)] = tuple(field.name for field in fields(status))
-    return {name: getattr(status, name) for name in names}

@@ -9,7 +9,8 @@ import asyncio
 import contextlib
 import logging
 import math
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from functools import partial
 from importlib import resources
 from typing import Any, ClassVar
 from urllib.parse import parse_qs
@@ -51,6 +52,7 @@ _HEADERS = {
     "Referrer-Policy": "no-referrer",
     "Cache-Control": "no-store",
 }
+_SECURITY = [(name.lower().encode(), value.encode()) for name, value in _HEADERS.items()]
 
 
 class HttpServer(Service):
@@ -71,6 +73,11 @@ class HttpServer(Service):
         self._exporter = Exporter(server)
         self._readers = 0
         self._listener = HttpListener("http", config)
+
+    @property
+    def repeated(self) -> int:
+        """How many probes were answered at once, as they came in the words of one before."""
+        return self._listener.repeats.answered
 
     @property
     def address(self) -> str:
@@ -178,16 +185,33 @@ class HttpServer(Service):
         return Response(bytes(text), headers={"Content-Type": CONTENT_TYPE})
 
     async def _healthz(self, request: Request) -> Response:
-        return PlainTextResponse("OK\n")  # the event loop answers, which is what robots need of it
+        # The event loop answers, which is what robots need of it.
+        return self._repeatable(request, lambda: PlainTextResponse("OK\n"))
 
     async def _readyz(self, request: Request) -> Response:
+        return self._repeatable(request, self._readiness)
+
+    async def _model_readyz(self, request: Request) -> Response:
+        return self._repeatable(request, partial(self._model_readiness, request.path_params["model_id"]))
+
+    def _repeatable(self, request: Request, make: Callable[[], Response]) -> Response:
+        """Returns a response, and has others that are asked for in the same words made here too, without the way."""
+
+        def complete() -> Response:
+            response = make()
+            response.raw_headers = _guarded(response.raw_headers)
+            return response
+
+        self._listener.repeats.learn(request.scope, complete)
+        return make()
+
+    def _readiness(self) -> Response:
         blocking = self._server.readiness()
         problems = list(dict.fromkeys(blocking + self._server.impairments()))
         content = {"ready": not blocking, "problems": problems, "models": self._server.model_states()}
         return _JsonLine(content, status_code=503 if blocking else 200)
 
-    async def _model_readyz(self, request: Request) -> Response:
-        model_id = request.path_params["model_id"]
+    def _model_readiness(self, model_id: str) -> Response:
         found = self._server.model_states().get(model_id)
         if found is None:
             return _JsonLine({"ready": False, "model": model_id, "state": "unknown"}, status_code=404)
@@ -229,9 +253,7 @@ class _Guarded:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def sending(message: Any) -> None:
             if message["type"] == "http.response.start":
-                present = {name.lower() for name, _ in message["headers"]}
-                extra = [(name.lower().encode(), value.encode()) for name, value in _HEADERS.items()]
-                message["headers"] = [*message["headers"], *(one for one in extra if one[0] not in present)]
+                message["headers"] = _guarded(message["headers"])
             await send(message)
 
         refusal = self._refusal(Request(scope))
@@ -254,6 +276,12 @@ class _Guarded:
 
     def _may(self, token: str) -> bool:
         return self._token is not None and self._token.matches(token)
+
+
+def _guarded(headers: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Returns headers of a response with those of security, as far as they are not there."""
+    present = {name.lower() for name, _ in headers}
+    return [*headers, *(one for one in _SECURITY if one[0] not in present)]
 
 
 def _bearer(request: Request) -> str:

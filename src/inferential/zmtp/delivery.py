@@ -21,6 +21,8 @@ _FIRST_MARK_BYTES = 32 * 1024
 """Bytes before the first mark: a robot of small observations on a good network never sends one but its heartbeats."""
 _LEAST_MARK_BYTES = 1024
 _MOST_MARK_BYTES = 4 * 1024 * 1024  # as much as the system holds: each mark wakes both ends once more
+_MOST_UNMARKED = 8
+"""Large messages without a mark: until one is late, nothing tells that a link carries less than it was taken for."""
 _MARK_S = 5e-3
 """A mark follows what the link carries in this time; backlogs below it are not worth waiting for."""
 _SUSPICIOUS_S = 20e-3
@@ -80,6 +82,7 @@ class Delivery:
             "_last",
             "_last_size",
             "_marks",
+            "_message_bytes",
             "_plain",
         ),
         *("_position", "_probed_at", "_serial", "_stalled", "_suspicious", "_took", "_trips"),
@@ -101,7 +104,7 @@ class Delivery:
         self._jitter_s = 0.0
         self._alone: deque[float] = deque(maxlen=_TRIED_ALONE)
         self._last_size = 0
-        self._large = False  # the last message is by itself worth a mark
+        self._large, self._message_bytes = False, 0  # whether the last message is by itself worth a mark; its size
         self._drained_at = 0.0  # when the link has probably carried everything
         self._carried, self._took = 0.0, 0.0  # bytes and seconds of the samples of the rate, older ones faded
         self._trips: deque[float] = deque(maxlen=_ROUND_TRIPS)
@@ -152,10 +155,11 @@ class Delivery:
         Returns:
             The contexts of the PINGs to send before (None: no PING) and after it.
         """
-        before = self._mark(now) if self._position == self._arrived and not self._marks else None
+        self._large, self._message_bytes = size >= _FIRST_MARK_BYTES, size
+        idle = self._position == self._arrived and not self._marks
+        before = self._mark(now, self.unmarked - size) if idle else None
         self._position += self.unmarked
         self._last_size, self.unmarked = self.unmarked, 0
-        self._large = size >= _FIRST_MARK_BYTES
         if self.rate_bytes_s is not None:
             self._drained_at = max(self._drained_at, now) + self._last_size / self.rate_bytes_s
         after = self._mark(now)
@@ -171,7 +175,7 @@ class Delivery:
 
     def ping(self, now: float) -> bytes:
         """Returns the context of a PING that tells when what was sent before has arrived."""
-        return self._mark(now)
+        return self._mark(now, self.unmarked)
 
     def plain_ping(self) -> bytes:
         """Returns the context of a PING that tells nothing."""
@@ -238,9 +242,10 @@ class Delivery:
             self._began = mark, now
         self._last = mark, now
 
-    def _mark(self, now: float) -> bytes:
+    def _mark(self, now: float, unmarked: int = 0) -> bytes:
         self._serial += 1
-        idle = self._position == self._arrived and not self._marks
+        # Small messages without a mark may be under way: seconds of a thin link, once it was taken for a good one.
+        idle = self._position == self._arrived and not self._marks and (self._large or unmarked < _FIRST_MARK_BYTES)
         self._marks.append(_Mark(self._serial, self._position, now, idle))
         return self._serial.to_bytes(_SERIAL_BYTES, "big")
 
@@ -290,6 +295,8 @@ class Delivery:
         rate = self.rate_bytes_s
         if rate is not None:
             self.mark_every = min(max(rate * _MARK_S, _LEAST_MARK_BYTES), _MOST_MARK_BYTES)
+            if self._large:
+                self.mark_every = min(self.mark_every, _MOST_UNMARKED * self._message_bytes)
         elif self._suspicious:
             self.mark_every = _LEAST_MARK_BYTES
         if self._suspicious and rate is not None:

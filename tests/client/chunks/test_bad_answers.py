@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -150,7 +151,7 @@ def test_the_first_step_waits_for_no_connection(monkeypatch: pytest.MonkeyPatch)
             assert runtime.step(STATE) is None
 
 
-@pytest.mark.parametrize("key", ["steps_remaining", "renews", "played_id", "played_from"])
+@pytest.mark.parametrize("key", ["steps_remaining", "renews", "played_id", "played_from", "plays_by_time"])
 def test_a_value_whose_key_the_runtime_uses_itself_is_an_error_and_goes_by_observation(key: str) -> None:
     with Connection("tcp://127.0.0.1:1", client_id="arm") as connection:
         runtime = ChunkRuntime(connection.model("policy"), RATE_HZ)
@@ -159,3 +160,14 @@ def test_a_value_whose_key_the_runtime_uses_itself_is_an_error_and_goes_by_obser
         assert runtime.stats.asked == 0
         assert runtime.step({"observation": {key: np.ones(3)}}) is None
         assert runtime.stats.asked == 1
+
+
+@pytest.mark.parametrize("index", ["executed", "time"])
+def test_the_server_is_informed_where_chunks_are_played_by_time(index: Literal["executed", "time"]) -> None:
+    seen: list[dict[str, Any]] = []
+    with Connection("tcp://127.0.0.1:1", client_id="arm") as connection:
+        model = connection.model("policy")
+        with patch.object(model, "observe", lambda **values: seen.append(values) or 1):
+            ChunkRuntime(model, RATE_HZ, index=index).step(STATE)
+    assert seen[0]["renews"] is True
+    assert seen[0].get("plays_by_time", False) == (index == "time")

@@ -185,6 +185,13 @@ def test_an_execution_horizon_has_chunks_asked_for_before_they_are_needed() -> N
     assert set(gaps[1:]) == {8}  # after 10 steps of a chunk the next one is there
 
 
+def test_an_execution_horizon_counts_what_is_executed_of_a_chunk() -> None:
+    """The first chunk comes after ten steps without an action, which are none of it."""
+    drive = Drive(horizon=50, latency=lambda number: 2 if number else 10, execution_horizon=30)
+    drive.run(60)
+    assert drive.asked[1] == 10 + 30 - 10  # so early that the next one is there after 30, by the first round trip
+
+
 def test_the_servers_rate_is_kept_unless_that_would_starve() -> None:
     drive = Drive(horizon=50, latency=lambda number: 2, execution_horizon=10)
     drive.interval_s = 0.5

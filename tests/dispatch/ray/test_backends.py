@@ -60,7 +60,7 @@ async def server(model_id: str, request: pytest.FixtureRequest) -> AsyncIterator
         request.getfixturevalue("deployed")
         dispatcher = RayDispatcher(models=[model_id], direct=model_id == "direct")
     async with Server("tcp://127.0.0.1:*", dispatcher=dispatcher) as server:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(240):
             while dispatcher.max_inflight(model_id) == 0:  # noqa: ASYNC110 (nothing tells of it)
                 await asyncio.sleep(0.02)
         yield server

@@ -44,7 +44,7 @@ async def serving(cluster: Any) -> AsyncIterator[Serving]:
 async def replicas(server: Server, model_id: str, count: int) -> None:
     """Waits until so many replicas take calls."""
     dispatcher = server.dispatcher
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(240):
         while len(dispatcher.replicas(model_id)) != count or dispatcher.max_inflight(model_id) == 0:  # noqa: ASYNC110 (nothing tells of it)
             await asyncio.sleep(0.02)
 
@@ -149,7 +149,7 @@ async def test_a_replica_without_an_endpoint_that_is_killed_costs_no_request(run
     victim = int((await model.infer(timeout_ms=60_000, state=np.ones(2)))["pid"])
     os.kill(victim, signal.SIGKILL)
     pids: set[int] = set()
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(240):
         while len(pids) < 2:
             pids |= {int((await model.infer(timeout_ms=60_000, state=np.ones(2)))["pid"])} - {victim}
     stop.set()
@@ -196,12 +196,12 @@ async def test_a_broken_connection_to_another_node_is_made_again_even_with_anoth
     model = connection.model("far", queue="all", latency_budget_ms=60_000.0)
     pid = int((await model.infer(timeout_ms=60_000, state=np.ones(2)))["pid"])
     ray.kill(registry(), no_restart=False)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(240):
         while not (await registry().watch.remote(-1))[2]:  # noqa: ASYNC110 (nothing tells of it)
             await asyncio.sleep(0.02)  # the replica does not have the new key yet
     os.kill(pid, signal.SIGSTOP)
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(240):
             while dispatcher.max_inflight("far"):  # noqa: ASYNC110 (nothing tells of it)
                 await asyncio.sleep(0.02)
     finally:
@@ -263,7 +263,7 @@ async def test_a_registry_that_is_restarted_costs_neither_requests_nor_replicas(
     loads = [asyncio.create_task(load(connection, "listed", stop)) for _ in range(2)]
     before = dispatcher.replicas("listed")
     ray.kill(registry(), no_restart=False)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(240):
         while "was restarted" not in caplog.text:  # noqa: ASYNC110 (nothing tells of it)
             await asyncio.sleep(0.02)
     assert dispatcher.replicas("listed") == before
@@ -284,7 +284,7 @@ async def test_a_redeploy_under_load_loses_no_request(run: Any, serving: Serving
     loop = asyncio.get_running_loop()
     await loop.run_in_executor(None, run, deployment(Doubles, 2).bind("v2"), "swapped")
     model = connection.model("swapped", queue="all", latency_budget_ms=60_000.0)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(240):
         while (await model.infer(timeout_ms=60_000, state=np.ones(4))).model_version != "v2":  # noqa: ASYNC110 (nothing tells of it)
             await asyncio.sleep(0.05)
     stop.set()

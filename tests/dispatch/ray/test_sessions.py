@@ -81,8 +81,8 @@ async def managed(gone: Path) -> AsyncIterator[Callable[[InferentialConfig], Any
             def loaded() -> list[Any]:
                 return [one for one in server.status().models[0].versions if one.pool]
 
-            await until(lambda: all(one.state == "ready" for one in loaded()), 60.0)
-            await until(lambda: len(server.dispatcher.replicas(loaded()[0].pool)) == 2, 60.0)
+            await until(lambda: all(one.state == "ready" for one in loaded()), 240.0)
+            await until(lambda: len(server.dispatcher.replicas(loaded()[0].pool)) == 2, 240.0)
             return server
 
         yield start

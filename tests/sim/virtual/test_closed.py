@@ -234,6 +234,19 @@ def test_the_player_counts_the_same_steps_without_an_action() -> None:
     assert starved == played.steps - played.executed > 0
 
 
+def test_a_robot_does_not_ask_at_once_for_having_waited_long() -> None:
+    """As a runtime that was called at each step meanwhile; one that was not begins anew."""
+    loop = RobotLoop(replace(ROBOT, ask="runtime", horizon_steps=40), 0.0)
+    asked = []
+    for number in range(45):
+        now = loop.next_tick_at
+        observation = loop.tick(now, number, 0.0)
+        if observation is not None:
+            asked.append(now)
+            loop.deliver(now + 0.8, ANSWERED, observation)
+    assert asked == pytest.approx([0.0, (40 - 17) * 0.05])  # a round trip takes 16 steps
+
+
 def test_a_mirror_says_when_a_robot_runs_out_and_what_an_answer_adds() -> None:
     loop = RobotLoop(replace(ROBOT, delay_s=0.02), 100.0)
     mirror = Mirror({"a": loop})

@@ -8,10 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from inferential.sim.virtual import generate
 from inferential.sim.virtual.fleet_file import Fleet, example
 from inferential.sim.virtual.planning import search as search_module
 from inferential.sim.virtual.planning.placement import MOST_MODELS, placements
 from inferential.sim.virtual.planning.search import Plan, Search
+from inferential.sim.virtual.simulation import simulate
+from inferential.sim.virtual.starvation import play_by_class
 
 ARM = {"model": "policy", "kind": "chunked", "rate_hz": 20, "horizon_steps": 20, "delay_ms": 2}
 WATCHER = {"model": "safety", "rate_hz": 2, "budget_ms": 250}
@@ -56,6 +59,44 @@ def test_every_placement_holds_each_model_once_on_the_devices_there_are(
         assert all(
             1 <= one.batch_size(name) <= model["max_batch_size"] for name, model in zip(names, described, strict=True)
         )
+
+
+FAST = {"model": "policy", "kind": "chunked", "rate_hz": 50, "horizon_steps": 25, "delay_ms": 5}
+
+
+@pytest.mark.parametrize(
+    ("devices", "robots"),
+    [
+        (1, {"arm": {**FAST, "count": 24}}),
+        (2, {"arm": {**FAST, "count": 64, "horizon_steps": 50}}),
+        (4, {"arm": {**FAST, "count": 96, "index": "time"}}),
+        (4, {"arm": {**FAST, "count": 128}}),
+        (2, {"arm": {**FAST, "count": 24, "value": 2}, "slow": {**ARM, "count": 48}}),
+        (3, {"arm": {**FAST, "count": 100}, "watcher": {**WATCHER, "count": 6}}),
+    ],
+)
+def test_what_is_estimated_of_robots_with_chunks_is_about_what_is_simulated(
+    devices: int, robots: dict[str, dict[str, Any]]
+) -> None:
+    (placed, *_) = placements(fleet(**robots), devices)
+    described = fleet(**robots)
+    for name, model in described.models.items():
+        model.replicas = placed.group(name).devices
+    run = simulate(
+        generate.models(described),
+        generate.arrivals(described, seconds=6.0, seed=0),
+        "slo_aware",
+        seconds=6.0,
+        seed=0,
+        robots=generate.chunked_robots(described, seed=0),
+        profiled=True,
+    )
+    played = play_by_class(run)
+    gained = sum(
+        one.count * one.value * ((1 - played[name].starved) / one.step_s if name in played else 1 / one.period_s)
+        for name, one in described.robots.items()
+    )
+    assert placed.estimate == pytest.approx(gained, rel=0.15)  # a tenth of the time is planned to be idle
 
 
 @pytest.mark.parametrize("watchers", [0, 1])

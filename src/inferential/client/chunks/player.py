@@ -114,6 +114,7 @@ class Player:
         self._newest_step = 0
         self._played: tuple[int, int] | None = None
         self._chunk_step = -1  # of the observation behind the newest chunk
+        self._chunk_begin = -1  # the step that its first action belongs to; not played are those before the present one
         self._chunk_steps = 0  # its actions
         self._is_late = False  # it was not played by time
         self._stood = 0  # steps without an action
@@ -183,6 +184,7 @@ class Player:
             return False
         if is_newest:
             self._chunk_step, self._chunk_steps = asked.step, len(actions)
+            self._chunk_begin = self._step - first
             self._is_late = first < passed and len(actions) > 1
         self._accept(layout, parts)
         self._motion.resumes_with(actions)
@@ -299,7 +301,7 @@ class Player:
         horizon = self._horizon if self.suggested_horizon is None else self.suggested_horizon
         if horizon is None:  # half a chunk covers what is not known yet
             return self._latency.is_hardly_known and left <= self._chunk_steps // 2
-        return self._step - self._chunk_step >= horizon - self.delay_steps()
+        return self._step - self._chunk_begin >= horizon - self.delay_steps()
 
     def _ask_at(self) -> int:
         """Returns how many steps are left, the current one included, when the next chunk is to be requested."""

@@ -34,7 +34,7 @@ AsyncObserve = Callable[[], Mapping[str, Any] | Awaitable[Mapping[str, Any]]]
 Act = Callable[[Action | None], object]
 """Takes an action: an array, or arrays by key; None before the first chunk."""
 
-_OWN_KEYS = frozenset({"steps_remaining", "renews", "played_id", "played_from"})
+_OWN_KEYS = frozenset({"steps_remaining", "renews", "played_id", "played_from", "plays_by_time"})
 """What the runtime says with its observations itself, beside the values for real-time chunking."""
 READ_S = 2e-3
 """How long one step reads answers at most, in seconds: a server that floods the robot does not hold it up."""
@@ -96,7 +96,7 @@ class _Runtime(Generic[ModelT]):
             check_key(key)
         if on_error is not None:
             check_function("on_error", on_error)
-        self._renew = renew
+        self._way = {"renews": renew, "plays_by_time": True} if index == "time" else {"renews": renew}
         self._follow_horizon = follow_horizon
         self._model: ModelT = model
         self._key = key
@@ -191,7 +191,7 @@ class _Runtime(Generic[ModelT]):
             **rtc,
             **self._player.acknowledgement(),
             "steps_remaining": self._player.steps_remaining(),
-            "renews": self._renew,
+            **self._way,
         }
 
 

@@ -107,20 +107,24 @@ class RobotLoop:
 
     # The robot's side
 
-    def tick(self, now: float, number: int, interval_s: float) -> Observation | None:
+    def tick(self, now: float, number: int, interval_s: float, pace_s: float = 0.0) -> Observation | None:
         """Takes what came, asks if it is time to, and plays one control step.
 
         Args:
             now: the instant of this control step.
             number: the id that an observation would have.
             interval_s: the shortest time between two requests; 0: no limit.
+            pace_s: how often a runtime asks that is set a pace, whatever it has left; 0: it is set none.
 
         Returns:
             The observation to send, if any.
         """
         while self._inbox and self._inbox[0][0] <= now:
             self._take(*self._inbox.popleft(), now)
-        observation = self._observe(now, number) if self._asks(now, interval_s) else None
+        # At each step, as a runtime does, though what it says counts only where nothing is open.
+        wants_chunk = self.robot.ask == "runtime" and (self.player.wants_chunk(now) or pace_s > 0)
+        asks = self._asks(now, max(interval_s, pace_s), wants_chunk)
+        observation = self._observe(now, number) if asks else None
         self._play(now)
         self._ticks += 1
         self.next_tick_at = self._starts_at + self._ticks * self.robot.period_s
@@ -173,7 +177,7 @@ class RobotLoop:
             self._waited_s += now - self._waits_since
             self._waits_since = None
 
-    def _asks(self, now: float, interval_s: float) -> bool:
+    def _asks(self, now: float, interval_s: float, wants_chunk: bool) -> bool:
         robot = self.robot
         if self._open:
             if self._renews:
@@ -181,7 +185,7 @@ class RobotLoop:
                 return now + robot.period_s > self._renew_by
             if robot.refresh:
                 self._give_up(now)
-                return bool(self._open) or self._asks(now, interval_s)
+                return bool(self._open) or self._asks(now, interval_s, wants_chunk)
             if robot.ask != "every_step" and not self._give_up(now):
                 return False
         if now - self._asked_at < interval_s - 1e-9:
@@ -191,7 +195,7 @@ class RobotLoop:
         left = self._end - self._step
         if robot.ask == "threshold":
             return left <= robot.ask_at_steps
-        return self.player.wants_chunk(now)
+        return wants_chunk
 
     def _give_up(self, now: float) -> bool:
         """Asks anew where no answer came for far longer than others took; False while it waits.

@@ -23,6 +23,7 @@ from inferential.scheduler.options import with_options
 from inferential.scheduler.request import QUEUED, InferenceRequest, RequestState
 from inferential.scheduler.time.execution_horizon import horizon_of_answer
 from inferential.scheduler.time.robot_time import ChunkTime
+from inferential.sim.virtual.chunk_times import chunk_time
 from inferential.sim.virtual.clock import BEGIN_S, Clock, virtual_time
 from inferential.sim.virtual.closed import ANSWERED, OUTDATED, Observation, RobotLoop
 from inferential.sim.virtual.mirror import Mirror, PacesRobots, SeesRobots
@@ -222,10 +223,8 @@ class _Simulation:
 
     def _tick(self, loop: RobotLoop, now: float) -> None:
         robot = loop.robot
-        interval_s = robot.interval_s
-        if self._pace is not None:
-            interval_s = max(interval_s, self._pace(robot.client_id, robot.model_id))
-        observation = loop.tick(now, next(self._numbers), interval_s)
+        pace_s = 0.0 if self._pace is None else self._pace(robot.client_id, robot.model_id)
+        observation = loop.tick(now, next(self._numbers), robot.interval_s, pace_s)
         if observation is not None:
             at = loop.reaches_server_at(now)
             if not loop.is_lost():
@@ -235,9 +234,11 @@ class _Simulation:
 
     def _reach(self, loop: RobotLoop, observation: Observation) -> None:
         robot, now, ask = loop.robot, self._clock.now, observation.ask
+        under_way = None
         if ask.waiting is not None and ask.waiting.state is not QUEUED:  # it was dispatched, or refused
             if robot.refresh:
                 return
+            under_way = ask.waiting.chunk if ask.waiting.refusal is None else None
             loop.asks_again(observation)
         time_s = robot.budget_s if robot.budget_s is not None else max(observation.steps_remaining, 1) * robot.period_s
         arrival = Arrival(
@@ -252,14 +253,20 @@ class _Simulation:
             steps_remaining=observation.steps_remaining,
         )
         self._arrived.append(arrival)
-        self._offer(arrival, now + time_s, observation)
+        self._offer(arrival, now + time_s, observation, under_way)
 
     # The server's side
 
     def _deadline(self, arrival: Arrival) -> float:
         return BEGIN_S + arrival.deadline
 
-    def _offer(self, arrival: Arrival, deadline: float, observation: Observation | None = None) -> None:
+    def _offer(
+        self,
+        arrival: Arrival,
+        deadline: float,
+        observation: Observation | None = None,
+        under_way: ChunkTime | None = None,
+    ) -> None:
         now = self._clock.now
         if arrival.model_id not in self._models:
             raise ValueError(
@@ -284,34 +291,13 @@ class _Simulation:
         )
         self._open[request] = arrival
         if observation is not None:
-            request.chunk = self._chunk_of(observation, now)
+            request.chunk = chunk_time(observation, now, under_way)
             request.request_id = observation.number
             request.control_period_s = observation.robot.period_s
             observation.ask.waiting = request
             self._observations[request] = observation
         self._engine.offer(request, now)
         self._note_ended()
-
-    def _chunk_of(self, observation: Observation, now: float) -> ChunkTime:
-        """What a server makes of an observation that says steps remaining, horizon and control rate."""
-        robot = observation.robot
-        runs_out_at = now + observation.steps_remaining * robot.period_s
-        lasts_s = robot.horizon_steps * robot.period_s
-        whole_s = (robot.chunk_steps or robot.horizon_steps) * robot.period_s
-        if robot.index == "time" or robot.ask == "runtime":  # how a runtime aligns a chunk, a server does not know
-            network_s = 2 * robot.delay_s
-            if observation.steps_remaining:
-                runs_out_at += robot.period_s  # they are left after the present one
-            return ChunkTime(
-                runs_out_at - network_s,
-                now + whole_s - network_s,
-                lasts_s,
-                renews=robot.renews,
-                lead_s=network_s + robot.period_s if robot.renews else 0.0,
-                steps_at=now - network_s,
-                step_s=robot.period_s,
-            )
-        return ChunkTime(runs_out_at, math.inf, lasts_s, whole_s - observation.steps_remaining * robot.period_s)
 
     def _work(self) -> None:
         now = self._clock.now

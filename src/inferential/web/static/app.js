@@ -63,13 +63,27 @@ function showConnection(state, text) {
   setText(byId("connection"), text);
 }
 
-const stream = new EventSource("api/stream");
-stream.onmessage = (event) => {
-  const status = JSON.parse(event.data);
+const AGAIN_MS = 3000;
+const HIDDEN_MS = 30000;
+let stream = null;
+let version = null;
+function watch() {
+  stream = new EventSource("api/stream");
+  stream.onmessage = (event) => show(JSON.parse(event.data));
+  stream.onerror = () => {
+    showConnection("lost", "connection lost, trying again");
+    // The browser gives up where something else answers, as a proxy does while the server is away.
+    if (stream.readyState === EventSource.CLOSED) setTimeout(watch, AGAIN_MS);
+  };
+}
+
+function show(status) {
   if (status.error) {
     showConnection("lost", `the server cannot show its status: ${status.error}`);
     return;
   }
+  if (version !== null && version !== status.version) location.reload();  // what it sends may be different
+  version = status.version;
   showConnection("live", status.draining ? "draining" : "live");
   const clients = takeRobots(status);
   showFacts(status, clients);
@@ -79,5 +93,17 @@ stream.onmessage = (event) => {
   showTensors(status.models);
   showFleet(clients);
   animate();
-};
-stream.onerror = () => showConnection("lost", "connection lost, trying again");
+}
+
+// A page that is hidden for long leaves: a browser has six connections for all its pages of a server.
+let leaving = 0;
+document.addEventListener("visibilitychange", () => {
+  clearTimeout(leaving);
+  if (document.hidden) {
+    leaving = setTimeout(() => {
+      stream.close();
+      showConnection("connecting", "connecting");
+    }, HIDDEN_MS);
+  } else if (stream.readyState === EventSource.CLOSED && byId("connection").dataset.state === "connecting") watch();
+});
+watch();

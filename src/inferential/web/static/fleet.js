@@ -1,11 +1,13 @@
 // The fleet: a row for each robot and model, kept as long as the status lists the robot. A row opens into its robot.
+// Of many rows the first are in the table, in the order that is chosen: to lay out a thousand takes half a second.
 import { announce, byId, make, number, setText } from "./page.js";
 import { closeRobot, openRobot } from "./robot.js";
 
-// Name, heading, value of a row, digits of a number.
+// Name, heading, value of a row, digits of a number, what it is sorted by if not by that value.
 const COLUMNS = [
   ["robot", "Robot", (row) => row.client.client_id],
-  ["state", "State", (row) => stateOf(row) + (stateOf(row) === "late" && row.use.late_cause ? `, ${row.use.late_cause}` : "")],
+  ["state", "State", (row) => row.state + (row.state === "late" && row.use.late_cause ? `, ${row.use.late_cause}` : ""), undefined,
+    (row) => STATES.indexOf(row.state)],
   ["model", "Model", (row) => row.use?.model_id ?? "–"],
   ["rate", "Control rate, Hz", (row) => row.use?.control_rate_hz ?? null, 0],
   ["cadence", "Cadence, ms", (row) => row.use?.cadence_ms ?? null, 1],
@@ -30,8 +32,11 @@ function met(use) {
   return due ? 100 * use.in_time / due : null;
 }
 
+const ROWS = 200;
 let sorting = { column: 0, descending: false };
+let shows = ROWS;
 const rows = new Map();
+const { compare: inOrder } = new Intl.Collator(undefined, { numeric: true });
 const said = new Map(); // the state of each robot, the worst where it asks several models
 let open = null;
 
@@ -41,7 +46,8 @@ for (const [index, [, title]] of COLUMNS.entries()) {
   const button = make("button", title);
   button.type = "button";
   button.addEventListener("click", () => {
-    sorting = { column: index, descending: sorting.column === index ? !sorting.descending : index > 2 };
+    const falling = index > 2 || COLUMNS[index][0] === "state";  // the worst, and the most, first
+    sorting = { column: index, descending: sorting.column === index ? !sorting.descending : falling };
     showSorting();
     order();
   });
@@ -56,18 +62,27 @@ function showSorting() {
 }
 showSorting();
 byId("filter").addEventListener("input", order);
+byId("all").addEventListener("click", () => {
+  shows = Infinity;
+  order();
+  byId("robots").rows[ROWS]?.querySelector("button")?.focus();  // the first that was not there
+});
 
 export function showFleet(clients) {
   const seen = new Set();
+  let added = false;
   for (const client of clients) {
     for (const use of client.models.length ? client.models : [null]) {
       const key = `${client.client_id}\n${use?.model_id ?? ""}`;
       seen.add(key);
       let row = rows.get(key);
-      if (!row) rows.set(key, (row = newRow()));
+      if (!row) {
+        rows.set(key, (row = { client, element: null, details: null }));
+        added = true;
+      }
       row.client = client;
       row.use = use;
-      showRow(row);
+      row.state = stateOf(row);
     }
   }
   for (const [key, row] of rows) {
@@ -76,13 +91,14 @@ export function showFleet(clients) {
         const same = [...rows].find(([other, one]) => seen.has(other) && one.client.client_id === row.client.client_id);
         toggle(same ? same[1] : row);
       }
-      row.element.remove();
+      row.element?.remove();
       rows.delete(key);
     }
   }
+  if (added) rank();
   announceChanges();
   const counts = new Map(STATES.map((state) => [state, 0]));
-  for (const row of rows.values()) counts.set(stateOf(row), counts.get(stateOf(row)) + 1);
+  for (const row of rows.values()) counts.set(row.state, counts.get(row.state) + 1);
   const shown = [...counts].filter(([state, count]) => count || !["late", "unanswered"].includes(state));
   setText(byId("counts"), shown.map(([state, count]) => `${count} ${state}`).join(", "));
   byId("empty").hidden = clients.length > 0;
@@ -93,7 +109,7 @@ export function showFleet(clients) {
 function announceChanges() {
   const states = new Map();
   for (const row of rows.values()) {
-    const [id, state] = [row.client.client_id, stateOf(row)];
+    const [id, state] = [row.client.client_id, row.state];
     if (!states.has(id) || STATES.indexOf(state) > STATES.indexOf(states.get(id))) states.set(id, state);
   }
   for (const [id, before] of said) {
@@ -104,8 +120,16 @@ function announceChanges() {
   for (const [id, state] of states) said.set(id, state);
 }
 
-function newRow() {
-  const row = { element: make("tr"), cells: COLUMNS.map(() => make("td")), button: make("button"), details: null };
+// Each row gets its place by name, which comparing the names for each order would take long to find.
+function rank() {
+  const name = ({ client, use }) => [client.client_id, use?.model_id ?? ""];
+  const named = [...rows.values()].map((row) => [row, ...name(row)]);
+  named.sort((a, b) => inOrder(a[1], b[1]) || inOrder(a[2], b[2]));
+  for (const [place, [row]] of named.entries()) row.place = place;
+}
+
+function build(row) {
+  Object.assign(row, { element: make("tr"), cells: COLUMNS.map(() => make("td")), button: make("button"), texts: [] });
   row.button.type = "button";
   row.button.className = "opens";
   row.button.setAttribute("aria-expanded", "false");
@@ -113,15 +137,17 @@ function newRow() {
   row.cells[0].append(row.button);
   row.cells[1].className = "state";
   row.element.append(...row.cells);
-  return row;
 }
 
 function showRow(row) {
-  const state = stateOf(row);
-  if (row.element.dataset.state !== state) row.element.dataset.state = state;
+  if (!row.element) build(row);
+  if (row.element.dataset.state !== row.state) row.element.dataset.state = row.state;
   for (const [index, [name, , get, digits]] of COLUMNS.entries()) {
     const value = get(row);
-    setText(index ? row.cells[index] : row.button, digits === undefined ? value : number(value, digits));
+    const text = digits === undefined ? value : number(value, digits);
+    if (row.texts[index] === text) continue;
+    row.texts[index] = text;  // to ask the element takes longer
+    (index ? row.cells[index] : row.button).textContent = text;
     if (name === "hits") row.cells[index].classList.toggle("low", value !== null && value < 90);
   }
 }
@@ -139,6 +165,7 @@ function toggle(row) {
   }
   if (was === row) return;
   open = row;
+  if (!row.element) build(row);
   row.details = make("tr");
   row.details.className = "details";
   const cell = row.details.insertCell();
@@ -152,27 +179,46 @@ function toggle(row) {
   openRobot(inside, row.client.client_id, row.use?.model_id);
 }
 
+function isWanted(row, wanted) {
+  if (!wanted) return true;
+  return `${row.client.client_id} ${row.client.client_type} ${row.state} ${row.use?.model_id ?? ""}`.toLowerCase().includes(wanted);
+}
+
 function order() {
-  const get = COLUMNS[sorting.column][2];
+  const [, , value, , key = value] = COLUMNS[sorting.column];
   const sign = sorting.descending ? -1 : 1;
   const wanted = byId("filter").value.trim().toLowerCase();
-  const compare = (a, b) => {
-    const [x, y] = [get(a), get(b)];
-    if (x === null || y === null) return (x === null) - (y === null);
-    const order = typeof x === "string" ? x.localeCompare(y, undefined, { numeric: true }) : x - y;
-    return sign * order || a.client.client_id.localeCompare(b.client.client_id, undefined, { numeric: true });
-  };
+  const found = [...rows.values()].filter((row) => isWanted(row, wanted));
+  if (sorting.column) {
+    for (const row of found) row.key = key(row);
+    found.sort(({ key: x, place: a }, { key: y, place: b }) => {
+      if (x === y) return a - b;
+      if (x === null || y === null) return (x === null) - (y === null);
+      return sign * (typeof x === "string" ? inOrder(x, y) : x - y) || a - b;
+    });
+  } else {
+    found.sort((a, b) => sign * (a.place - b.place));
+  }
+  const shown = found.slice(0, shows);
+  if (open && found.indexOf(open) >= shows) shown.push(open);
+  byId("rest").hidden = found.length <= shows;
+  setText(byId("shown"), `The first ${shows} of ${found.length} are shown.`);
   const body = byId("robots");
   const focused = document.activeElement;
   let at = body.firstElementChild;
-  for (const row of [...rows.values()].sort(compare)) {
-    const text = `${row.client.client_id} ${row.client.client_type} ${stateOf(row)} ${row.use?.model_id ?? ""}`;
-    row.element.hidden = wanted !== "" && !text.toLowerCase().includes(wanted);
-    if (row.details) row.details.hidden = row.element.hidden;
+  for (const row of shown) {
+    showRow(row);
     for (const element of row.details ? [row.element, row.details] : [row.element]) {
+      element.hidden = false;
       if (element === at) at = at.nextElementSibling;
       else body.insertBefore(element, at);
     }
+  }
+  while (at) {
+    const next = at.nextElementSibling;
+    if (at === open?.element || at === open?.details) at.hidden = true;  // it comes back as it was
+    else at.remove();
+    at = next;
   }
   // What is moved loses the focus.
   if (focused !== document.activeElement && body.contains(focused)) focused.focus({ preventScroll: true });

@@ -10,6 +10,7 @@ const calm = matchMedia("(prefers-reduced-motion: reduce)");
 
 export function takeBatches(status) {
   moved = { server: status.uptime_s, here: performance.now() / 1000 };
+  if (!status.left) batches.clear();  // those there may be of a server that was here before
   for (const batch of status.batches) batches.set(batch.number, batch);
   const running = new Set(status.batches.filter((batch) => batch.ended_s === null).map((batch) => batch.number));
   for (const [at, batch] of batches) {

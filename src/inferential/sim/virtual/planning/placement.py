@@ -192,12 +192,32 @@ def needed_hz(robots: RobotClass, call_s: float) -> float:
     return 1 / max(_lasts_s(robots, call_s), robots.step_s)
 
 
+def _way_s(robots: RobotClass, call_s: float) -> float:
+    """Returns the time from an observation to the first action of its answer."""
+    return call_s + 2 * robots.delay_ms / 1e3 + robots.step_s
+
+
 def _lasts_s(robots: RobotClass, call_s: float) -> float:
-    """Returns for how long an answer gives actions, those whose time passed while it was made not counted."""
-    horizon_s = (robots.horizon_steps or 1) * robots.step_s
-    if robots.index == "executed" or robots.chunk_steps is not None:
-        return horizon_s
-    return horizon_s - call_s - 2 * robots.delay_ms / 1e3 - robots.step_s
+    """Returns for how long an answer gives actions to a robot that never runs out: it plays on while one is made."""
+    horizon_s, way_s = (robots.horizon_steps or 1) * robots.step_s, _way_s(robots, call_s)
+    spare_s = ((robots.chunk_steps or 0) - (robots.horizon_steps or 0)) * robots.step_s
+    return horizon_s - max(way_s - max(spare_s, 0.0), 0.0)
+
+
+def _share_with_action(robots: RobotClass, rate: float, call_s: float) -> float:
+    """Returns the share of its control steps that a robot has an action for, which is answered so often.
+
+    By time, each answer loses what passes while it is made. A robot that goes on where it stood loses only what it
+    plays meanwhile, `kept_s`: the more often it is answered, the more has it left when it is observed, up to all that
+    time. It is answered again once it has stood for the rest of that, and played its chunk so far that as much is left.
+    """
+    lasts_s = _lasts_s(robots, call_s)
+    if rate <= 0 or robots.index == "time" or robots.chunk_steps is not None:
+        return min(rate * max(lasts_s, 0.0), 1.0)
+    horizon_s, way_s = (robots.horizon_steps or 1) * robots.step_s, _way_s(robots, call_s)
+    kept_s = min(max((way_s + horizon_s - 1 / rate) / 2, 0.0), way_s, horizon_s / 2)
+    often = min(rate, 1 / (way_s + horizon_s - 2 * kept_s))
+    return min(often * (horizon_s - kept_s), 1.0)
 
 
 def _value_of_answer(robots: RobotClass, call_s: float) -> float:
@@ -209,5 +229,5 @@ def _value_of_answer(robots: RobotClass, call_s: float) -> float:
 def _gained(robots: RobotClass, rate: float, call_s: float, waits_s: float) -> float:
     """Returns actions a second of a robot in closed loop, answers in time a second of one in open loop."""
     if robots.is_closed:
-        return min(rate * max(_lasts_s(robots, call_s), 0.0), 1.0) / robots.step_s
+        return _share_with_action(robots, rate, call_s) / robots.step_s
     return rate * min(max((robots.time_s - call_s) / waits_s, 0.0), 1.0)
