@@ -179,7 +179,7 @@ def test_once_the_silent_one_is_given_up_the_server_is_listened_for_on(robot: Ro
     assert read_exactly(beside, len(OURS)) == OURS
 
 
-def test_a_server_that_says_nothing_first_is_spoken_to_after_some_seconds(robot: Robot, server: Server) -> None:
+def test_a_server_that_says_nothing_first_hears_the_robot_after_some_seconds(robot: Robot, server: Server) -> None:
     """As a proxy may wait for what the robot says before it connects to the server."""
     _, beside = silent(robot, server)
     assert robot.poll(6.0)
