@@ -359,12 +359,13 @@ class Link:
 
     def _give_up(self, stream: Stream, now: float) -> None:
         """Ends a connection by which nothing is heard; fresh ones that are being made go on."""
+        is_stuck = stream.is_stuck(self.delivery.timeouts)
         self._leave(stream, now)
         if not self._dialer.is_racing:
             raise OSError(errno.ETIMEDOUT, _SILENCE)
         self.last_error = _SILENCE
         self._log.failed(_SILENCE)
-        self._dialer.go_on(now)
+        self._dialer.go_on(now, heard=not is_stuck)
         self._dial(now)
 
     def _leave(self, stream: Stream, now: float) -> None:
