@@ -14,6 +14,7 @@ from tests.dispatch.conftest import Serving, load, models_of, robot, until
 from tests.dispatch.conftest import ask_robot as ask
 
 from inferential import LocalDispatcher, ModelFailed, ModelProcess, ModelThread, Server
+from inferential.replica import process
 from inferential.replica.outcomes import ModelLoadError
 
 if sys.platform != "linux":
@@ -279,6 +280,25 @@ async def test_a_model_that_cannot_be_loaded_says_why(
     dispatcher = LocalDispatcher({"m": models(what, **options)})
     with pytest.raises(ModelLoadError, match=text):
         await dispatcher.start()
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't start new thread")])
+async def test_a_process_is_started_again_that_the_machine_had_no_room_for(
+    error: Exception, models: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    spawn, errors = process.spawn, [error]
+
+    async def start(*args: Any) -> Any:
+        if errors:
+            raise errors.pop()
+        return await spawn(*args)
+
+    monkeypatch.setattr(process, "spawn", start)
+    replica = process.WorkerProcess("m", "", models("Policy"), {}, lambda: None)
+    replica.begin()
+    await until(lambda: replica.up)
+    await replica.close()
+    assert "cannot be started: " + (str(error) or "no memory is left") in caplog.text
 
 
 async def test_a_model_that_is_never_loaded_is_tried_again_and_is_an_error_of_the_log_once(
