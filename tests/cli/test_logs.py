@@ -67,6 +67,22 @@ def test_a_full_disk_loses_lines_and_nothing_else() -> None:
         handler.flush()
 
 
+def test_where_no_thread_can_be_started_lines_wait_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    stream = io.StringIO()
+    handler = BackgroundHandler(stream)
+    with monkeypatch.context() as limited:
+        limited.setattr(logs, "LAST_S", 0.01)
+        limited.setattr(threading.Thread, "start", fail)
+        handler.emit(record("the first"))
+        handler.flush()
+    handler.emit(record("the second"))
+    handler.flush()
+    assert stream.getvalue().splitlines() == ["the first", "the second"]
+
+
 def test_a_line_within_a_message_cannot_be_taken_for_a_message_of_its_own() -> None:
     text = TextFormatter("%(levelname)s %(message)s").format(record("client %s", "evil\nERROR on fire\x1b[31m"))
     assert text == "INFO client evil\n    ERROR on fire\\x1b[31m"

@@ -162,7 +162,7 @@ def test_ctrl_c_is_handled_before_more_than_the_first_module_is_imported(place: 
 
 @pytest.mark.parametrize("run", ["thread", "process"])
 def test_ctrl_c_ends_a_check_of_a_model_that_takes_long(start: Any, place: Path, run: str) -> None:
-    (place / "slow.py").write_text("import pathlib, time\npathlib.Path('begun').touch()\ntime.sleep(60)\n")
+    (place / "slow.py").write_text("import pathlib, time\npathlib.Path('begun').touch()\ntime.sleep(600)\n")
     (place / "fleet.yaml").write_text(f"models: {{known: {{arm: {{target: 'slow:Policy', run: {run}}}}}}}")
     checking = start("check", "--import", "fleet.yaml")
     while not (place / "begun").exists() and checking.poll() is None:

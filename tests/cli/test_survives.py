@@ -70,6 +70,13 @@ def test_a_hangup_while_it_is_imported_does_not_end_it() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
+def test_a_container_s_first_process_that_is_stopped_while_it_is_imported_ends_at_once() -> None:
+    program = HANGUP_WHILE_IT_IS_IMPORTED.replace("SIGHUP", "SIGTERM")
+    # The system sends no signal to a first process that has no handler for it; any other would be killed by it.
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
 LISTENING = r"listening on (tcp://\S+?), strategy"
 
 
@@ -139,7 +146,7 @@ def test_a_hangup_without_a_file_ends_no_server(begin: Begin) -> None:
     assert ended_well(process)
 
 
-SLOW = "import time\nopen('importing', 'w').close()\ntime.sleep(60)\ndef echo(observation):\n    return observation\n"
+SLOW = "import time\nopen('importing', 'w').close()\ntime.sleep(600)\ndef echo(observation):\n    return observation\n"
 RUN_INLINE = '{"models": {"known": {"arm": {"target": "slow:echo", "run": "thread"}}}}'
 
 

@@ -122,7 +122,8 @@ def in_child(run: Any) -> int:
 
 
 def refused(connection: Connection, model: Any) -> bool:
-    for call in (lambda: model.observe(**VALUES), lambda: model.get_result(0), lambda: connection.model("policy")):
+    uses = (lambda: model.observe(**VALUES), lambda: model.get_result(0), model.cancel, model.reset, model.nudge)
+    for call in (*uses, lambda: connection.model("policy")):
         with pytest.raises(ConnectionError, match="fork"):
             call()
     connection.close()

@@ -169,6 +169,29 @@ def test_a_connection_that_ends_beside_a_silent_one_is_made_again_after_a_while(
     assert server.accept()
 
 
+def test_once_the_silent_one_is_given_up_the_server_is_listened_for_on(robot: Robot, server: Server) -> None:
+    """An observation that left before the network is back would be old when it arrives."""
+    _, beside = silent(robot, server)
+    assert robot.poll(6.0)
+    assert robot.is_listening
+    beside.sendall(p.greeting()[:11])
+    assert not until(robot, lambda: robot.link.writable)
+    assert read_exactly(beside, len(OURS)) == OURS
+
+
+def test_a_server_that_says_nothing_first_hears_the_robot_after_some_seconds(robot: Robot, server: Server) -> None:
+    """As a proxy may wait for what the robot says before it connects to the server."""
+    _, beside = silent(robot, server)
+    assert robot.poll(6.0)
+    for now in (6.5, 7.5, 9.0, 10.9):
+        assert not robot.poll(now)
+        assert robot.is_listening
+    assert len(robot.selector.get_map()) <= 1 + 5  # few connections of one robot
+    assert not robot.poll(11.1)
+    assert robot.link.writable
+    assert read_exactly(beside, len(OURS)) == OURS
+
+
 def test_beside_an_observation_that_leaves_slowly_no_connection_is_made(robot: Robot, server: Server) -> None:
     end = robot.connect(server)
     assert robot.link.try_send((b"", b"e", LARGE))

@@ -142,6 +142,12 @@ SERVICES = {
     "INFERENTIAL_GPU_PORT_8080_TCP": "tcp://10.0.0.2:8080",
     "INFERENTIAL_NAME": "/web/inferential",
     "INFERENTIAL_ENV_PATH": "/usr/bin",
+    "INFERENTIAL_ENV_INFERENTIAL_HTTP__PORT": "8080",
+    "INFERENTIAL_SERVICE_PORT_A__B": "5555",
+    "INFERENTIAL_PORT_5555_TCP_START": "tcp://172.17.0.2:5555",
+    "INFERENTIAL_PORT_5555_TCP_END": "tcp://172.17.0.2:5560",
+    "INFERENTIAL_PORT_5555_TCP_PORT_START": "5555",
+    "INFERENTIAL_PORT_5555_TCP_PORT_END": "5560",
 }
 
 
@@ -150,6 +156,8 @@ def test_what_an_orchestrator_sets_for_a_service_of_our_name_is_no_setting(name:
     assert read_environment({name: SERVICES[name]}, {}) == []
 
 
-@pytest.mark.parametrize("name", ["INFERENTIAL_PORT", "INFERENTIAL_NAME", "INFERENTIAL_HTTP_PORT"])
+@pytest.mark.parametrize(
+    "name", ["INFERENTIAL_PORT", "INFERENTIAL_NAME", "INFERENTIAL_HTTP_PORT", "INFERENTIAL_HTTP__SERVICE_PORT"]
+)
 def test_a_name_like_theirs_with_a_value_of_another_kind_is_reported_as_a_mistake(name: str) -> None:
     assert read_environment({name: "8080"}, {}) != []

@@ -53,10 +53,10 @@ def strange(observation):
     if what == "kill":
         os.kill(os.getpid(), 9)
     if what == "hang":
-        time.sleep(60)
+        time.sleep(600)
     if what == "hold":
         kept.append(np.ones(40_000_000))
-        time.sleep(60)
+        time.sleep(600)
     if what == "raise":
         raise ValueError("broken")
     if what == "sys.exit":
@@ -117,7 +117,7 @@ class Unsayable(Speaking):
 
 class NeverLoads:
     def __init__(self):
-        time.sleep(60)
+        time.sleep(600)
 
 class NoWeights:
     def __init__(self, path):
@@ -579,6 +579,20 @@ async def test_a_process_takes_little_beside_what_its_model_imports(
     output, _ = await bare.communicate()
     resident_kb = next(int(line.split()[1]) for line in output.decode().splitlines() if line.startswith("VmRSS"))
     assert worker.memory_mb - resident_kb * 1024 / 1e6 < 15
+
+
+async def test_large_observations_of_a_model_whose_calls_are_short_are_handed_over_alone(
+    serving: Serving, models: Any
+) -> None:
+    server, dispatcher = await serving(m=models("echo"))
+    async with robot(server, "m") as model:
+        async with asyncio.timeout(60):
+            while dispatcher.max_batch_size("m") == 1:
+                await ask(model, state=np.zeros(4))
+        await ask(model, state=np.zeros(2_000_000, np.uint8))
+        for _ in range(10):
+            assert (dispatcher.max_batch_size("m"), dispatcher.max_inflight("m")) == (1, 1)
+            await ask(model, state=np.zeros(4))
 
 
 async def test_a_model_whose_calls_are_long_gives_way_to_others(serving: Serving, models: Any) -> None:

@@ -14,6 +14,7 @@ from tests.dispatch.conftest import Serving, load, models_of, robot, until
 from tests.dispatch.conftest import ask_robot as ask
 
 from inferential import LocalDispatcher, ModelFailed, ModelProcess, ModelThread, Server
+from inferential.replica import process
 from inferential.replica.outcomes import ModelLoadError
 
 if sys.platform != "linux":
@@ -111,7 +112,7 @@ class Policy:
             os.closerange(3, 200)
         if what == "close and hang":
             os.closerange(3, 200)
-            time.sleep(60)
+            time.sleep(600)
         if what == "write":
             for fd in range(3, 200):
                 try:
@@ -119,14 +120,14 @@ class Policy:
                     os.write(fd, b"\\xff" * 40)
                 except OSError:
                     pass
-            time.sleep(60)
+            time.sleep(600)
         if what == "session":
             os.setpgid(0, 0) if os.getpgrp() != os.getpid() else None
             os.chdir("/")
             sys.path.clear()
         if what == "leave the group":
             os.setpgid(0, os.getpgid(os.getppid()))
-            time.sleep(60)
+            time.sleep(600)
         if what == "clock":
             time.perf_counter = time.monotonic = time.time = lambda: 0.0
             time.perf_counter_ns = time.monotonic_ns = time.time_ns = lambda: 0
@@ -150,7 +151,7 @@ class ExitsWhileLoading:
 class TakesMemory:
     def __init__(self):
         self.kept = np.ones(40_000_000)
-        time.sleep(60)
+        time.sleep(600)
 
 class Unprintably:
     def __init__(self):
@@ -279,6 +280,25 @@ async def test_a_model_that_cannot_be_loaded_says_why(
     dispatcher = LocalDispatcher({"m": models(what, **options)})
     with pytest.raises(ModelLoadError, match=text):
         await dispatcher.start()
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("can't start new thread")])
+async def test_a_process_is_started_again_that_the_machine_had_no_room_for(
+    error: Exception, models: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    spawn, errors = process.spawn, [error]
+
+    async def start(*args: Any) -> Any:
+        if errors:
+            raise errors.pop()
+        return await spawn(*args)
+
+    monkeypatch.setattr(process, "spawn", start)
+    replica = process.WorkerProcess("m", "", models("Policy"), {}, lambda: None)
+    replica.begin()
+    await until(lambda: replica.up)
+    await replica.close()
+    assert "cannot be started: " + (str(error) or "no memory is left") in caplog.text
 
 
 async def test_a_model_that_is_never_loaded_is_tried_again_and_is_an_error_of_the_log_once(

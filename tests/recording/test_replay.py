@@ -300,7 +300,7 @@ async def test_a_server_that_is_not_there_is_an_error_at_once(path: Path, unused
 
 
 def test_ctrl_c_ends_it_while_the_model_is_imported(path: Path) -> None:
-    Path("slow.py").write_text("import pathlib, time\npathlib.Path('begun').touch()\ntime.sleep(60)\n")
+    Path("slow.py").write_text("import pathlib, time\npathlib.Path('begun').touch()\ntime.sleep(600)\n")
     command = [sys.executable, "-m", "inferential", "replay", str(path), "--model", "slow:policy"]
     with subprocess.Popen(command, stderr=subprocess.PIPE) as asking:
         while not Path("begun").exists() and asking.poll() is None:

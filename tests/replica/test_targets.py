@@ -21,6 +21,11 @@ def make(gain):
 def policy(observation):
     return 0.0
 
+def makes_class(gain):
+    return Empty
+
+class Empty: ...
+
 def breaks():
     raise RuntimeError("no weights")
 model = Policy()
@@ -69,6 +74,16 @@ def test_a_module_or_a_maker_that_means_to_end_its_process_says_so_as_any_failur
         load_target("targets_that_exit:x", {})
     with pytest.raises(TargetError, match=r"calling it to make the model failed.*: SystemExit: 3 \("):
         load_target("targets_whose_maker_exits:make", {})
+
+
+def test_a_module_of_a_package_that_is_named_alone_and_a_class_that_is_returned_are_said(
+    module: str, tmp_path: Path
+) -> None:
+    (tmp_path / "targets_of_a_package.py").write_text("from .other import x\n")
+    with pytest.raises(TargetError, match=r"no known parent .*; name the package too, as package.module:object$"):
+        load_target("targets_of_a_package:x", {})
+    with pytest.raises(TargetError, match=r"got the class Empty itself$"):
+        load_target(f"{module}:makes_class", {"gain": 1})
 
 
 def test_args_that_do_not_fit_are_refused_with_those_that_do(module: str) -> None:

@@ -64,18 +64,20 @@ class Robot:
     def ask(self, now: float) -> InferenceRequest:
         steps = self.left if self.claims is None else self.claims
         chunk = None
+        most_s = max((self.horizon - steps) * self.step_s, 0.0)
         if self.plays_chunks and (self.renews or self.acknowledges):
+            goes_on = int(self.name) % 3 == 2  # where it stands, rather than by time
             chunk = ChunkTime(
                 now + steps * self.step_s,
-                now + self.chunk_s,
+                math.inf if goes_on else now + self.chunk_s,
                 self.chunk_s,
+                most_s if goes_on else math.inf,
                 renews=self.renews,
                 lead_s=self.step_s + 0.002 if self.renews else 0.0,
                 steps_at=now - 0.002,
                 step_s=self.step_s if self.acknowledges else 0.0,
             )
         elif self.plays_chunks:
-            most_s = max((self.horizon - steps) * self.step_s, 0.0)
             chunk = ChunkTime(now + steps * self.step_s, math.inf, self.chunk_s, most_s)
         fields: dict[str, Any] = {"chunk": chunk, "takes_latest": True, "late": self.late}
         return InferenceRequest(

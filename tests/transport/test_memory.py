@@ -5,7 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+
+from inferential.transport.memory import raise_mmap_threshold
 
 PROGRAM = """
 import resource, sys
@@ -35,3 +38,11 @@ def test_pages_of_large_messages_are_used_again_and_no_more_than_62_mib_are_kept
     faults, kept_mib = map(float, done.stdout.split())
     assert faults < 2048  # 20 times 8 MiB are 40960 new pages
     assert kept_mib < 62
+
+
+def test_a_server_that_may_have_little_memory_starts_without_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(np, "empty", fail)
+    raise_mmap_threshold()

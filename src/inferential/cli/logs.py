@@ -113,8 +113,11 @@ class BackgroundHandler(logging.Handler):
                 self._lost = 0
             self._lines.append(text)
             if self._thread is None:
-                self._thread = threading.Thread(target=self._write, name="inferential-log", daemon=True)
-                self._thread.start()
+                thread = threading.Thread(target=self._write, name="inferential-log", daemon=True)
+                # Where the system allows no more threads or memory, the next line tries again.
+                with contextlib.suppress(RuntimeError, MemoryError):
+                    thread.start()
+                    self._thread = thread
             self._changed.notify_all()
 
     def flush(self) -> None:

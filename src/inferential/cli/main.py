@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     args = sys.argv[1:] if argv is None else argv
     try:
         if "serve" in args:
-            _outlive_hangups()
+            _handle_signals()
         from inferential.cli.exits import run_command
 
         code = run_command(args)
@@ -28,13 +28,17 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
     sys.exit(code)
 
 
-def _outlive_hangups() -> None:
-    """Has SIGHUP do nothing until the server reads its configuration anew by it: to import it takes a second."""
+def _handle_signals() -> None:
+    """Has SIGHUP do nothing and SIGTERM end the process until the server handles both: to import it takes a second.
+
+    SIGTERM ends a process that has no handler for it, but not a container's first.
+    """
     hangup = getattr(signal, "SIGHUP", None)
-    if hangup is None or signal.getsignal(hangup) is not signal.SIG_DFL:
-        return
     try:
-        signal.signal(hangup, lambda number, frame: None)
+        if hangup is not None and signal.getsignal(hangup) is signal.SIG_DFL:
+            signal.signal(hangup, lambda number, frame: None)
+        if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+            signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     except ValueError:  # this is not the main thread
         return
 

@@ -113,7 +113,8 @@ def fill_standard_streams() -> None:
         try:
             os.fstat(number)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the least number that is free
+            opened = os.open(os.devnull, os.O_RDWR)  # the least number that is free
+            os.set_inheritable(opened, True)  # nor may anything else get it in the processes that this one starts
     if sys.stdout is None:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115 (for as long as the process runs)
     if sys.stderr is None:

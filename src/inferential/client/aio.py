@@ -143,9 +143,9 @@ class AsyncConnection(AsyncConnectionBase):
         return self._transport.heard_s_ago()
 
     def _nudge(self) -> None:
-        if not self._transport.closed:
-            self._transport.nudge()
-            self._set_timer()
+        self._check_open()
+        self._transport.nudge()
+        self._set_timer()
 
     def __reduce__(self) -> NoReturn:
         raise cannot_be_copied(self.client_id)

@@ -40,6 +40,8 @@ class Attempts:
     def __init__(self, selector: selectors.BaseSelector) -> None:
         self._selector = selector
         self._sockets: dict[socket.socket, None] = {}
+        self.is_listening: bool = False
+        """Whether at the last `advance` one stood by which nothing was heard yet."""
 
     def __len__(self) -> int:
         return len(self._sockets)
@@ -76,6 +78,7 @@ class Attempts:
             heard: only one by which the server has said something: what stands may do so with a proxy.
         """
         errors = []
+        self.is_listening = False
         for attempt in list(self._sockets):
             code = attempt.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if code:
@@ -84,6 +87,7 @@ class Attempts:
             elif _is_connected(attempt):
                 said = _said(attempt) if heard else True
                 if said is None:
+                    self.is_listening = True
                     self._selector.modify(attempt, selectors.EVENT_READ)
                     continue
                 if not said:

@@ -13,6 +13,9 @@ from inferential.client.resolver import Address, AddressFinder
 CONNECT_S = 15.0
 """How long a server's addresses are tried before its name is resolved anew: a network may take 10 s for a round trip,
 and lose a packet."""
+LISTEN_S = 5.0
+"""How long connections that stand wait for the server's first word, where one before them has fallen silent."""
+_LISTEN_AGAIN_S = 1.0  # to the next of them
 
 
 class Dialer:
@@ -31,6 +34,7 @@ class Dialer:
         self._addresses: list[Address] = []  # of the server, not tried yet
         self._tried: list[Address] = []  # and those that were, which are tried again while none answers
         self._give_up_at = self._next_attempt_at = 0.0
+        self._heard = False  # what stands is used only once the server is heard by it
 
     @property
     def is_racing(self) -> bool:
@@ -59,7 +63,9 @@ class Dialer:
         """
         if not self._attempts and not self._begin(now, outage_s):
             return None
-        connected, errors = self._attempts.advance()
+        if self._heard and now >= self._give_up_at:
+            self.go_on(now, heard=False)
+        connected, errors = self._attempts.advance(heard=self._heard)
         if connected is not None:
             return connected
         for error in errors:
@@ -85,9 +91,15 @@ class Dialer:
         """Returns the first connection of the race that stands, see `Attempts.advance`; None while there is none."""
         return self._attempts.advance(heard=heard)[0]
 
-    def go_on(self, now: float) -> None:
-        """Gives the connections that are being made all the time, as the one beside them was given up."""
-        self._give_up_at = now + CONNECT_S
+    def go_on(self, now: float, *, heard: bool) -> None:
+        """Gives the connections that are being made all the time, as the one beside them was given up.
+
+        Args:
+            now: seconds of `time.monotonic()`.
+            heard: see `Attempts.advance`; for some seconds, as a proxy may wait for what the robot says first.
+        """
+        self._heard = heard
+        self._give_up_at = now + (LISTEN_S if heard else CONNECT_S)
 
     def forget_addresses(self) -> None:
         """Resolves the name anew next time: the server's address may have changed."""
@@ -110,7 +122,7 @@ class Dialer:
                 self.next_poll_at = now + CONNECT_S  # the resolver wakes the selector
                 return False
             self._tried.clear()
-        self._give_up_at = now + CONNECT_S
+        self._give_up_at, self._heard = now + CONNECT_S, False
         self._try_next(now, outage_s)
         return True
 
@@ -118,7 +130,7 @@ class Dialer:
         """Begins a connection to the next address, beside those that are being made."""
         address = self._addresses.pop(0) if self._addresses else self._tried.pop(0)
         self._tried.append(address)
-        again_s = self._attempts.again_s(outage_s)
+        again_s = _LISTEN_AGAIN_S if self._attempts.is_listening else self._attempts.again_s(outage_s)
         self._next_attempt_at = now + (NEXT_ADDRESS_S if self._addresses else again_s)
         try:
             self._attempts.begin(address)

@@ -349,7 +349,7 @@ class Link:
             self.writable = not self._writing
             self.next_poll_at = now
         elif fresh is not None:
-            logger.info("the connection to %s is stuck; a fresh one takes its place", self.address)
+            logger.info("nothing comes by the connection to %s; a fresh one takes its place", self.address)
             self._leave(stream, now)
             self._use(fresh, now)
         elif now >= self._give_up_at:
@@ -359,12 +359,13 @@ class Link:
 
     def _give_up(self, stream: Stream, now: float) -> None:
         """Ends a connection by which nothing is heard; fresh ones that are being made go on."""
+        is_stuck = stream.is_stuck(self.delivery.timeouts)
         self._leave(stream, now)
         if not self._dialer.is_racing:
             raise OSError(errno.ETIMEDOUT, _SILENCE)
         self.last_error = _SILENCE
         self._log.failed(_SILENCE)
-        self._dialer.go_on(now)
+        self._dialer.go_on(now, heard=not is_stuck)
         self._dial(now)
 
     def _leave(self, stream: Stream, now: float) -> None:

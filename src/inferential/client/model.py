@@ -149,6 +149,9 @@ class Model:
         """Sends the server a heartbeat out of turn, as its answer is late; nothing while it is away or data is unsent.
 
         Where the answer or the observation was lost on the network, it is sent again sooner by that.
+
+        Raises:
+            ConnectionError: the connection was closed.
         """
         self._connection._nudge()
 

@@ -199,8 +199,8 @@ class Connection(ModelFactory["Model"]):
 
     def _nudge(self) -> None:
         with self._lock:
-            if not self._closed:
-                self._transport.nudge()
+            self._check_open()
+            self._transport.nudge()
 
     def _cancel(self, mailbox: Mailbox) -> int:
         with self._lock:

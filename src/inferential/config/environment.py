@@ -20,7 +20,8 @@ NO_SETTINGS = frozenset({"INFERENTIAL_SERVER_KEY", "INFERENTIAL_SECRET_KEY", "IN
 """What clients and commands read: keys of a robot, and the page's token."""
 SEPARATOR = "__"
 _SERVICE = re.compile(
-    r"([A-Z0-9_]+_)?(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?|NAME|ENV_.+)"
+    r"([A-Z0-9_]+_)?(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|NAME|ENV_.+"
+    r"|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|ADDR|(PORT_)?(START|END)|PORT))?)?)"
 )
 """What Kubernetes puts into the environment of each container for a service called inferential or inferential-..., and
 Docker for a linked container of that name."""
@@ -69,10 +70,14 @@ def read_environment(env: Mapping[str, str], below: Mapping[str, Any]) -> list[L
 def _is_of_a_service(name: str, value: str) -> bool:
     """Returns whether an orchestrator has set a variable for a service that has our name."""
     rest = name[len(PREFIX) :]
-    if SEPARATOR in rest or _SERVICE.fullmatch(rest) is None:
+    # Names of services and their variables may have the separator too; behind a section's name it is a setting.
+    section, separator, _ = rest.partition(SEPARATOR)
+    if (separator and find((section.lower(),)) is not None) or _SERVICE.fullmatch(rest) is None:
         return False
     return (
-        not rest.endswith(("PORT", "NAME")) or "_PORT_" in f"_{rest}" or "SERVICE" in rest or bool(_PLACE.match(value))
+        not rest.endswith(("PORT", "NAME"))
+        or any(part in f"_{rest}" for part in ("_PORT_", "_ENV_", "SERVICE"))
+        or bool(_PLACE.match(value))
     )
 
 

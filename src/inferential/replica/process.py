@@ -307,8 +307,8 @@ class WorkerProcess(WorkerView):
         self._gone.clear()
         try:
             spawned = await (self._start() if self._spare is None else self._spare.take())
-        except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: no thread can be started
-            why = system_reason(error) if isinstance(error, OSError) else error
+        except (OSError, ValueError, RuntimeError, MemoryError) as error:  # RuntimeError: no thread can be started
+            why = system_reason(error) if isinstance(error, OSError) else str(error) or "no memory is left"
             self._over(f"its interpreter {self._spec.python or sys.executable} cannot be started: {why}")
             return
         finally:

@@ -42,8 +42,8 @@ class Spare:
             spawned = await self._start()
             for buffer in write_message([NO_CALL, PREPARE, self._message]):
                 spawned.connected.sendall(buffer)
-        except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: no thread can be started
-            logger.warning("no spare process can be started: %s", error)
+        except (OSError, ValueError, RuntimeError, MemoryError) as error:  # RuntimeError: no thread can be started
+            logger.warning("no spare process can be started: %s", str(error) or "no memory is left")
             if spawned is not None:  # it has ended already
                 spawned.discard()
             return

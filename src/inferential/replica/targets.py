@@ -56,9 +56,13 @@ def load_target(target: str, args: Mapping[str, Any]) -> Any:
     if not _is_model(found):
         raise TargetError(
             f"expected a model (an object with infer(observation) or infer_batch(observations), or a function of an "
-            f"observation), or a class or a function without parameters that makes one, got {type(found).__name__}"
+            f"observation), or a class or a function without parameters that makes one, got {_named(found)}"
         )
     return found
+
+
+def _named(found: Any) -> str:
+    return f"the class {found.__name__} itself" if isinstance(found, type) else type(found).__name__
 
 
 def import_module_of(target: str) -> None:
@@ -89,7 +93,9 @@ def find_target(target: str) -> Any:
             raise TargetError(f"no module {error.name!r}, neither installed nor in {os.getcwd()}{file}") from error
         raise TargetError(f"importing it failed: {in_words(error)}") from error
     except _FAILURES as error:
-        raise TargetError(f"importing it failed: {in_words(error)}") from error
+        said = in_words(error)
+        package = "; name the package too, as package.module:object" if "relative import with no" in said else ""
+        raise TargetError(f"importing it failed: {said}{package}") from error
     path = module_name
     for name in names.split("."):
         try:

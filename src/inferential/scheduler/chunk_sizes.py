@@ -1,9 +1,10 @@
 """How many of the requests that go first make a call, of robots that play chunks: as many as gain most per second.
 
-A robot that plays a whole chunk whenever it comes loses no part of it by waiting. While no more starve than the most
-efficient call takes, calls are so large that robots stand least: the time that one stands is taken off its gain, and of
-one that has actions left only that counts which it would starve. While more starve, what a call takes longer keeps
-others waiting either way, and the most efficient calls are the best for all.
+A robot that plays as much of a chunk whenever it comes loses no part of it while it stands. While no more starve than
+the most efficient call takes, calls are so large that robots stand least: the time that one stands is taken off its
+gain, and of one that has actions left and plays a whole chunk all the same only that counts which it would starve.
+While more starve, what a call takes longer keeps others waiting either way, and the most efficient calls are the best
+for all.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ def best_size(columns: Columns, places: Places, now: float, sizes: BatchSizes, *
         places: which of them, as many as the largest size.
         now: when the call begins.
         sizes: to choose from.
+        is_short: whether more starve than the most efficient call takes.
     """
     if len(sizes.rows) == places.size <= _ONE_BY_ONE and not columns.with_rest:
         steps = 0.5 if is_blurred(columns, sizes.varies_s) else 0.0

@@ -2,7 +2,9 @@
 
 A request's gain is the seconds for which its robot has an action and would have none without the answer. It falls
 while its observation ages (a chunk is aligned by its observation, so that the steps that passed are lost) and is 0 once
-all its actions would be past. Only a part of it is lost by waiting: nothing, while the robot still has actions; all,
+all its actions would be past. Of a robot that goes on with what it has not executed it falls only while that plays;
+what it would stand from now on until its answer comes is taken off, unless more starve than a call takes
+(`chunk_gains.covers`). Only a part of it is lost by waiting: nothing, while the robot still has actions; all,
 once it has none. So a request is worth
 
     value = weight * (gain + min(gain, starved during the next call if it is not in this one)) / (2 * time of its chunk)

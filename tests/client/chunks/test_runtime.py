@@ -143,7 +143,6 @@ class Dawdles(Ramp):
         return super().infer(observation)
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize("kind", ["threads", "asyncio"])
 async def test_a_late_answer_is_nudged(kind: str) -> None:
     nudged: list[int] = []
