@@ -349,7 +349,7 @@ class Link:
             self.writable = not self._writing
             self.next_poll_at = now
         elif fresh is not None:
-            logger.info("the connection to %s is stuck; a fresh one takes its place", self.address)
+            logger.info("nothing comes by the connection to %s; a fresh one takes its place", self.address)
             self._leave(stream, now)
             self._use(fresh, now)
         elif now >= self._give_up_at:
