@@ -13,6 +13,7 @@ import pytest
 from tests.server.fakes import FakeAccounting, FakeBackend, FakeEgress, FakeEngine, FakeHistory
 
 from inferential.dispatch.base import Dispatcher, ReplicaLost
+from inferential.replica.busy_polling import BusyPolling
 from inferential.scheduler.request import InferenceRequest, Refusal, RefusalKind, RequestState
 from inferential.scheduler.running import Batch
 from inferential.server.callbacks import Callbacks
@@ -111,6 +112,32 @@ async def test_a_call_that_completes_inline_is_over_when_it_returns(bench: Bench
     executor = bench.run(None, completes_inline=True)
     assert bench.log == ["dispatched", "answer", ("finished", True)]  # without "over": its caller goes on
     assert not executor
+
+
+@pytest.fixture
+def looked(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """One entry for each time that it looks for the next call."""
+    looked: list[bool] = []
+    monkeypatch.setattr(BusyPolling, "all_answered", lambda *_: looked.append(True))
+    return looked
+
+
+async def test_after_a_call_that_completes_inline_it_looks_for_the_next(bench: Bench, looked: list[bool]) -> None:
+    executor = bench.run(None, completes_inline=True)
+    assert not executor
+    assert looked
+
+
+async def test_it_looks_for_no_call_while_another_one_runs(bench: Bench, looked: list[bool]) -> None:
+    backend = FakeBackend("for ever", completes_inline=True)
+    executor = bench.run(backend)
+    backend.gives = None
+    bench.request = InferenceRequest("leg", "m", b"leg", b"", b"", time.monotonic(), 0.0, None, 0.0, 50.0, 1)
+    bench.request.move(RequestState.DISPATCHED)
+    executor.run_inline(Batch("m", [bench.request]))
+    assert bench.request.over
+    assert not looked
+    await executor.cancel()
 
 
 async def test_a_call_of_several_requests_is_a_task_even_if_its_model_completes_inline(bench: Bench) -> None:

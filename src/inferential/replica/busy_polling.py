@@ -58,7 +58,7 @@ class Usefulness:
 
 
 class BusyPolling:
-    """Looks for the answers of one process, and for the calls that follow them; used on the event loop."""
+    """Looks for the answers of one process, and for the calls that follow answers; used on the event loop."""
 
     def __init__(self) -> None:
         self._answers, self._calls = Usefulness(), Usefulness()

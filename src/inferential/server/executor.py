@@ -13,6 +13,7 @@ from inferential.dispatch.base import MAX_REPLICAS_LOST, REPLICA_LOST, Dispatche
 from inferential.dispatch.inline import Resumed, start_inline
 from inferential.models.manager import ModelManager
 from inferential.models.unmanaged import AllReady
+from inferential.replica.busy_polling import BusyPolling
 from inferential.scheduler.engine import Engine
 from inferential.scheduler.request import DISPATCHED, InferenceRequest, Refusal, RefusalKind
 from inferential.scheduler.running import Batch
@@ -81,6 +82,7 @@ class Executor:
         dispatcher.on_returned = self._returned
         dispatcher.on_ending = self._ending
         self._loop = asyncio.get_running_loop()
+        self._next_calls = BusyPolling()  # that follow calls which end within a turn; a process has its own
         self._tasks: dict[Batch, asyncio.Task[None] | Resumed] = {}
         self._unreturned: dict[int, Batch] = {}  # of the tasks; by the id of their requests
         self._ahead: set[Batch] = set()  # of the tasks, those that may be followed already
@@ -127,6 +129,8 @@ class Executor:
             if rest is not None:
                 self._tasks[batch] = rest
                 self._unreturned[id(batch.requests)] = batch
+            elif not self._tasks:  # else models in threads may want the interpreter's lock
+                self._next_calls.all_answered(self._loop)
 
     def hand_over(self, batch: Batch, moved: Callable[[InferenceRequest], object]) -> None:
         """Has another pool, which `moved` gives each of them, answer the requests of a running call."""
