@@ -1,4 +1,4 @@
-"""No robot is kept out: robots of all kinds on one slow accelerator, asked for more than it carries, in made-up time."""
+"""No robot is kept out: all kinds of them on one slow accelerator, asked for more than it carries, in made-up time."""
 
 from __future__ import annotations
 
