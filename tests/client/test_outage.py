@@ -192,6 +192,23 @@ def test_a_server_that_says_nothing_first_hears_the_robot_after_some_seconds(rob
     assert read_exactly(beside, len(OURS)) == OURS
 
 
+@pytest.mark.parametrize("end", [socket.socket.close, abort], ids=["close", "reset"])
+def test_after_the_one_beside_it_has_ended_a_connection_that_is_heard_again_sends(
+    end: Callable[[socket.socket], object], robot: Robot, server: Server
+) -> None:
+    """As behind a proxy that takes connections and ends those that it cannot hand on."""
+    old, beside = silent(robot, server)
+    end(beside)
+    while len(robot.selector.get_map()) > 1:
+        assert robot.selector.select(10)
+        assert not robot.poll()
+    old.sendall(p.command(p.PONG))
+    assert robot.next() is None
+    assert not robot.poll()
+    assert robot.link.writable
+    assert robot.link.try_send((b"", b"e", b"new"))
+
+
 def test_beside_an_observation_that_leaves_slowly_no_connection_is_made(robot: Robot, server: Server) -> None:
     end = robot.connect(server)
     assert robot.link.try_send((b"", b"e", LARGE))

@@ -176,6 +176,22 @@ def test_where_calls_vary_robots_are_asked_in_time_for_one_that_ends_a_little_ea
     assert asked.turn_at == NOW + 0.1
 
 
+def test_a_call_that_varies_more_is_planned_for_before_one_that_ends_sooner(
+    lane: ChunkLane, ask: Callable[..., InferenceRequest]
+) -> None:
+    """Else the scheduler would be woken for it over and over."""
+    steady, varying = LatencyProfile(), LatencyProfile()
+    steady.load(1, 0.1, 0.1)
+    varying.load(1, 0.1, 0.16)
+    busy = [ReplicaSlot("m", "0", 1, steady, NOW + 0.1), ReplicaSlot("m", "1", 1, varying, NOW + 0.11)]
+    for client in ("a", "b"):
+        lane.push(renewing(ask, client, 0.03, age_s=0.2), NOW)
+    due_at = lane.due_at(busy)
+    assert due_at == pytest.approx(NOW + 0.08 - WAKE_S - 0.03)
+    lane.take_outdated(due_at + 1e-6, busy)
+    assert lane.due_at(busy) > due_at + 1e-6
+
+
 def test_while_a_call_takes_longer_than_was_to_be_expected_robots_are_asked_too(
     lane: ChunkLane, ask: Callable[..., InferenceRequest], profile: LatencyProfile
 ) -> None:

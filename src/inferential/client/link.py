@@ -354,8 +354,10 @@ class Link:
             self._use(fresh, now)
         elif now >= self._give_up_at:
             self._give_up(stream, now)
-        elif now >= self.next_poll_at:
-            self._race(stream, now)
+        else:
+            self.writable = not (self._writing or self._dialer.is_racing)  # they may have ended, without another race
+            if now >= self.next_poll_at:
+                self._race(stream, now)
 
     def _give_up(self, stream: Stream, now: float) -> None:
         """Ends a connection by which nothing is heard; fresh ones that are being made go on."""

@@ -159,8 +159,8 @@ async def spawn(python: str | Path | None, env: Mapping[str, str], inbox_fd: int
     hold_alone(ours, life_line)
     try:
         memory: ServersMemory | None = ServersMemory()
-    except OSError as error:
-        logger.info("no memory is shared with worker processes: %s", error)
+    except (OSError, MemoryError) as error:  # which must not leave the descriptors above open
+        logger.info("no memory is shared with worker processes: %s", str(error) or "no memory is left")
         memory = None
     memory_fd = -1 if memory is None else memory.fd
     descriptors = (theirs.fileno(), line, memory_fd, inbox_fd)

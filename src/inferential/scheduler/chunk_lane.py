@@ -239,10 +239,10 @@ class ChunkLane:
         table = self._table
         for slot in sorted(slots, key=lambda slot: slot.free_at):
             lead_s = self._due()[2]
-            if not lead_s or now < slot.free_at - lead_s - _early_s(slot) or slot.free_at == math.inf:
+            if not lead_s or slot.free_at == math.inf:
                 break
             if now < self._plans_at(slot, lead_s):
-                continue
+                continue  # the next may be due all the same: its calls may vary more
             if len(self._planned) > _MAX_REPLICAS:
                 self._planned.clear()
             # Of a call that takes longer than usual nothing is known but that: it may take as long again.
