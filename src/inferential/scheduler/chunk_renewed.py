@@ -33,7 +33,7 @@ class RenewedAlike(Columns):
 
     Args:
         table: as it is.
-        by, now: as of `renewed`.
+        by, now: like those of `renewed`.
     """
 
     __slots__ = ()
