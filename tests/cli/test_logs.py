@@ -83,6 +83,25 @@ def test_where_no_thread_can_be_started_lines_wait_for_one(monkeypatch: pytest.M
     assert stream.getvalue().splitlines() == ["the first", "the second"]
 
 
+def test_as_many_lines_as_may_wait_without_a_thread_are_written_once_there_is_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    stream = io.StringIO()
+    handler = BackgroundHandler(stream)
+    monkeypatch.setattr(logs, "MAX_WAITING", 1)
+    monkeypatch.setattr(logs, "LAST_S", 60.0)
+    with monkeypatch.context() as limited:
+        limited.setattr(threading.Thread, "start", fail)
+        handler.emit(record("the first"))
+        handler.emit(record("lost"))
+    handler.emit(record("lost too"))
+    handler.flush()
+    assert stream.getvalue().splitlines()[0] == "the first"
+
+
 def test_a_line_within_a_message_cannot_be_taken_for_a_message_of_its_own() -> None:
     text = TextFormatter("%(levelname)s %(message)s").format(record("client %s", "evil\nERROR on fire\x1b[31m"))
     assert text == "INFO client evil\n    ERROR on fire\\x1b[31m"

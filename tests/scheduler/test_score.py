@@ -32,6 +32,8 @@ DEFAULT = Weights.of(DeadlineAwareConfig())
         ({"steps_remaining": 5}, 100.0, 9.0),
         ({"time_until_next": -0.2}, 100.0, 9.0 + 90.0),
         ({"time_until_next": 0.1}, 100.3, 9.0 + 90.0 + 15.0),
+        ({"time_until_next": 60.0, "overdue_after_s": 1.0}, 101.5, 9.0 + 225.0 + 15.0),
+        ({"time_until_next": math.nan, "overdue_after_s": 1.0}, 101.5, 9.0 + 225.0 + 15.0),
         ({"time_until_next": math.inf}, 200.0, 9.0 + 15.0),
         ({"time_until_next": math.nan}, 200.0, 9.0 + 15.0),
         ({}, 100.025, 9.0 + 7.5),

@@ -125,6 +125,27 @@ def test_a_request_has_the_same_deadline_whether_its_arrival_is_deferred_or_not(
     assert deadlines[0][0] != pytest.approx(START + 10 * 0.02 + 0.05)  # which is what it has before
 
 
+@pytest.mark.parametrize(("renews", "period_s"), [(True, 2.0), (False, 0.5), (None, 0.5)])
+def test_what_renews_a_waiting_request_is_no_arrival_of_a_cadence(
+    ledger: Ledger, renews: bool | None, period_s: float
+) -> None:
+    engine = ledger.accounting.engine
+    other = ledger.arrival("other").request
+    engine.offer(other, ledger.now)
+    [call] = engine.work(ledger.now)  # which keeps the model busy
+    for step in range(40):
+        arrival = ledger.arrival()
+        arrival.request.takes_latest, arrival.renews = True, renews
+        ledger.accounting.arrived(arrival)
+        engine.offer(arrival.request, ledger.now)
+        assert engine.work(ledger.now) == []
+        ledger.now += 0.5
+        if step % 4 == 3:  # its call ends
+            engine.finished(call, ledger.now)
+            [call] = engine.work(ledger.now)
+    assert ledger.fleet.cadence.learned_cadence("arm", "policy") == pytest.approx(period_s)
+
+
 def test_a_deferred_arrival_is_written_before_its_answer(ledger: Ledger) -> None:
     ledger.known()
     first = ledger.arrival()

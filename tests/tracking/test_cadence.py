@@ -240,3 +240,27 @@ def test_the_same_interval_many_times_is_learned_at_once_as_one_by_one(
     assert at_once.spread == pytest.approx(one_by_one.spread, abs=1e-9)
     rest = [(rhythm.intervals, rhythm.regular, rhythm.long, rhythm.short) for rhythm in (at_once, one_by_one)]
     assert rest[0] == rest[1]
+
+
+def test_what_renews_a_waiting_request_is_no_sign_of_a_faster_rhythm() -> None:
+    tracker = CadenceTracker()
+    for asked_at in range(0, 20, 2):
+        tracker.on_request("robot", now=asked_at)
+        for n in range(1, 5):
+            tracker.on_renewal("robot", "", asked_at + 0.3 * n)
+    assert tracker.learned_cadence("robot") == pytest.approx(2.0)
+
+
+def test_a_client_that_renews_its_request_is_not_silent() -> None:
+    tracker = CadenceTracker(overdue_multiplier=1.5)
+    for asked_at in range(10):
+        tracker.on_request("robot", now=asked_at)
+    tracker.on_renewal("robot", "", 11.0)
+    assert not tracker.is_overdue("robot", now=12.0)
+    assert tracker.is_overdue("robot", now=12.6)
+
+
+def test_what_renews_is_nothing_to_remember_of_an_unknown_client() -> None:
+    tracker = CadenceTracker()
+    tracker.on_renewal("robot", "", 1.0)
+    assert len(tracker) == 0

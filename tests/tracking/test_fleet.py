@@ -387,3 +387,15 @@ def test_what_is_tracked_together_is_what_each_table_finds_by_itself(
         assert update.runs_out_at == horizons.on_request(client, model, steps, period_s, now)
         assert subject.client(client) == registry.get(client)
         assert update.track.counts is subject.outcomes.of(client, model)
+
+
+def test_what_renews_a_waiting_request_tells_no_interval_and_that_the_client_is_there() -> None:
+    subject = Fleet(ResponseTrackingConfig())
+    for n in range(10):
+        subject.on_observation("robot", "m", "arm", b"robot", 2.0 * n)
+    renewal = subject.on_observation("robot", "m", "arm", b"robot", 18.3, renews=True)
+    assert (renewal.interval_s, renewal.cadence_deviation_s) == (None, None)
+    assert renewal.time_until_next_s == renewal.learned_cadence_s == pytest.approx(2.0)
+    client = subject.client("robot")
+    assert client is not None
+    assert client.last_seen == 18.3

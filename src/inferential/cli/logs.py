@@ -105,6 +105,12 @@ class BackgroundHandler(logging.Handler):
             self.handleError(record)
             return
         with self._changed:
+            if self._thread is None:
+                thread = threading.Thread(target=self._write, name="inferential-log", daemon=True)
+                # Where the system allows no more threads or memory, the next line tries again, also one that is lost.
+                with contextlib.suppress(RuntimeError, MemoryError):
+                    thread.start()
+                    self._thread = thread
             if len(self._lines) >= MAX_WAITING:
                 self._lost += 1
                 return
@@ -112,12 +118,6 @@ class BackgroundHandler(logging.Handler):
                 text = f"{self._lost} lines were lost here, as none were read\n{text}"
                 self._lost = 0
             self._lines.append(text)
-            if self._thread is None:
-                thread = threading.Thread(target=self._write, name="inferential-log", daemon=True)
-                # Where the system allows no more threads or memory, the next line tries again.
-                with contextlib.suppress(RuntimeError, MemoryError):
-                    thread.start()
-                    self._thread = thread
             self._changed.notify_all()
 
     def flush(self) -> None:

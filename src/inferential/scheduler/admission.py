@@ -45,6 +45,8 @@ class Admission:
         self.floods: Floods[Key] = self._queues.floods
         self.waits: Callable[[int], int] = self._queues.waits
         """Returns how many requests of a connection wait; staged ones, which are about to be dispatched, do not."""
+        self.supersedes: Callable[[InferenceRequest], bool] = self._queues.supersedes
+        """Returns whether a new request would take the place of one that waits; of a staged one, it would not."""
 
     @property
     def scheduler(self) -> Scheduler:

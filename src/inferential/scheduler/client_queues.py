@@ -39,6 +39,7 @@ from inferential.scheduler.request import (
     Refusal,
     RefusalKind,
 )
+from inferential.scheduler.standings import PATIENCE_S, Standings
 from inferential.scheduler.time.availability import ALWAYS_AVAILABLE, Availability, ReplicaSlot
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class ClientQueues(OrderedWaiting):
     def _configure(self, config: SchedulingConfig, scheduler: Scheduler) -> None:
         self._max_queue_size = config.max_queue_size
         self._ttl_s = config.request_ttl_ms / 1e3
+        self._standings = Standings(self._ttl_s)
         self._drops_oldest = config.overflow_policy == "drop_oldest"
         self._put_in_charge(scheduler)
 
@@ -106,6 +108,8 @@ class ClientQueues(OrderedWaiting):
         """Takes a new request, or refuses it; others may be refused for its sake."""
         key = key_of(request)
         queue = self._client_queues.get(key)
+        if queue is None and self._standings:
+            self._standings.give(key, request, now, enters=True)
         if queue is not None:
             self._supersede(queue, request, now)
             if queue.episode != request.episode:
@@ -160,6 +164,7 @@ class ClientQueues(OrderedWaiting):
             since, self.perishes = min(since, request.stale_at - self._ttl_s), True
         self._ages.push(request, since)
         self._stands[request] = rank, queue
+        request.overdue_after_s = PATIENCE_S
         self._held_bytes += len(request.payload)
         if rank not in self._backlogs:
             self._backlogs[rank] = Backlog()
@@ -298,6 +303,8 @@ class ClientQueues(OrderedWaiting):
         """Refuses what has waited longer than its time to live, or until it was stale."""
         while self._ages and now >= (top := self._ages.top())[0] + self._ttl_s:
             since, request = top
+            if request in self._stands[request][1].shown and not request.floods:
+                self._standings.note(key_of(request), request, now)
             expired = Refusal(RefusalKind.EXPIRED, f"it waited {self._ttl_s * 1e3:g} ms in the queue", "ttl")
             self.end(request, STALE if since < request.received_at else expired, now)
 
@@ -309,12 +316,14 @@ class ClientQueues(OrderedWaiting):
         """Refuses all waiting requests of a client that is gone."""
         for request in [request for request in self._ages if request.client_id == client_id]:
             self.end(request, CLIENT_LEFT, now)
+        self._standings.forget(client_id)
         self._order.on_client_disconnected(client_id)
 
     def forget_connection(self, connection: int, now: float) -> None:
         """Refuses all waiting requests that came by a connection which has ended."""
         for request in self.of_connection(connection):
             self.end(request, CLIENT_LEFT, now)
+        self._standings.forget(connection)
 
     def clear(self, reason: str, cause: str, now: float) -> None:
         """Refuses all that waits."""
@@ -378,6 +387,7 @@ class ClientQueues(OrderedWaiting):
     def _show_next(self, queue: ClientQueue, now: float) -> None:
         following, _ = queue.behind.popitem(last=False)
         following.waiting_since = max(following.waiting_since, now)
+        self._standings.give(queue.key, following, now, enters=False)
         self._show(following, queue, now)
 
     def _is_stopped(self, request: InferenceRequest, key: Key, now: float) -> bool:

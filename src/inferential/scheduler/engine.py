@@ -132,6 +132,10 @@ class Engine:
         """Returns whether nothing that waits could go before a new request, so that `stage` may take it."""
         return self._admission.can_bypass(request)
 
+    def supersedes(self, request: InferenceRequest) -> bool:
+        """Returns whether a new request would take the place of one of its client that waits."""
+        return self._admission.supersedes(request)
+
     def expect(self, request: InferenceRequest) -> None:
         """Notes a request of a client that does not flood: calls of clients that do are not to meet its next."""
         self._admission.floods.expect(request)

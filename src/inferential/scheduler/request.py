@@ -185,6 +185,7 @@ class InferenceRequest:
         seen: when its values were seen; None where its robot did not say.
         stale_at: when it is too old to be served by what its robot says of its age; None: never.
         turn_at: when its robot was asked for a newer observation, when its turn comes; NaN: it was not asked.
+        overdue_after_s: seconds of waiting after which it counts as overdue, whatever its client's cadence is.
         waiting_since: since when it waits in its own right; later than `received_at` where an older
             request of the same client and model stood before it.
         dispatched_at: when it was last handed to its model.
@@ -233,6 +234,7 @@ class InferenceRequest:
     seen: Seen | None = None
     stale_at: float | None = None
     turn_at: float = field(default=float("nan"), repr=False)
+    overdue_after_s: float = field(default=float("inf"), repr=False)
     waiting_since: float = field(default=float("nan"), repr=False)
     dispatched_at: float = field(default=0.0, repr=False)
     inference_ms: float = field(default=0.0, repr=False)

@@ -4,7 +4,7 @@
 
 The score is how much a robot needs an answer now:
 
-    cadence_weight  * (seconds overdue by the client's learned cadence) / 0.1
+    cadence_weight  * (seconds overdue by the client's learned cadence, or `overdue_after_s`) / 0.1
     urgency_weight  * urgency
     steps_weight    * (1, 0.7, 0.4 with 0, at most 2, at most 4 steps remaining)
     priority_weight * (10 - min(priority, 10)) / 10
@@ -62,7 +62,7 @@ def score_of(request: InferenceRequest, now: float, weights: Weights, standing: 
     """Returns the score at the instant `now`; `standing` is what `standing_of` returns, where that is known."""
     score = standing_of(request, weights) if standing is None else standing
     waited = now - request.waiting_since
-    overdue = waited - request.time_until_next
+    overdue = waited - _due_in_s(request)
     if overdue > 0:
         score += weights.overdue_per_s * overdue
     if waited > 0:
@@ -79,7 +79,7 @@ def line_of(
     exactly the same line, whenever it is computed.
     """
     slope, value, until = 0.0, standing_of(request, weights) if standing is None else standing, math.inf
-    due = request.waiting_since + request.time_until_next
+    due = request.waiting_since + _due_in_s(request)
     if now >= due:
         slope += weights.overdue_per_s
         value -= weights.overdue_per_s * due
@@ -112,6 +112,10 @@ def standing_of(request: InferenceRequest, weights: Weights) -> float:
     if steps > 2:
         return score + weights.steps * 0.4
     return score + weights.steps * (0.7 if steps > 0 else 1.0)
+
+
+def _due_in_s(request: InferenceRequest) -> float:
+    return min(request.overdue_after_s, request.time_until_next)  # in this order NaN counts as unknown
 
 
 def _budget_s(request: InferenceRequest) -> float:

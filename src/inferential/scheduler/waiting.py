@@ -6,7 +6,7 @@ from collections.abc import Sequence, Sized
 
 from inferential.scheduler.ages import Ages
 from inferential.scheduler.backlog import Backlog
-from inferential.scheduler.client_queue import ClientQueue, Key
+from inferential.scheduler.client_queue import ClientQueue, Key, key_of
 from inferential.scheduler.request import InferenceRequest
 
 
@@ -42,6 +42,11 @@ class Waiting:
     def models(self) -> list[str]:
         """Returns the ids of the models that requests wait for."""
         return list(self._waiting)
+
+    def supersedes(self, request: InferenceRequest) -> bool:
+        """Returns whether a new request would take the place of one that waits."""
+        queue = self._client_queues.get(key_of(request)) if request.takes_latest else None
+        return queue is not None and (older := queue.latest) is not None and older.client_id == request.client_id
 
     def of_connection(self, connection: int) -> list[InferenceRequest]:
         """Returns the waiting requests that came by a connection."""

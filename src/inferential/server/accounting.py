@@ -128,7 +128,7 @@ class Accounting:
         self.flush()
         if self._shares.limits_any:
             self._limit(incoming)
-        return self._arrived(incoming)
+        return self._arrived(incoming, renews=bool(incoming.renews) and self._engine.supersedes(incoming.request))
 
     def defer(self, incoming: IncomingRequest) -> bool:
         """Defers the record of an arrival until `flush`; False if it must be recorded at once.
@@ -176,7 +176,7 @@ class Accounting:
                         request.client_id, request.model_id, request.request_id, request.received_at, adds_s(request)
                     )
 
-    def _arrived(self, incoming: IncomingRequest) -> bool:
+    def _arrived(self, incoming: IncomingRequest, *, renews: bool = False) -> bool:
         request = incoming.request
         client_id, model_id, now = request.client_id, request.model_id, request.received_at
         steps_remaining, client_type = request.steps_remaining, request.client_type
@@ -188,6 +188,7 @@ class Accounting:
             now,
             steps_remaining,
             request.control_period_s,
+            renews=renews,
         )
         request.track = update.track
         if update.is_new:
@@ -205,7 +206,7 @@ class Accounting:
             if steps_remaining is not None:
                 request.chunk = chunk_time(self._fleet.action_horizon, incoming)
         self._shares.note(client_id, model_id, self._weight_of(request), client_type, request.pool)
-        if self._shares.finds_floods and not request.floods:
+        if self._shares.finds_floods and not request.floods and not renews:
             self._engine.expect(request)
         applied = incoming.applied
         if applied is not None and applied.request_id:

@@ -18,6 +18,9 @@ more than 40 % on average is never overdue, and its mean interval is no deadline
 A client that was taken for overdue and asked again made a pause. One that does so now and then, as robots do between
 tasks, is overdue only after longer than its longest one lately.
 
+A robot that sends a newer observation in place of one that waits for an answer does not ask again: its period is from
+one request to the next, however often it renews them (`CadenceTracker.on_renewal`).
+
 So after a pause the period is known at once, a client that changes its rate for good is followed within three
 requests, and one that asks in pairs (1 ms, 99 ms, 1 ms, ...) is learned as what it is on average, not as all pauses.
 """
@@ -69,6 +72,8 @@ class Rhythm:
     """The mean interval when it was last counted, and up to which interval and when that was."""
     pauses: tuple[tuple[int, float], ...] = ()
     """The newest pauses: up to which interval, and how long."""
+    renewed_at: float = -math.inf
+    """When the last request was last renewed; its client is not silent meanwhile."""
 
     @property
     def confidence(self) -> float:
@@ -103,14 +108,15 @@ class Rhythm:
             return math.inf
         lately = [pause_s for interval, pause_s in self.pauses if interval > self.intervals - _PAUSES_WITHIN]
         pause_s = max(lately) if len(lately) >= _PAUSES else 0.0
-        return max(self._latest(multiplier), self.last + multiplier * pause_s)
+        return max(self._latest(multiplier), max(self.last, self.renewed_at) + multiplier * pause_s)
 
     def paused(self, pause_s: float) -> None:
         """Notes that the client was taken for overdue, and asked again after so long."""
         self.pauses = (*self.pauses[1 - _PAUSES_KEPT :], (self.intervals, pause_s))
 
     def _latest(self, multiplier: float) -> float:
-        return self.last + max(multiplier * self.period, self.period + _SPREADS * self.spread)
+        lasting_s = max(multiplier * self.period, self.period + _SPREADS * self.spread)
+        return max(self.last, self.renewed_at) + lasting_s
 
     def may_come(self, now: float, until: float, multiplier: float) -> bool:
         """Returns whether the next request may come from now until then; one that is overdue is not waited for."""
@@ -182,6 +188,12 @@ class CadenceTracker:
     def on_request(self, client_id: str, model_id: str = "", now: float | None = None) -> float | None:
         """Records a request; returns the seconds since the one before, None for the first."""
         return self.note(client_id, model_id, time.monotonic() if now is None else now)[1]
+
+    def on_renewal(self, client_id: str, model_id: str, now: float) -> None:
+        """Records an observation that takes the place of one that waits: its client is there, and asks nothing more."""
+        rhythm = self._clients.get(client_id, {}).get(model_id)
+        if rhythm is not None:
+            rhythm.renewed_at = now
 
     def note(self, client_id: str, model_id: str, now: float) -> tuple[Rhythm, float | None, float | None]:
         """Records a request; returns rhythm, seconds since the one before, and the period learned before it."""

@@ -141,8 +141,10 @@ class Fleet:
         now: float,
         steps_remaining: int | None = None,
         control_period_s: float | None = None,
+        *,
+        renews: bool = False,
     ) -> ClientUpdate:
-        """Records an observation."""
+        """Records an observation; one that renews a waiting request says nothing of how often its client asks."""
         track = self._tracks.get((client_id, model_id))
         if track is None:
             track, is_new, interval, before = self._begin(client_id, model_id, client_type, identity, now)
@@ -156,9 +158,12 @@ class Fleet:
             if identity:
                 client.identity = identity
             before = rhythm.period if rhythm.intervals else None
-            interval = now - rhythm.last
-            rhythm.last = now
-            rhythm.learn(interval, self.cadence.alpha)
+            if renews:
+                interval, rhythm.renewed_at = None, now
+            else:
+                interval = now - rhythm.last
+                rhythm.last = now
+                rhythm.learn(interval, self.cadence.alpha)
         returned = False
         if self._overdue and model_id in (overdue := self._overdue.get(client_id, _NONE)):
             returned = True

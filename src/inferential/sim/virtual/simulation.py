@@ -272,17 +272,22 @@ class _Simulation:
             raise ValueError(
                 f"model: {arrival.client_id!r} asks for {arrival.model_id!r}, which is not among the models"
             )
-        self._cadence.on_request(arrival.client_id, arrival.model_id, now)
+        client_id, model_id = arrival.client_id, arrival.model_id
+        replaced = None if observation is None else observation.ask.waiting
+        if replaced is not None and replaced.state is QUEUED:
+            self._cadence.on_renewal(client_id, model_id, now)
+        else:
+            self._cadence.on_request(client_id, model_id, now)
         request = InferenceRequest(
-            client_id=arrival.client_id,
-            model_id=arrival.model_id,
+            client_id=client_id,
+            model_id=model_id,
             identity=b"",
             envelope=b"",
             payload=b"",
             received_at=now,
             urgency=arrival.urgency,
             steps_remaining=arrival.steps_remaining,
-            time_until_next=self._cadence.time_until_next(arrival.client_id, arrival.model_id, now),
+            time_until_next=self._cadence.learned_cadence(client_id, model_id) or 0.0,
             latency_budget_ms=max(deadline - now, 1e-6) * 1e3,
             priority=arrival.priority,
             deadline=deadline,
