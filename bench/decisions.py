@@ -1,12 +1,15 @@
 """What a decision costs with 64 and 1,000 requests waiting: the strategy's own part, and all that the engine does
-around it. `slo_aware` twice: for requests with a deadline, and for those of robots that play chunks.
+around it. `slo_aware` three times: for requests with a deadline, for those of robots that play chunks by time, and for
+those of robots as `ChunkRuntime` has them by default, which go on with the first action that they have not executed,
+observe at control steps that are known, and renew observations.
 
 The clock that the engine sees is a made-up one; a call of the model ends, the next is decided, and the robots that it
-serves ask again.
+serves ask again. Those that are to renew their observations do so before the call ends.
 """
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from dataclasses import asdict, dataclass
@@ -24,8 +27,13 @@ from inferential.scheduler.time.robot_time import ChunkTime
 WAITING = (64, 1_000)
 DECISIONS = 5_000
 CHUNKS = "slo_aware, chunks"
-STRATEGIES = ("deadline_aware", "round_robin", "slo_aware", CHUNKS)
+EXECUTED = "slo_aware, chunks executed"
+STRATEGIES = ("deadline_aware", "round_robin", "slo_aware", CHUNKS, EXECUTED)
 BATCH_SIZES = (1, 8)
+CHUNK_S = 0.5
+STEP_S = 0.02
+TRANSIT_S = 0.004
+CALL_S = 0.018
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +44,8 @@ class Row:
         chosen: who runs next and with whom, by the strategy; of every other decision, as to read the clock twice within
             one takes a thirtieth of it.
         decided: the same with all that the engine keeps of them, and when it is to be asked again; of the others.
+        planned: all that is done while a call runs, to find whose observations the next one wants; None where robots do
+            not renew theirs.
         taken_in: a request that comes.
     """
 
@@ -44,6 +54,7 @@ class Row:
     batch_size: int
     chosen_us: tuple[float, float]
     decided_us: tuple[float, float]
+    planned_us: tuple[float, float] | None
     taken_in_us: tuple[float, float]
 
 
@@ -63,7 +74,7 @@ def run(seconds: float = 5.0) -> dict[str, Any]:
 
 
 def _measure(name: str, waiting: int, batch_size: int) -> Row:
-    strategy, with_chunks = name.split(",")[0], name == CHUNKS
+    strategy = name.split(",")[0]
     clock, chance = Clock(), random.Random(0)
     with patch.object(time, "monotonic", clock):
         config = SchedulingConfig(strategy=strategy, max_queue_size=10 * waiting)
@@ -74,6 +85,7 @@ def _measure(name: str, waiting: int, batch_size: int) -> Row:
         engine.profiles.load({"m": sizes})
         chosen: list[float] = []
         decided: list[float] = []
+        planned: list[float] = []
         taken_in: list[float] = []
         choose = scheduler.next_batch_on  # type: ignore[attr-defined]
 
@@ -88,29 +100,43 @@ def _measure(name: str, waiting: int, batch_size: int) -> Row:
 
         scheduler.next_batch_on = timed  # type: ignore[attr-defined]
         for number in range(waiting):
-            engine.offer(_request(f"c{number}", clock.now, chance, with_chunks), clock.now)
+            engine.offer(_request(f"c{number}", clock.now, chance, name), clock.now)
         for turn in range(2 * DECISIONS):
             is_apart = turn % 2 == 0
-            clock.now += 0.018
             began = time.thread_time()
             (batch,) = engine.work(clock.now)
-            engine.wake_at()
+            wake_at = engine.wake_at()
             if not is_apart:
                 decided.append(time.thread_time() - began)
+            ends_at, spent_s = clock.now + CALL_S, 0.0
+            outdated: list[InferenceRequest] = []
+            while name == EXECUTED and wake_at is not None and wake_at < ends_at:
+                clock.now = wake_at
+                began = time.thread_time()
+                engine.work(clock.now)
+                wake_at = engine.wake_at()
+                outdated += engine.outdated()
+                spent_s += time.thread_time() - began
+            if name == EXECUTED:
+                planned.append(spent_s)
+            clock.now = ends_at
+            for old in outdated:
+                engine.offer(_request(old.client_id, clock.now - STEP_S / 10, chance, name), clock.now)
             engine.ended()
             engine.finished(batch, clock.now, measured=False)
             for served in batch.requests:
-                request = _request(served.client_id, clock.now, chance, with_chunks)
+                request = _request(served.client_id, clock.now, chance, name)
                 began = time.thread_time()
                 engine.offer(request, clock.now)
                 taken_in.append(time.thread_time() - began)
-    return Row(name, waiting, batch_size, _of(chosen), _of(decided), _of(taken_in))
+    return Row(name, waiting, batch_size, _of(chosen), _of(decided), _of(planned) if planned else None, _of(taken_in))
 
 
-def _request(client_id: str, now: float, chance: random.Random, with_chunk: bool) -> InferenceRequest:
+def _request(client_id: str, now: float, chance: random.Random, name: str) -> InferenceRequest:
     return InferenceRequest(
         client_id=client_id,
         model_id="m",
+        takes_latest=name == EXECUTED,
         identity=b"",
         envelope=b"",
         payload=b"",
@@ -121,7 +147,22 @@ def _request(client_id: str, now: float, chance: random.Random, with_chunk: bool
         # Time enough that no request becomes late: that is another branch, and a cheaper one.
         latency_budget_ms=chance.choice((50e3, 60e3, 70e3, 80e3)),
         priority=chance.randrange(3),
-        chunk=ChunkTime(now + chance.uniform(-0.2, 0.3), now + 0.5, 0.5) if with_chunk else None,
+        chunk=_chunk(now, now + chance.uniform(-0.2, 0.3), name) if "chunks" in name else None,
+    )
+
+
+def _chunk(now: float, runs_out_at: float, name: str) -> ChunkTime:
+    if name == CHUNKS:
+        return ChunkTime(runs_out_at, now + CHUNK_S, CHUNK_S)
+    return ChunkTime(
+        runs_out_at - TRANSIT_S,
+        math.inf,
+        CHUNK_S,
+        CHUNK_S - max(runs_out_at - now, 0.0),
+        renews=True,
+        lead_s=TRANSIT_S + STEP_S,
+        steps_at=now - TRANSIT_S,
+        step_s=STEP_S,
     )
 
 

@@ -130,3 +130,28 @@ def test_a_worker_ends_with_a_killed_server_whatever_it_is_at_and_whatever_the_s
             os.killpg(server.pid, signal.SIGKILL)
         with contextlib.suppress(ProcessLookupError, FileNotFoundError):
             os.kill(int((tmp_path / "pid").read_text()), signal.SIGKILL)
+
+
+FULL = """
+import os, resource
+from io import FileIO
+from inferential.replica.life_line import hold_alone
+
+reading, writing = os.pipe()
+line = FileIO(writing, "wb")
+hold_alone(line)
+last = os.open(os.devnull, os.O_RDONLY)
+while last < 64:
+    last = os.open(os.devnull, os.O_RDONLY)
+resource.setrlimit(resource.RLIMIT_NOFILE, (last + 1, last + 1))
+forked = os.fork()
+if not forked:
+    print(os.path.samestat(os.fstat(writing), os.stat(os.devnull)), flush=True)
+    os._exit(0)
+os.waitpid(forked, 0)
+"""
+
+
+def test_what_a_server_forks_lets_go_of_the_line_where_no_descriptor_is_left() -> None:
+    done = subprocess.run([sys.executable, "-c", FULL], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.splitlines() == ["True"], done.stderr

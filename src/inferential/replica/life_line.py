@@ -31,15 +31,16 @@ def hold_alone(*ends: End) -> None:
 
 
 def _let_go() -> None:
-    """Replaces them in a process that was forked, and does not close them: an object that has the number would close
-    what comes to have it next."""
-    if not _held:
-        return
-    null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    """Replaces them in a process that was forked, and does not leave them closed: an object that has the number would
+    close what comes to have it next."""
     for end in list(_held):
         with contextlib.suppress(OSError, ValueError):  # it is closed
-            os.dup2(null, end.fileno(), inheritable=False)
-    os.close(null)
+            number = end.fileno()
+            os.close(number)  # first, as no other may be free; no other thread takes it, since there is none yet
+            null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+            if null != number:
+                os.dup2(null, number, inheritable=False)
+                os.close(null)
     _held.clear()
 
 

@@ -43,7 +43,10 @@ OLD, RENEWED, REFUSED, SPAN, LEAD, COMES, ASKS, AHEAD = range(12, 20)
 """When a new observation would be better, when its robot is asked for it though no call is to take it, when it is
 refused; the seconds from the observation to the end of its chunk, and from asking to the arrival; when the call begins
 that it is asked for, and when it is asked; the seconds from asking to the arrival until it was asked, then 0."""
-COLUMNS = 20
+OBSERVED, AHEAD_OF_STEP, LEFT = range(20, 23)
+"""What stays the same of what `renewed` computes: when it was observed, how long before a control step its robot is
+asked, beyond the time from its last one, and the seconds for which it had actions from that on."""
+COLUMNS = 23
 VACANT: Array = np.zeros(COLUMNS)
 """The column of a place without a request: it is never due, and comes after all requests in any order."""
 VACANT[[RUNS_OUT, TURN, OLD, RENEWED, REFUSED, ASKS]] = math.inf
@@ -67,9 +70,10 @@ class Columns:
         longest_step_s: of any, the time between two control steps where it is known; 0: of none.
         with_most: whether any has a gain that is bounded by MOST.
         with_rest: whether any may cover more than is played of it from when it is answered on.
+        alike: whether all have the same known step, a bound on what they gain and none on when (`is_common`).
     """
 
-    __slots__ = ("count", "longest_step_s", "row", "rows", "with_most", "with_rest")
+    __slots__ = ("alike", "count", "longest_step_s", "row", "rows", "with_most", "with_rest")
 
     def __init__(self, rows: Array, count: int | None = None) -> None:
         self.rows: Array = rows
@@ -79,6 +83,11 @@ class Columns:
         self.longest_step_s: float = longest_s if longest_s > LEAST_STEP_S else 0.0
         self.with_most: bool = bool((rows[MOST] < MOST_S).any())
         self.with_rest: bool = True
+        self.alike: bool = False
+
+    def taken(self, places: Places) -> Array:
+        """Returns some columns, in this order, as an array [COLUMNS, places] that may be changed."""
+        return self.rows.take(places, 1)
 
     def briefs(self, places: Places) -> list[list[float]]:
         """Returns the first BRIEF numbers of columns, not to be changed."""
@@ -126,6 +135,8 @@ def column(
         least_s = max(observed_at - steps_at, 0.0) + step_s
         lead_s = least_s + min(max(lead_s - least_s, EARLY_S), step_s / 2)
     worth, ages = _urgency(weight, lasts_s, since, starved)
+    span_s = covers_until - observed_at
+    seen_at = covers_until - span_s
     return [
         runs_out_at,
         covers_until,
@@ -142,12 +153,32 @@ def column(
         old_from if old_from == old_from else math.inf,
         renewed_from if renewed_from == renewed_from else math.inf,
         refused_from if refused_from == refused_from else math.inf,
-        covers_until - observed_at,
+        span_s,
         lead_s,
         comes_at,
         math.inf,
         lead_s if old_from < math.inf else 0.0,
+        seen_at,
+        lead_s - (seen_at - steps_at) - step_s,
+        runs_out_at - (steps_at if step_s > LEAST_STEP_S else seen_at),
     ]
+
+
+def is_common(of_row: list[float]) -> bool:
+    """Returns whether a column is of a robot as `ChunkRuntime` has it by default, and tells nothing odd.
+
+    It goes on with the first action that it has not executed, its control steps are known, and it renews observations;
+    renewed too, its answer covers no more than the longest that it plays one.
+    """
+    lasts_s, left_s = of_row[LASTS], of_row[LEFT]
+    return (
+        of_row[STEP] > LEAST_STEP_S
+        and of_row[LEAD] > 0
+        and of_row[SPAN] >= MOST_S / 2
+        and lasts_s < MOST_S / 16
+        and -MOST_S / 16 < left_s < MOST_S / 16
+        and of_row[MOST] + (left_s if left_s > 0 else 0.0) <= lasts_s + ROUNDING_S
+    )
 
 
 def _near(at: float, now: float) -> float:
@@ -169,5 +200,6 @@ def serve(of_row: list[float], covered_until: float, since: float, starvation_s:
         more_s = covered_until - max(of_row[RUNS_OUT], of_row[COVERS] - of_row[SPAN])
         of_row[MOST] = max(0.0, of_row[MOST] - max(0.0, more_s))
     of_row[RUNS_OUT] = max(of_row[RUNS_OUT], covered_until)
+    of_row[LEFT] = of_row[RUNS_OUT] - (of_row[BEGINS] if of_row[STEP] > LEAST_STEP_S else of_row[OBSERVED])
     of_row[WORTH], of_row[AGES] = _urgency(weight, lasts_s, since, 0.0)
     of_row[SINCE], of_row[TURN] = since, since + lasts_s + starvation_s * (2 - weight)

@@ -13,7 +13,7 @@ import numpy as np
 from inferential.scheduler.chunk_columns import BEGINS, COVERS, LASTS, LEAST, MOST, RUNS_OUT, STEP, Array, Columns
 
 _SHARPEST = 1e-9  # of a step, so that it can be divided by
-_ZERO = np.zeros(())  # as an array: numbers have to be made into one each time
+_ZERO, _HALF, _ONE = np.array(0.0), np.array(0.5), np.array(1.0)  # numbers have to be made into arrays each time
 
 Rows = Array | Sequence[Array]
 """Of columns: RUNS_OUT and what follows."""
@@ -35,15 +35,19 @@ def played_from(columns: Columns, row: Rows, ends_at: Array | float, varies_s: f
     steps_at, step_s = row[BEGINS], row[STEP]
     if is_blurred(columns, varies_s):
         return ends_at + step_s / 2
-    width = np.minimum(2 * varies_s / step_s, 1.0)
-    np.maximum(width, _SHARPEST, out=width)
-    steps: Array = (ends_at - steps_at) / step_s
+    if columns.alike:
+        width = np.array(max(min(2 * varies_s / columns.longest_step_s, 1.0), _SHARPEST))
+    else:
+        width = np.minimum(2 * varies_s / step_s, 1.0)
+        np.maximum(width, _SHARPEST, out=width)
+    steps: Array = ends_at - steps_at
+    steps /= step_s
     whole = np.rint(steps)
     steps -= whole
     steps /= width
-    steps += 0.5
+    steps += _HALF
     np.maximum(steps, _ZERO, out=steps)
-    np.minimum(steps, 1.0, out=steps)
+    np.minimum(steps, _ONE, out=steps)
     steps += whole
     steps *= step_s
     steps += steps_at

@@ -29,6 +29,7 @@ import numpy as np
 from inferential.scheduler import chunk_columns as columns
 from inferential.scheduler.chunk_client import ChunkClient, Usual, note_reserves, note_served
 from inferential.scheduler.chunk_gains import worth
+from inferential.scheduler.chunk_renewed import RenewedAlike
 from inferential.scheduler.chunk_table import ChunkTable
 from inferential.scheduler.chunk_values import choose, renewed
 from inferential.scheduler.request import InferenceRequest
@@ -71,6 +72,7 @@ class ChunkLane:
         self._size = 0  # of the last call that had a choice
         self._planned: dict[str, tuple[float, float]] = {}  # by replica: the end of its call, and when to plan again
         self._usual = Usual()
+        self._comes_until = -math.inf  # the latest call that any was planned for
         self._has_limits = False  # some request may be renewed or refused
         self._limits: tuple[float, float, float] | None = None  # as `_due` returns them; None: not known
         self._worth: tuple[float, int, int] | None = None  # what `worth_a_call` was last asked, and returned
@@ -234,7 +236,7 @@ class ChunkLane:
 
     def _plan(self, now: float, slots: Sequence[ReplicaSlot]) -> None:
         """Notes when to ask which robots for the next calls that are so near that some are to be asked soon."""
-        rows = self._table.rows
+        table = self._table
         for slot in sorted(slots, key=lambda slot: slot.free_at):
             lead_s = self._due()[2]
             if not lead_s or slot.free_at == math.inf:
@@ -247,23 +249,32 @@ class ChunkLane:
             over_s = now - slot.free_at
             begins_at = now + over_s if over_s >= lead_s else max(slot.free_at, now)
             self._planned[slot.replica] = slot.free_at, begins_at + lead_s
-            anew = renewed(rows, begins_at - WAKE_S - _early_s(slot), now)
+            by = begins_at - WAKE_S - _early_s(slot)
+            anew: columns.Columns = (
+                RenewedAlike(table, by, now)
+                if table.alike
+                else columns.Columns(renewed(table.rows, by, now), len(table))
+            )
             next_of = self._of_next_call(slot, anew, begins_at, now)
-            is_old = rows[columns.OLD, next_of] <= begins_at
-            is_old &= rows[columns.COMES, next_of] != begins_at  # else it was renewed for this call
-            rows[columns.COMES, next_of] = begins_at
+            comes_at = table.row[columns.COMES]
+            is_old = table.row[columns.OLD].take(next_of) <= begins_at
+            is_old &= comes_at.take(next_of) != begins_at  # else it was renewed for this call
+            comes_at[next_of] = begins_at
+            self._comes_until = max(self._comes_until, begins_at)
             next_of = next_of[is_old]
-            rows[columns.ASKS, next_of] = anew[columns.ASKS, next_of]
-            self._limits = None
+            if next_of.size:
+                table.row[columns.ASKS][next_of] = anew.row[columns.ASKS].take(next_of)
+                self._limits = None
 
-    def _of_next_call(self, slot: ReplicaSlot, rows: columns.Array, begins_at: float, now: float) -> columns.Places:
-        """Returns the places of the requests that a call would take, were the rows as given; it changes them."""
-        comes_at = rows[columns.COMES]
-        of_others = (comes_at > now) & (comes_at < begins_at)  # which are of the call of another replica
-        rows[columns.WORTH, of_others] = rows[columns.AGES, of_others] = 0.0
+    def _of_next_call(self, slot: ReplicaSlot, anew: columns.Columns, begins_at: float, now: float) -> columns.Places:
+        """Returns the places of the requests that a call would take, were all so; it changes the list of their rows."""
+        if self._comes_until > now:
+            comes_at = anew.row[columns.COMES]
+            is_open = (comes_at <= now) | (comes_at >= begins_at)  # the others are of the call of another replica
+            for name in (columns.WORTH, columns.AGES):
+                anew.row[name] = anew.row[name] * is_open
         limit = min(slot.max_batch_size, slot.profile.explored())
-        known = columns.Columns(rows, len(self._table))
-        return choose(known, slot.profile, limit, begins_at, None, self._size)
+        return choose(anew, slot.profile, limit, begins_at, None, self._size)
 
     def _ask(self, places: columns.Places, now: float) -> list[InferenceRequest]:
         rows = self._table.rows

@@ -78,7 +78,7 @@ def _best_of_lines(
 
 
 def _best_of_all(columns: Columns, places: Places, now: float, sizes: BatchSizes, *, is_short: bool) -> int:
-    row = columns.rows.take(places, 1)
+    row = columns.taken(places)
     if columns.with_most and not is_short:
         row[COVERS] = covers(row, now)
     answered_at = played_from(columns, row, sizes.seconds_each + now, sizes.varies_s)  # [sizes, places], as all below

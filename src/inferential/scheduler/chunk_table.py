@@ -12,7 +12,7 @@ import math
 import numpy as np
 
 from inferential.scheduler import chunk_columns as columns
-from inferential.scheduler.chunk_columns import BRIEF, RUNS_OUT, TURN, VACANT, Array, Places
+from inferential.scheduler.chunk_columns import BRIEF, RUNS_OUT, STEP, TURN, VACANT, Array, Places, is_common
 
 _WIDTH = 16  # places that there is room for at least
 _SPARSE = 4  # so many times as many places as requests are too many
@@ -21,7 +21,16 @@ _SPARSE = 4  # so many times as many places as requests are too many
 class ChunkTable(columns.Columns):
     """Columns by place."""
 
-    __slots__ = ("_briefs", "_by_place", "_first_turn", "_starving", "_starving_at", "_vacant")
+    __slots__ = (
+        "_briefs",
+        "_by_place",
+        "_common_step_s",
+        "_first_turn",
+        "_odd",
+        "_starving",
+        "_starving_at",
+        "_vacant",
+    )
 
     def __init__(self) -> None:
         self._briefs: list[list[float]] = []  # the first BRIEF numbers of each, to be read one by one
@@ -49,6 +58,9 @@ class ChunkTable(columns.Columns):
         self.longest_step_s: float = 0.0
         self.with_most: bool = False
         self.with_rest: bool = False
+        self._common_step_s = 0.0  # of all that are not odd
+        self._odd: set[int] = set()  # places of those that are not as most are
+        self.alike: bool = False
 
     # Changing
 
@@ -68,14 +80,34 @@ class ChunkTable(columns.Columns):
         if not self.with_rest:
             covers_s = min(column[columns.COVERS], max(column[RUNS_OUT], now) + column[columns.MOST]) - now
             self.with_rest = covers_s > column[columns.LASTS] + columns.ROUNDING_S
+        if self.count == len(self._odd) + 1:  # it is the only one that may be common
+            self._common_step_s = column[STEP]
+        self._note_kind(place, column)
         self._starving += column[RUNS_OUT] <= self._starving_at
         self._first_turn = min(self._first_turn, column[TURN])
         return place
 
+    def _note_kind(self, place: int, column: list[float]) -> None:
+        odd = self._odd
+        if column[STEP] == self._common_step_s and is_common(column):
+            odd.discard(place)
+        else:
+            odd.add(place)
+        self._note_alike()
+
+    def _note_alike(self) -> None:
+        self.alike = not self._odd and not self.with_rest
+        if self.alike:
+            self.longest_step_s = self._common_step_s
+
     def remove(self, places: Places) -> None:
         """Makes places vacant."""
         self._by_place[places] = VACANT
-        self._vacant += places.tolist()
+        vacated = places.tolist()
+        self._vacant += vacated
+        if self._odd:
+            self._odd.difference_update(vacated)
+            self._note_alike()
         self.count -= places.size
         self._starving -= places.size
         if not self.count:
@@ -91,6 +123,7 @@ class ChunkTable(columns.Columns):
         vacant = set(self._vacant)
         taken = [place for place in range(len(self._briefs)) if place not in vacant]
         self._briefs = [self._briefs[place] for place in taken]
+        self._odd = {now for now, before in enumerate(taken) if before in self._odd}
         self._vacant = []
         more = np.repeat(VACANT[:, None], len(taken) // 4 + _WIDTH, 1)
         self._lay_out(np.concatenate([self.rows[:, taken], more], axis=1))
@@ -102,6 +135,7 @@ class ChunkTable(columns.Columns):
         columns.serve(column, covered_until, since, starvation_s)
         self._by_place[place] = column
         self._briefs[place] = column[:BRIEF]
+        self._note_kind(place, column)
         self._starving -= 1
         self._first_turn = min(self._first_turn, column[TURN])
 
