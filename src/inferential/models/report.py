@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -69,7 +68,7 @@ def versions_of(models: ModelManager, model_id: str) -> list[VersionStatus]:
 
 def _of(models: ModelManager, pool: Pool) -> VersionStatus:
     condition = models.condition_of(pool.pool_id)
-    since = time.time() - (time.monotonic() - condition.since) if math.isfinite(condition.since) else None
+    since = condition.since_unix(time.monotonic(), time.time())
     role = models.lineup.role(pool)
     counts = models.trials.counts(pool.model_id, pool.version)
     comparison = models.trials.comparison(pool.model_id)
