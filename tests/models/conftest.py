@@ -41,6 +41,7 @@ class Policy:
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.delitem(sys.modules, "policies", raising=False)  # of a test elsewhere, whose file does not change
     (tmp_path / "policies.py").write_text(POLICIES)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
