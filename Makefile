@@ -8,8 +8,8 @@ OLDEST := .venv-oldest
 EXTRAS := edge demo otel bfloat16 lerobot kserve record
 COVERED ?= 94
 TYPED ?= 100
-# Two cores and three more: of three groups of tests most of the time is waiting (FIRST in tests/conftest.py).
-JOBS ?= 5
+# Two cores and two more: of two groups of tests most of the time is waiting (REAL_TIME and RAY in tests/conftest.py).
+JOBS ?= 4
 # The pip of Python 3.11 takes three times as long as today's. Modules are compiled when they are first imported, which few are.
 MAKE_VENV = test -x $(BIN)/python || { $(PYTHON) -m venv $(VENV) && $(BIN)/python -m pip install --quiet --upgrade pip; }
 NEW_ENOUGH = @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "the server and its tests need Python >= 3.11; try make PYTHON=python3.12")'
