@@ -49,14 +49,13 @@ REAL_TIME = (
 )
 """They drive robots in real time or start many processes; of these one runs at a time."""
 RAY = ("tests/dispatch/ray/",)
-"""They share one Ray, and mostly wait for it."""
-RAY_TOO = tuple(f"tests/dispatch/ray/test_{name}.py" for name in ("nodes", "servers", "sessions", "versions"))
-"""Of those the ones that share another, beside it: all together take longer than everything else."""
+"""They share one Ray, and mostly wait for it. Beside another on this machine a program would find the wrong one, by the
+file that Ray writes for all (`ray_current_cluster`), and end what runs there."""
 OWN_SERVER = ("tests/cli/test_robot_keys.py", "tests/server/test_memory.py")
 """All tests of such a file ask one server, which is started once."""
 
 
-FIRST = ("real time", "Ray", "Ray, too")
+FIRST = ("real time", "Ray")
 """Groups whose tests take longest together."""
 NICE = 5
 """Of processes with tests of neither kind, and of those that they start."""
@@ -69,9 +68,7 @@ def group_of(nodeid: str) -> str:
     """
     if nodeid.startswith(REAL_TIME):
         return "real time"
-    if nodeid.startswith(RAY_TOO) or "[ray.md" in nodeid or "[with-ray.md" in nodeid:
-        return "Ray, too"
-    if nodeid.startswith(RAY):
+    if nodeid.startswith(RAY) or "[ray.md" in nodeid or "[with-ray.md" in nodeid:
         return "Ray"
     if nodeid.startswith(OWN_SERVER):
         return nodeid.partition("::")[0]
