@@ -34,7 +34,7 @@ from inferential.replica.pending import Pending
 from inferential.replica.rows import RowReader, read_outcomes
 from inferential.replica.shared import ALL_ROWS
 from inferential.replica.spare import Spare
-from inferential.replica.spawn import Spawned, resident_mb, spawn
+from inferential.replica.spawn import Spawned, resident_mb, spawn, why_not
 from inferential.replica.spec import ModelProcess
 from inferential.replica.stream import Frame
 from inferential.replica.view import WorkerView
@@ -308,7 +308,7 @@ class WorkerProcess(WorkerView):
         try:
             spawned = await (self._start() if self._spare is None else self._spare.take())
         except (OSError, ValueError, RuntimeError, MemoryError) as error:  # RuntimeError: no thread can be started
-            why = system_reason(error) if isinstance(error, OSError) else str(error) or "no memory is left"
+            why = system_reason(error) if isinstance(error, OSError) else why_not(error)
             self._over(f"its interpreter {self._spec.python or sys.executable} cannot be started: {why}")
             return
         finally:

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
-from inferential.replica.spawn import Spawned
+from inferential.replica.spawn import Spawned, why_not
 from inferential.replica.stream import write_message
 from inferential.replica.wire import NO_CALL, PREPARE
 
@@ -43,7 +43,7 @@ class Spare:
             for buffer in write_message([NO_CALL, PREPARE, self._message]):
                 spawned.connected.sendall(buffer)
         except (OSError, ValueError, RuntimeError, MemoryError) as error:  # RuntimeError: no thread can be started
-            logger.warning("no spare process can be started: %s", str(error) or "no memory is left")
+            logger.warning("no spare process can be started: %s", why_not(error))
             if spawned is not None:  # it has ended already
                 spawned.discard()
             return

@@ -142,6 +142,11 @@ def _ran_ns(pid: int) -> int:
     return time.clock_gettime_ns((~pid << 3) | 2)  # its clock of the scheduler's time, as Linux numbers clocks
 
 
+def why_not(error: Exception) -> str:
+    """Returns why a process cannot be started; a MemoryError has no words of its own."""
+    return str(error) or "no memory is left"
+
+
 async def spawn(python: str | Path | None, env: Mapping[str, str], inbox_fd: int = -1) -> Spawned:
     """Starts a worker.
 
@@ -160,7 +165,7 @@ async def spawn(python: str | Path | None, env: Mapping[str, str], inbox_fd: int
     try:
         memory: ServersMemory | None = ServersMemory()
     except (OSError, MemoryError) as error:  # which must not leave the descriptors above open
-        logger.info("no memory is shared with worker processes: %s", str(error) or "no memory is left")
+        logger.info("no memory is shared with worker processes: %s", why_not(error))
         memory = None
     memory_fd = -1 if memory is None else memory.fd
     descriptors = (theirs.fileno(), line, memory_fd, inbox_fd)
