@@ -54,6 +54,11 @@ class ClientQueue:
         """Puts what waits behind in the order in which it arrived."""
         self.behind = OrderedDict.fromkeys(sorted(self.behind, key=lambda one: one.arrival))
 
+    def superseded_by(self, request: InferenceRequest) -> InferenceRequest | None:
+        """Returns the waiting request whose place a newer observation of the same client takes."""
+        latest = self.latest
+        return latest if latest is not None and latest.client_id == request.client_id else None
+
     def former_episodes(self, request: InferenceRequest) -> list[InferenceRequest]:
         """Returns the waiting requests that a new one ends because its client has begun another episode since."""
 

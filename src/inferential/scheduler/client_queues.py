@@ -126,7 +126,7 @@ class ClientQueues(OrderedWaiting):
         self._enter(request, key, rank, now)
 
     def _supersede(self, queue: ClientQueue, request: InferenceRequest, now: float) -> None:
-        if (older := queue.latest) is not None and older.client_id == request.client_id:
+        if (older := queue.superseded_by(request)) is not None:
             request.waiting_since, request.arrival = older.waiting_since, older.arrival
             self.end(older, SUPERSEDED, now)
 

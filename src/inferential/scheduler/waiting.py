@@ -46,7 +46,7 @@ class Waiting:
     def supersedes(self, request: InferenceRequest) -> bool:
         """Returns whether a new request would take the place of one that waits."""
         queue = self._client_queues.get(key_of(request)) if request.takes_latest else None
-        return queue is not None and (older := queue.latest) is not None and older.client_id == request.client_id
+        return queue is not None and queue.superseded_by(request) is not None
 
     def of_connection(self, connection: int) -> list[InferenceRequest]:
         """Returns the waiting requests that came by a connection."""
