@@ -57,5 +57,6 @@ def adds_s(request: InferenceRequest) -> float | None:
     To one that plays chunks by time, what it adds depends on when it comes.
     """
     chunk = request.chunk
-    goes_on = chunk is not None and chunk.step_s > 0 and chunk.covers_until == math.inf
-    return chunk.most_s if chunk is not None and goes_on else None
+    if chunk is None or chunk.step_s <= 0 or chunk.covers_until < math.inf:
+        return None
+    return chunk.most_s

@@ -108,20 +108,22 @@ class Rhythm:
             return math.inf
         lately = [pause_s for interval, pause_s in self.pauses if interval > self.intervals - _PAUSES_WITHIN]
         pause_s = max(lately) if len(lately) >= _PAUSES else 0.0
-        return max(self._latest(multiplier), max(self.last, self.renewed_at) + multiplier * pause_s)
+        return self._heard_at() + max(self._lasting_s(multiplier), multiplier * pause_s)
 
     def paused(self, pause_s: float) -> None:
         """Notes that the client was taken for overdue, and asked again after so long."""
         self.pauses = (*self.pauses[1 - _PAUSES_KEPT :], (self.intervals, pause_s))
 
-    def _latest(self, multiplier: float) -> float:
-        lasting_s = max(multiplier * self.period, self.period + _SPREADS * self.spread)
-        return max(self.last, self.renewed_at) + lasting_s
+    def _heard_at(self) -> float:
+        return max(self.last, self.renewed_at)
+
+    def _lasting_s(self, multiplier: float) -> float:
+        return max(multiplier * self.period, self.period + _SPREADS * self.spread)
 
     def may_come(self, now: float, until: float, multiplier: float) -> bool:
         """Returns whether the next request may come from now until then; one that is overdue is not waited for."""
         earliest = self.last if self.is_irregular else self.last + self.period - _EARLY * self.spread
-        return earliest < until and now < self._latest(multiplier)
+        return earliest < until and now < self._heard_at() + self._lasting_s(multiplier)
 
     def learn(self, interval: float, alpha: float) -> None:
         """Updates the period with an interval, by the table above."""
