@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
+from tests.telemetry.conftest import scraped
 
 from inferential import InferenceError, LocalDispatcher, Server
 from inferential.dispatch.base import GpuUse, NodeUse
@@ -27,7 +28,7 @@ async def server() -> AsyncIterator[Server]:
 
 
 def custom(exporter: Exporter) -> dict[str, Metric]:
-    families = {family.name: family for family in text_string_to_metric_families(exporter.text().decode())}
+    families = {family.name: family for family in text_string_to_metric_families(scraped(exporter))}
     return {
         name.removeprefix("inferential_"): family
         for name, family in families.items()
@@ -115,7 +116,7 @@ def test_points_that_come_together_are_counted_as_if_they_came_one_by_one(
         for other, client_id, model_id, value in points:
             if other == name:
                 one_by_one.metrics.record(name, value, {"client": client_id, "model": model_id})
-    found, expected = (exporter.text().decode() for exporter in exporters)
+    found, expected = (scraped(exporter) for exporter in exporters)
     assert sorted(found.splitlines()) == sorted(expected.splitlines())
 
 
@@ -125,7 +126,7 @@ async def test_gpus_are_gauges_as_far_as_they_are_known() -> None:
             return [NodeUse("", "gpu-1", None, None, (GpuUse(0, "H200", 37.0, 2500.0), GpuUse(1, "A30", None, 10.0)))]
 
     async with Server("tcp://127.0.0.1:0", dispatcher=OnGpus({})) as server:
-        lines = Exporter(server).text().decode().splitlines()
+        lines = scraped(Exporter(server)).splitlines()
     assert 'inferential_gpu_utilization{gpu="0",node="gpu-1"} 0.37' in lines
     assert 'inferential_gpu_memory_bytes{gpu="1",node="gpu-1"} 1e+07' in lines
     assert not any(line.startswith('inferential_gpu_utilization{gpu="1"') for line in lines)
@@ -133,7 +134,7 @@ async def test_gpus_are_gauges_as_far_as_they_are_known() -> None:
 
 async def test_the_counters_of_a_model_begin_at_0_so_that_a_rate_sees_its_first_event() -> None:
     async with Server("tcp://127.0.0.1:0", dispatcher=LocalDispatcher({"arm": lambda observation: 1.0})) as server:
-        lines = Exporter(server).text().decode().splitlines()
+        lines = scraped(Exporter(server)).splitlines()
     for name in ("responses_served", "deadline_misses", "requests_unanswered"):
         assert f'inferential_{name}_total{{model="arm"}} 0.0' in lines
 
@@ -152,9 +153,7 @@ async def test_robots_that_get_nothing_at_all_are_misses() -> None:
             with pytest.raises(InferenceError):
                 await model.infer(60_000, state=np.zeros(1))
             await asyncio.sleep(0.02)
-            found = [
-                one for one in exporter.text().decode().splitlines() if one.startswith("inferential_deadline_misses")
-            ]
+            found = [one for one in scraped(exporter).splitlines() if one.startswith("inferential_deadline_misses")]
             line = next((one for one in found if 'model="arm"' in one and not one.endswith(" 0.0")), "")
         assert line
         client = server.status().clients[0]

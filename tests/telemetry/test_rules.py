@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from ruamel.yaml import YAML
+from tests.telemetry.conftest import scraped
 
 from inferential import LocalDispatcher, Server
 from inferential.telemetry.prometheus import Exporter
@@ -29,7 +30,7 @@ async def test_every_rule_asks_for_metrics_and_labels_that_are_there_before_anyt
     rules: list[dict[str, Any]],
 ) -> None:
     async with Server("tcp://127.0.0.1:0", dispatcher=LocalDispatcher({"arm": lambda one: one})) as server:
-        text = Exporter(server).text().decode()
+        text = scraped(Exporter(server))
     labels: dict[str, set[str]] = {}
     states: set[str] = set()
     for family in text_string_to_metric_families(text):

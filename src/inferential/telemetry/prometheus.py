@@ -97,10 +97,6 @@ class Exporter:
         }
         server.metrics.add_sink(self._take)
 
-    def text(self) -> bytes:
-        """Returns the page that is scraped."""
-        return b"".join(map(text_of, self.families()))
-
     def families(self) -> Iterator[Metric]:
         """Yields all families, each as it is when it is asked for.
 
