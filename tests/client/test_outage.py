@@ -140,6 +140,14 @@ def silent(robot: Robot, server: Server) -> tuple[socket.socket, socket.socket]:
     return old, beside
 
 
+def until_it_ends(robot: Robot, beside: socket.socket, end: Callable[[socket.socket], object]) -> None:
+    """Ends the connection beside a silent one; returns once the robot knows."""
+    end(beside)
+    while len(robot.selector.get_map()) > 1:
+        assert robot.selector.select(10)
+        assert not robot.poll()
+
+
 def test_where_what_is_sent_goes_nowhere_the_connection_by_which_the_server_is_heard_is_used(
     robot: Robot, server: Server
 ) -> None:
@@ -160,10 +168,7 @@ def test_a_connection_that_ends_beside_a_silent_one_is_made_again_after_a_while(
     end: Callable[[socket.socket], object], robot: Robot, server: Server
 ) -> None:
     _, beside = silent(robot, server)
-    end(beside)
-    while len(robot.selector.get_map()) > 1:
-        assert robot.selector.select(10)
-        assert not robot.poll()
+    until_it_ends(robot, beside, end)
     assert not robot.poll(robot.link.next_poll_at)
     assert robot.now == pytest.approx(2.6)
     assert server.accept()
@@ -198,10 +203,7 @@ def test_after_the_one_beside_it_has_ended_a_connection_that_is_heard_again_send
 ) -> None:
     """As behind a proxy that takes connections and ends those that it cannot hand on."""
     old, beside = silent(robot, server)
-    end(beside)
-    while len(robot.selector.get_map()) > 1:
-        assert robot.selector.select(10)
-        assert not robot.poll()
+    until_it_ends(robot, beside, end)
     old.sendall(p.command(p.PONG))
     assert robot.next() is None
     assert not robot.poll()
