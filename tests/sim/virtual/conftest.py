@@ -7,7 +7,30 @@ from typing import Any
 
 import pytest
 
+from inferential.sim.virtual import generate
 from inferential.sim.virtual.fleet_file import Fleet
+from inferential.sim.virtual.simulation import Run, simulate
+
+
+def simulated(
+    fleet: Fleet,
+    strategy: str = "slo_aware",
+    seconds: float = 5.0,
+    *,
+    profiled: bool = True,
+    options: dict[str, Any] | None = None,
+) -> Run:
+    """Simulates all robots of a fleet, with the chances of seed 0."""
+    return simulate(
+        generate.models(fleet),
+        generate.arrivals(fleet, seconds=seconds, seed=0),
+        strategy,
+        seconds=seconds,
+        seed=0,
+        robots=generate.chunked_robots(fleet, seed=0),
+        options=options,
+        profiled=profiled,
+    )
 
 
 @pytest.fixture(scope="session")

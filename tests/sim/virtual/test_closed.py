@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.sim.virtual.conftest import simulated
 
 from inferential.config.schema import SchedulingConfig
 from inferential.scheduler import InferenceRequest, base, register_scheduler, scheduler_names
 from inferential.scheduler.round_robin import RoundRobinScheduler
-from inferential.sim.virtual import generate
 from inferential.sim.virtual.closed import ANSWERED, OUTDATED, RobotLoop
 from inferential.sim.virtual.fleet_file import Fleet
 from inferential.sim.virtual.mirror import Mirror
@@ -152,14 +152,7 @@ def test_robots_and_open_arrivals_share_the_models(make_fleet: Callable[..., Fle
         arm={"count": 2},
         hand={"kind": "chunked", "horizon_steps": 10, "budget_ms": None, "delay_ms": 2},
     )
-    done = simulate(
-        generate.models(fleet),
-        generate.arrivals(fleet, seconds=5, seed=0),
-        "slo_aware",
-        seconds=5,
-        seed=0,
-        robots=generate.chunked_robots(fleet, seed=0),
-    )
+    done = simulated(fleet, profiled=False)
     assert {outcome.arrival.robot_class for outcome in done.outcomes} == {"arm", "hand"}
     assert [played.robot.robot_class for played in done.played] == ["hand", "hand"]
     assert list(done.outcomes) == sorted(done.outcomes, key=lambda outcome: outcome.arrival.at)
@@ -309,15 +302,7 @@ def test_starved_robots_with_chunks_leave_other_models_of_their_device_their_tur
             },
         }
     )
-    run = simulate(
-        generate.models(described),
-        generate.arrivals(described, seconds=6, seed=0),
-        "slo_aware",
-        seconds=6,
-        seed=0,
-        robots=generate.chunked_robots(described, seed=0),
-        profiled=True,
-    )
+    run = simulated(described, seconds=6.0)
     answered = [one.end == "answered" for one in run.outcomes if one.arrival.robot_class == "watcher"]
     assert sum(answered) / len(answered) > 0.75
 
@@ -332,16 +317,7 @@ def test_robots_that_follow_the_suggested_horizon_do_not_starve_for_having_asked
     starved = {}
     for objective in ("robot_time", "answers"):  # which suggests none
         fleet = make_fleet(models, arm=arm)
-        run = simulate(
-            generate.models(fleet),
-            [],
-            "slo_aware",
-            seconds=4.0,
-            seed=0,
-            robots=generate.chunked_robots(fleet, seed=0),
-            options={"objective": objective},
-            profiled=True,
-        )
+        run = simulated(fleet, seconds=4.0, options={"objective": objective})
         starved[objective] = sum(one.steps - one.executed for one in run.played) / sum(one.steps for one in run.played)
     assert starved["robot_time"] < 0.0005
     assert starved["answers"] > 0.002

@@ -8,14 +8,12 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.sim.virtual.conftest import simulated
 
-from inferential.sim.virtual import generate
 from inferential.sim.virtual.fleet_file import Fleet
 from inferential.sim.virtual.measures import measure
 from inferential.sim.virtual.planning.search import Search
-from inferential.sim.virtual.simulation import simulate
 from inferential.sim.virtual.starvation import play_of
-from inferential.sim.virtual.world import Run
 
 STRATEGIES = ("slo_aware", "deadline_aware", "batch_optimized", "priority_tiered", "round_robin")
 SECONDS = 2.0
@@ -88,22 +86,10 @@ def _fleets(draw: st.DrawFn) -> Fleet:
     return Fleet.model_validate({"models": {"a": draw(_model()), "b": draw(_model())}, "robots": robots})
 
 
-def _simulated(fleet: Fleet, strategy: str = "slo_aware", seconds: float = SECONDS, *, profiled: bool = True) -> Run:
-    return simulate(
-        generate.models(fleet),
-        generate.arrivals(fleet, seconds=seconds, seed=0),
-        strategy,
-        seconds=seconds,
-        seed=0,
-        robots=generate.chunked_robots(fleet, seed=0),
-        profiled=profiled,
-    )
-
-
 @given(fleet=_fleets(), strategy=st.sampled_from(STRATEGIES), profiled=st.booleans())
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_whatever_a_file_may_say_is_simulated_to_the_end(fleet: Fleet, strategy: str, profiled: bool) -> None:
-    run = _simulated(fleet, strategy, profiled=profiled)
+    run = simulated(fleet, strategy, SECONDS, profiled=profiled)
     json.dumps(measure(run).as_dict(), allow_nan=False)
     play = play_of(run)
     if play is not None:
@@ -133,7 +119,7 @@ POLICY = {"fixed_ms": 65.4, "per_row_ms": 10.57, "max_batch_size": 8}
 
 
 def _starved(model: dict[str, Any], **classes: dict[str, Any]) -> dict[str, float]:
-    run = _simulated(Fleet.model_validate({"models": {"m": model}, "robots": classes}), seconds=6.0)
+    run = simulated(Fleet.model_validate({"models": {"m": model}, "robots": classes}), seconds=6.0)
     found: dict[str, list[float]] = {}
     for one in run.played:
         found.setdefault(one.robot.robot_class, []).append(1 - one.executed / one.steps)

@@ -7,13 +7,12 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.sim.virtual.conftest import simulated
 
-from inferential.sim.virtual import generate
 from inferential.sim.virtual.fleet_file import Fleet, example
 from inferential.sim.virtual.planning import search as search_module
 from inferential.sim.virtual.planning.placement import MOST_MODELS, placements
 from inferential.sim.virtual.planning.search import Plan, Search
-from inferential.sim.virtual.simulation import simulate
 from inferential.sim.virtual.starvation import play_by_class
 
 ARM = {"model": "policy", "kind": "chunked", "rate_hz": 20, "horizon_steps": 20, "delay_ms": 2}
@@ -82,16 +81,7 @@ def test_what_is_estimated_of_robots_with_chunks_is_about_what_is_simulated(
     described = fleet(**robots)
     for name, model in described.models.items():
         model.replicas = placed.group(name).devices
-    run = simulate(
-        generate.models(described),
-        generate.arrivals(described, seconds=6.0, seed=0),
-        "slo_aware",
-        seconds=6.0,
-        seed=0,
-        robots=generate.chunked_robots(described, seed=0),
-        profiled=True,
-    )
-    played = play_by_class(run)
+    played = play_by_class(simulated(described, seconds=6.0))
     gained = sum(
         one.count * one.value * ((1 - played[name].starved) / one.step_s if name in played else 1 / one.period_s)
         for name, one in described.robots.items()
