@@ -18,6 +18,7 @@ import pytest
 from bench.environments import made
 from tests.dispatch.conftest import Serving, load, models_of, robot, until
 from tests.dispatch.conftest import ask_robot as ask
+from tests.scrape import scraped
 
 from inferential import (
     InferenceError,
@@ -178,7 +179,7 @@ async def test_memory_and_cpu_time_of_processes_are_known(serving: Serving, mode
     assert [(one.model_id, one.replica) for one in workers] == [("m", "0"), ("m", "1")]
     assert [one.pid for one in workers] == dispatcher.process_ids("m")
     assert all(5 < one.memory_mb < 500 and one.cpu_s > 0 for one in workers)
-    text = Exporter(server).text().decode()
+    text = scraped(Exporter(server))
     assert 'inferential_worker_memory_bytes{model="m",replica="1"}' in text
     assert 'inferential_worker_cpu_seconds_total{model="m",replica="0"}' in text
 

@@ -10,6 +10,7 @@ from types import ModuleType
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from tests.scrape import scraped
 
 from inferential import LocalDispatcher, Server
 from inferential.metrics import names
@@ -41,7 +42,7 @@ async def test_it_can_be_read_and_prometheus_gets_it_in_its_unit(new_metric: nam
         exporter = Exporter(server)
         server.metrics.record(new_metric, 20.0, {"client": "arm", "model": "policy"})
         stats = server.metrics.get_stats("grasp_force_ms", {"model": "policy"})
-        families = {family.name: family for family in text_string_to_metric_families(exporter.text().decode())}
+        families = {family.name: family for family in text_string_to_metric_families(scraped(exporter))}
     assert stats is not None
     assert stats.avg == 20.0
     family = families["inferential_grasp_force_seconds"]

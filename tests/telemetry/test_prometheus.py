@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
-from tests.telemetry.conftest import scraped
+from tests.scrape import scraped
 
 from inferential import InferenceError, LocalDispatcher, Server
 from inferential.dispatch.base import GpuUse, NodeUse

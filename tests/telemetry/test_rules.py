@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from ruamel.yaml import YAML
-from tests.telemetry.conftest import scraped
+from tests.scrape import scraped
 
 from inferential import LocalDispatcher, Server
 from inferential.telemetry.prometheus import Exporter

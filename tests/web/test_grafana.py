@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from prometheus_client.parser import text_string_to_metric_families
+from tests.scrape import scraped
 
 from inferential import LocalDispatcher, Server
 from inferential.metrics import names
@@ -23,7 +24,7 @@ async def test_every_query_uses_metrics_that_are_exported() -> None:
         exporter = Exporter(server)
         for metric in names.METRICS.values():
             server.metrics.record(metric.name, 1.0, dict.fromkeys(metric.labels, "x"))
-        text = exporter.text().decode()
+        text = scraped(exporter)
     there = {sample.name for family in text_string_to_metric_families(text) for sample in family.samples}
     assert asked <= there
     assert len(queries) > 8
