@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from inferential.proto.actions import ActionSpec, ActionSpecs, BadActions, read_chunk
 from inferential.proto.layout import Layout
@@ -95,3 +98,25 @@ def test_what_is_against_a_limit_by_more_than_rounding_is_refused(dtype: Any) ->
     for actions in ([[0.31], [0.3]], [[0.0], [0.055]]):
         with pytest.raises(BadActions, match=r"expected (at most high|a change of at most)"):
             ActionSpec(high=0.3, max_change=0.05).check("arm", np.array(actions, dtype))
+
+
+@given(
+    dtype=st.sampled_from([np.int8, np.uint8, np.int64, np.bool_, np.float16, np.float32, ml_dtypes.bfloat16]),
+    values=st.lists(st.integers(-300, 300), min_size=1, max_size=20),
+    limits=st.tuples(st.floats(-5, 5), st.floats(-5, 5)).map(sorted),
+    max_change=st.none() | st.floats(0.1, 5),
+)
+def test_what_is_clipped_keeps_every_limit_or_fails(
+    dtype: Any, values: list[int], limits: list[float], max_change: float | None
+) -> None:
+    spec = ActionSpec(low=limits[0], high=limits[1], max_change=max_change)
+    actions = np.array(values)[:, np.newaxis].astype(dtype)
+    try:
+        clipped = spec.clip("hand", actions)
+    except BadActions:  # no number of the dtype is within them
+        lowest = max(math.ceil(limits[0]), 0 if np.dtype(dtype).kind in "bu" else -300)
+        assert np.dtype(dtype).kind in "biu"
+        assert lowest > math.floor(min(limits[1], 1 if dtype is np.bool_ else 300))
+    else:
+        spec.check("hand", clipped)
+        assert clipped.dtype == dtype

@@ -20,13 +20,19 @@ class Layout:
 
     def __init__(self, chunk: Mapping[str, Array], *, is_spread: bool) -> None:
         self._parts = {key: (actions.shape[1:], actions.dtype) for key, actions in chunk.items()}
-        self._is_spread = is_spread
+        self.is_spread: bool = is_spread
 
     @property
     def shapes(self) -> Any:
         """The shape of an action, or the shapes by key."""
         shapes = {key: shape for key, (shape, _) in self._parts.items()}
-        return shapes if self._is_spread else next(iter(shapes.values()))
+        return shapes if self.is_spread else next(iter(shapes.values()))
+
+    @property
+    def whole(self) -> Array:
+        """Which values of an action are whole numbers or booleans, [N]."""
+        parts = self._parts.values()
+        return np.concatenate([np.full(int(np.prod(shape, dtype=int)), dtype.kind in "biu") for shape, dtype in parts])
 
     def join(self, chunk: Mapping[str, Array]) -> Array:
         """Returns the arrays of another chunk side by side.
@@ -54,7 +60,7 @@ class Layout:
 
     def split(self, action: Array) -> Any:
         """Returns an action [N] in the form of those that came: an array, or arrays by key."""
-        if not self._is_spread:
+        if not self.is_spread:
             ((shape, _),) = self._parts.values()
             return action.reshape(shape)
         parts, at = {}, 0
