@@ -33,6 +33,19 @@ def test_a_gripper_beside_an_arm_has_one_number_a_step_in_any_form(shape: tuple[
     assert len(read_chunk(values, list(values))["action.gripper"]) == 5
 
 
+@pytest.mark.parametrize("lengths", [(1, 5), (5, 1), (3, 1, 2)])
+def test_a_chunk_of_one_action_may_come_before_and_after_longer_ones(lengths: tuple[int, ...]) -> None:
+    layout: Layout | None = None
+    for length in lengths:
+        values = {"action.arm": np.zeros((length, 3)), "action.gripper": np.ones(length)}
+        chunk = read_chunk(values, list(values))
+        layout = layout or Layout(chunk, is_spread=True)
+        assert layout.join(chunk).tolist() == [[0, 0, 0, 1]] * length
+    assert layout is not None
+    with pytest.raises(BadActions, match=r"expected actions of shape \(1?,?\) as before, got \(2,\)"):
+        layout.join({"action.arm": np.zeros((5, 3)), "action.gripper": np.ones((5, 2))})
+
+
 @pytest.mark.parametrize("hidden", [0.0, np.nan])
 def test_a_mask_is_refused_as_what_it_hides_would_be_played(hidden: float) -> None:
     masked = np.ma.masked_array(np.full((5, 3), hidden), mask=True)

@@ -9,6 +9,9 @@ import numpy as np
 
 from inferential.proto.actions import Array, BadActions, of_dtype
 
+_ONE_NUMBER = {(), (1,)}
+"""The shapes of one number a step: [T] beside keys of as many actions, and [1] where T is 1, which is an action too."""
+
 
 class Layout:
     """How the arrays of a chunk lie side by side in one, [T, N]; played actions are taken apart again.
@@ -43,8 +46,8 @@ class Layout:
         if chunk.keys() != self._parts.keys():
             raise BadActions(f"result: expected actions at {', '.join(self._parts)}, got {', '.join(chunk)}")
         for key, actions in chunk.items():
-            if actions.shape[1:] != self._parts[key][0]:
-                shape = self._parts[key][0]
+            shape = self._parts[key][0]
+            if actions.shape[1:] != shape and {actions.shape[1:], shape} != _ONE_NUMBER:
                 raise BadActions(
                     f"result {key!r}: expected actions of shape {shape} as before, got {actions.shape[1:]}"
                 )
