@@ -137,6 +137,8 @@ class EmulatedNetwork:
     def reset_connections(self) -> None:
         """Resets every connection at both ends, as a router does that has lost its table."""
         for writer in self._writers:
+            if writer.transport.is_closing():
+                continue
             connected: socket.socket = writer.get_extra_info("socket")
             connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             writer.transport.abort()
