@@ -37,8 +37,8 @@ WORTH_S = 50e-6
 STANDS_S = 200e-6
 """For how long at most."""
 HELD_S = sys.getswitchinterval() / 2
-"""Where it stood still for longer, other threads hold the interpreter's lock, which each keeps for twice as long from those
-that want it. Less is no reason against it: all cores may be busy."""
+"""Where it stood still for longer, other threads hold the interpreter's lock, which each keeps for twice as long from
+those that want it. Less is no reason against it: all cores may be busy."""
 
 
 class InProcessReplica:
