@@ -113,14 +113,16 @@ class Runner:
                 return [not_again(words_of(error), len(requests)) for _ in requests]
             if isinstance(error, ConnectionError | TimeoutError):  # the fault of no observation, and each would wait
                 return [error] * len(requests)
-            # One client's observation may have failed the call for all; alone, only that one fails.
-            alone = [own((await self.run([request], replica))[0]) for request in requests]
-            note_alone(model_id, words_of(error), place_of(error), alone)
+            why, place = words_of(error), place_of(error)
             forget_frames(error)
-            return alone
-        if requests[0].keeps_state:
-            return [self._with_session(row, result, model_id) for row, result in zip(rows, results, strict=True)]
-        return results
+        else:
+            if requests[0].keeps_state:
+                return [self._with_session(row, result, model_id) for row, result in zip(rows, results, strict=True)]
+            return results
+        # One client's observation may have failed the call for all; alone, only that one fails.
+        alone = [own((await self.run([request], replica))[0]) for request in requests]
+        note_alone(model_id, why, place, alone)
+        return alone
 
     def _with_session(self, row: SessionRow, result: Any, model_id: str) -> Any:
         if isinstance(result, Exception):
