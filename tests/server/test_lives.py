@@ -179,7 +179,7 @@ async def test_of_two_live_robots_the_first_keeps_its_id_though_its_zmtp_has_no_
     monkeypatch.setattr("inferential.transport.acceptance._SPEAKS_S", 0.3)
     async with serve({"m": lambda observation: np.ones(1)}) as server:
         with dial(server) as first:
-            greeting = p.greeting()[:11] + b"\0" + p.greeting()[12:]  # of ZMTP 3.0, as of libzmq before 4.2
+            greeting = p.greeting()[:11] + b"\0" + p.greeting()[12:]  # of ZMTP 3.0, like libzmq before 4.2
             first.sendall(greeting + p.ready(b"DEALER", identity) + asking("arm"))
             await until(lambda: server.connected_robots)
 
