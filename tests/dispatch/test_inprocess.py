@@ -6,6 +6,7 @@ import asyncio
 import functools
 import itertools
 import threading
+import time
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -316,7 +317,7 @@ async def test_beside_threads_that_hold_the_interpreters_lock_calls_are_not_wait
     monkeypatch.setattr(inprocess, "WORTH_S", 10.0)
     monkeypatch.setattr(inprocess, "STANDS_S", 0.5)
     clock = itertools.count()  # it takes a second to get the lock
-    monkeypatch.setattr(inprocess.time, "perf_counter", lambda: float(next(clock)))
+    monkeypatch.setattr(time, "perf_counter", lambda: float(next(clock)))
     dispatcher = serve(m=lambda observation: observation["state"])
     for _ in range(2):  # the second one shows it
         await finish(dispatcher.dispatch([request_of()]))

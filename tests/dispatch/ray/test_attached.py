@@ -94,7 +94,8 @@ async def test_a_replica_whose_call_hangs_takes_no_more_and_is_unhealthy_until_i
             entered.set()
             may_end.wait(60)
 
-    model, context, up = Hangs(), zmq.Context[Any](), asyncio.Event()
+    context, up = zmq.Context[Any](), asyncio.Event()
+    model: Any = Hangs()
     until(lambda: registry.listed is not None)
     link = Link(context, "r1", registry.listed.addresses.ipc, "", ("", ""), lambda link: up.set())
     try:
