@@ -17,6 +17,7 @@ from typing import Any
 from inferential.dispatch.inline import completes_inline
 from inferential.dispatch.outcomes import CallTimeout
 from inferential.dispatch.raised import carriable, failure_of
+from inferential.dispatch.started_tasks import IN_CALL
 from inferential.dispatch.threads import CallThreads
 from inferential.errors import words_of
 from inferential.replica.busy_polling import Usefulness
@@ -296,18 +297,22 @@ class _Rows:
 
 
 async def _run_batch(form: Callable[[Any], Awaitable[Any]], rows: list[Observation]) -> Sequence[Any]:
+    IN_CALL.set(True)
     try:
         results = await form(rows)
     except (Exception, GeneratorExit):
         raise
     except BaseException as error:
         raise failure_of(error) from error
+    finally:
+        IN_CALL.set(False)
     return results if isinstance(results, list) else rows_of(results, len(rows))
 
 
 async def _run_each(form: Callable[[Any], Awaitable[Any]], observations: Sequence[Any]) -> Sequence[Any]:
     results = []
     for observation in observations:
+        IN_CALL.set(True)
         try:
             result = await form(observation)
             results.append(result if len(observations) == 1 else own(result))
@@ -315,14 +320,19 @@ async def _run_each(form: Callable[[Any], Awaitable[Any]], observations: Sequenc
             raise
         except BaseException as error:
             results.append(failure_of(error))
+        finally:
+            IN_CALL.set(False)
     return results
 
 
 async def _run_batch_inline(form: Method, rows: list[Observation]) -> Sequence[Any]:
+    IN_CALL.set(True)
     try:
         results = form(rows)
     except BaseException as error:
         raise failure_of(error) from error
+    finally:
+        IN_CALL.set(False)
     if inspect.isawaitable(results):
         return await _awaited_rows(results, len(rows))
     return results if isinstance(results, list) else rows_of(results, len(rows))
@@ -331,6 +341,7 @@ async def _run_batch_inline(form: Method, rows: list[Observation]) -> Sequence[A
 async def _run_each_inline(form: Method, observations: Sequence[Observation]) -> Sequence[Any]:
     results = []
     for observation in observations:
+        IN_CALL.set(True)
         try:
             result = form(observation)
             if inspect.isawaitable(result):
@@ -340,6 +351,8 @@ async def _run_each_inline(form: Method, observations: Sequence[Observation]) ->
             raise
         except BaseException as error:
             results.append(failure_of(error))
+        finally:
+            IN_CALL.set(False)
     return results
 
 
