@@ -181,8 +181,8 @@ def test_robots_whose_server_restarts_are_all_back_within_two_seconds(server: Se
     assert len({round(robot.link.next_poll_at - robot.now, 3) for robot in robots}) == 8  # and not all at once
 
 
-def test_a_path_that_is_not_there_is_tried_again(tmp_path: Path, make_robot: Make) -> None:
-    assert waits(make_robot(f"ipc://{tmp_path}/nothing"), 2) == [0.1, 0.2]
+def test_a_path_that_is_not_there_is_tried_again(short_path: Path, make_robot: Make) -> None:
+    assert waits(make_robot(f"ipc://{short_path}/nothing"), 2) == [0.1, 0.2]
 
 
 def test_a_longest_wait_below_the_first_changes_nothing(server: Server, make_robot: Make) -> None:
