@@ -30,11 +30,11 @@ class Leaves:
     """Starts a task that calls sys.exit, and answers."""
 
     def __init__(self, task: Callable[[], Any] = leave) -> None:
-        self.tasks: list[asyncio.Task[None]] = []
         self._task = task
 
     def _start(self) -> None:
-        self.tasks.append(asyncio.get_running_loop().create_task(self._task()))
+        started = asyncio.get_running_loop().create_task(self._task())
+        started.add_done_callback(lambda task: task.exception())  # else asyncio logs it too
 
 
 class Each(Leaves):
