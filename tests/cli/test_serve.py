@@ -309,9 +309,10 @@ LEAVES = """
 import asyncio, sys
 
 async def leaving(observation):
-    async def leave():
+    def leave():
         sys.exit(5)
-    await asyncio.gather(asyncio.create_task(leave()), asyncio.sleep(60))
+    asyncio.get_running_loop().call_soon(leave)
+    await asyncio.sleep(60)
 """
 
 
@@ -368,6 +369,10 @@ def test_a_model_behind_another_server_is_not_said_to_fail_while_the_server_star
         (
             ("-m", "arm=policies"),
             "target: expected 'policies:NAME', a module and the name of the model in it, got 'policies' (command line)",
+        ),
+        (
+            ("-m", "arm=lab.policies.Arm"),
+            "target: expected 'lab.policies:Arm', with a colon before the model's name, got 'lab.policies.Arm'",
         ),
         *(
             (
