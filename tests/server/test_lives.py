@@ -17,6 +17,7 @@ from tests.transport.test_budget import HELLO
 
 from inferential import Server
 from inferential.proto import QUEUE_ALL, Client, ModelResponse, Observation, Status
+from inferential.transport import acceptance
 from inferential.zmtp import protocol as p
 
 _numbers = itertools.count(1)
@@ -176,7 +177,7 @@ async def test_a_robot_without_an_identity_takes_its_id_over_from_a_connection_t
 async def test_of_two_live_robots_the_first_keeps_its_id_though_its_zmtp_has_no_heartbeat(
     identity: bytes, serve: Any, robot: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("inferential.transport.acceptance._SPEAKS_S", 0.3)
+    monkeypatch.setattr(acceptance, "SPEAKS_S", 0.3)
     async with serve({"m": lambda observation: np.ones(1)}) as server:
         with dial(server) as first:
             greeting = p.greeting()[:11] + b"\0" + p.greeting()[12:]  # of ZMTP 3.0, like libzmq before 4.2

@@ -43,9 +43,10 @@ _ACCEPT_AT_ONCE = 16
 _NO_DESCRIPTORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 ACCEPT_RETRY_S = 1.0
 """How long no connection is accepted after descriptors ran out."""
-_ANSWER_S, _SPEAKS_S = 0.4, 0.9
-"""How long a connection has to answer when another one comes under its identity; to send anything, where it has no
-PING."""
+_ANSWER_S = 0.4
+"""How long a connection has to answer when another one comes under its identity."""
+SPEAKS_S = 0.9
+"""How long it has to send anything, where it knows no PING."""
 _MAX_FRAMES = 3  # empty, envelope, payload
 
 
@@ -294,7 +295,7 @@ class Acceptance:
             return
         keeper.stream.alive = False
         self._connections.resume(keeper)
-        within_s = _ANSWER_S if keeper.stream.answers_pings else _SPEAKS_S
+        within_s = _ANSWER_S if keeper.stream.answers_pings else SPEAKS_S
         self._timers[identity] = self._loop.call_later(within_s, self._on_answer_due, keeper)
 
     def _on_answer_due(self, keeper: ClientConnection) -> None:
