@@ -113,6 +113,8 @@ def address_of(server: str) -> tuple[str, int]:
 def connect(server: str, identity: bytes, timeout_s: float = 10.0, life: bytes = b"") -> tuple[socket.socket, Frames]:
     """Connects and shakes hands; returns the socket, which blocks, and what reads its frames.
 
+    Not a byte is read beyond the handshake: what a robot that comes back is owed follows it at once.
+
     Raises:
         OSError: the server cannot be reached, refuses, or does not answer within `timeout_s`.
     """
@@ -120,18 +122,21 @@ def connect(server: str, identity: bytes, timeout_s: float = 10.0, life: bytes =
     try:
         connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         connected.sendall(GREETING + ready(identity, life=life))
-        data, frames = b"", Frames()
-        while len(data) < GREETING_BYTES:
-            piece = connected.recv(4096)
-            if not piece:
-                raise ConnectionError("the server closed the connection during the greeting")
-            data += piece
-        data = data[GREETING_BYTES:]
-        while not list(frames.feed(data)):
-            data = connected.recv(4096)
-            if not data:
-                raise ConnectionError("the server closed the connection during the handshake")
+        _read(connected, GREETING_BYTES)
+        flags, size = _read(connected, 2)
+        _read(connected, int.from_bytes(bytes((size,)) + _read(connected, 7)) if flags & LONG else size)
     except BaseException:
         connected.close()
         raise
-    return connected, frames
+    return connected, Frames()
+
+
+def _read(connected: socket.socket, size: int) -> bytes:
+    """Returns the next `size` bytes."""
+    data = b""
+    while len(data) < size:
+        piece = connected.recv(size - len(data))
+        if not piece:
+            raise ConnectionError("the server closed the connection during the handshake")
+        data += piece
+    return data
