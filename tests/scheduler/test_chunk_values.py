@@ -124,7 +124,7 @@ def columns_of(
             weight=chance.choice([0.25, 0.5, 1.0, 2.0]),
             since=NOW - chance.random(),
             starvation_s=math.inf,
-            starved=chance.random(),
+            owed=chance.random(),
             old_from=math.inf,
             renewed_from=math.inf,
             refused_from=math.inf,
