@@ -446,7 +446,20 @@ def test_both_kinds_wait_side_by_side(talk: Any) -> None:
     latest, every = talk.mailbox(), talk.mailbox(queue="all")
     for n in range(6):
         talk.hold((latest, every)[n % 2], n)
-    assert unsent(talk.session) == [1, 3, 4, 5]
+    assert unsent(talk.session) == [4, 1, 3, 5]
+
+
+def test_a_handle_that_observes_most_often_waits_no_longer_for_that(talk: Any) -> None:
+    camera, joints = talk.mailbox(), talk.mailbox()
+    sent = []
+    for n in range(0, 100, 5):  # a link that carries one observation in the time in which the joints make five
+        talk.hold(camera, n)
+        for more in range(1, 5):
+            talk.hold(joints, n + more)
+        request_id, frames = talk.session.next_unsent(0.0)
+        sent.append(int(np.frombuffer(frames[2], np.int64)[0]))
+        talk.session.sent(request_id)
+    assert sent == [0, *(n + (4 if n % 10 else 0) for n in range(5, 100, 5))]
 
 
 def test_an_abandoned_observation_is_not_sent(talk: Any) -> None:

@@ -10,6 +10,7 @@ import functools
 import inspect
 import logging
 import math
+import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any
@@ -35,6 +36,9 @@ WORTH_S = 50e-6
 """The event loop stands still for a call in a thread if the one before took less: no other call could begin sooner."""
 STANDS_S = 200e-6
 """For how long at most."""
+HELD_S = sys.getswitchinterval() / 2
+"""Where it stood still for longer, other threads hold the interpreter's lock, which each keeps for twice as long from
+those that want it. Less is no reason against it: all cores may be busy."""
 
 
 class InProcessReplica:
@@ -207,8 +211,8 @@ class InProcessReplica:
         waits = self._took_s < WORTH_S and self._waiting.begins()
         began = time.perf_counter()
         future = self._threads.call(function, argument, STANDS_S if waits else 0.0)
-        if waits:  # where it took longer than asked for, other threads hold the interpreter's lock
-            self._waiting.ended(time.perf_counter() - began - STANDS_S, 0.0, came=future.done())
+        if waits:
+            self._waiting.ended(time.perf_counter() - began - HELD_S, 0.0, came=future.done())
         if self._timeout_s is None or future.done():
             return await future
         timer = asyncio.get_running_loop().call_later(self._timeout_s, self._give_up, future)

@@ -71,8 +71,14 @@ class BoundedConnection(ServerConnection):
         self._end("its message takes the room of others")
 
     def _end(self, why: str) -> None:
-        _notices.say((self.remote_address[0], why), "%s: connection ended: %s", self.remote_address, why)
+        _notices.say((self.remote_address[0], why), "%s: connection ended: %s", peer_of(self), why)
         self.transport.abort()
+
+
+def peer_of(connection: ServerConnection) -> str:
+    """Returns where the other end of a connection is, as HOST:PORT."""
+    host, port = connection.remote_address[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _fragments_bytes(protocol: Any) -> int | None:
