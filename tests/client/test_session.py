@@ -203,7 +203,7 @@ def test_a_result_carries_what_the_server_sent(talk: Any) -> None:
     seen = talk.observe(mailbox, now=10.0)
     talk.answer(seen, now=10.025, actions=np.ones(2), note="go")
     result = mailbox.take()
-    assert isinstance(result, dict)
+    assert isinstance(result, Result)
     assert result.keys() == {"actions", "note", "response_id", "model_id", "inference_latency_ms"}
     assert (result["note"], result["response_id"], result["model_id"]) == ("go", f"r{seen.request_id}", "m")
     assert result["inference_latency_ms"] == 2.0
@@ -260,6 +260,7 @@ def test_each_status_is_an_error_of_its_own_type(status: str, kind: type, queue:
     seen = talk.observe(mailbox)
     talk.refuse(seen, status)
     error = mailbox.take()
+    assert isinstance(error, InferenceError)
     assert type(error) is kind
     assert (error.request_id, error.model_id, error.reason) == (seen.request_id, "m", "because")
     assert talk.session.stats.refused == 1

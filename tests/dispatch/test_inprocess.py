@@ -6,6 +6,7 @@ import asyncio
 import functools
 import itertools
 import threading
+import time
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -325,7 +326,7 @@ async def test_calls_that_are_over_late_are_waited_for_unless_others_hold_the_in
     monkeypatch.setattr(inprocess, "STANDS_S", 0.5)
     monkeypatch.setattr(inprocess, "HELD_S", 1.0)
     clock = itertools.count()  # three steps while the event loop stands still
-    monkeypatch.setattr(inprocess.time, "perf_counter", lambda: next(clock) * step_s)
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock) * step_s)
     dispatcher = serve(m=lambda observation: observation["state"])
     for _ in range(2):  # the second one shows it
         await finish(dispatcher.dispatch([request_of()]))

@@ -16,6 +16,7 @@ import zmq.auth
 from fuzz.subjects import feed
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nacl import bindings
 from zmq.utils import z85
 
 from inferential.zmtp import ConnectionEnded, Stream, curve
@@ -304,7 +305,7 @@ def test_a_message_or_another_command_before_the_keys_is_an_error(
 
 
 def sessions() -> tuple[curve.Session, curve.Session]:
-    shared = curve.bindings.crypto_box_beforenm(SERVER.public, CLIENT.secret)
+    shared = bindings.crypto_box_beforenm(SERVER.public, CLIENT.secret)
     one, other = b"CurveZMQMESSAGEC", b"CurveZMQMESSAGES"
     return curve.Session(shared, one, other, 2, 1), curve.Session(shared, other, one, 1, 2)
 
@@ -333,6 +334,18 @@ def test_boxes_are_read_the_same_however_their_bytes_come(messages: list[list[by
     for one in messages:
         expected += [one if len(one) <= 3 else p.Discarded.MESSAGE, p.PING_BODY]
     assert found == expected
+
+
+def test_a_box_that_is_half_received_is_abandoned_with_its_message() -> None:
+    sender, receiver = sessions()
+    data = b"".join(bytes(part) for part in BoxWire(sender, None, 3).message([b"", b"e", bytes(100_000)], 100))
+    reader = BoxReader(receiver, None, 3)
+    reader.reserve = lambda size: True
+    for _ in feed(reader, data[:-1]):
+        assert reader.next() is None
+    assert reader.space is not None
+    reader.abandon()
+    assert (reader.space, reader.reserve, reader.next()) == (None, None, None)
 
 
 # Against libzmq

@@ -18,6 +18,7 @@ from typing import Any
 from inferential.dispatch.inline import completes_inline
 from inferential.dispatch.outcomes import CallTimeout
 from inferential.dispatch.raised import carriable, failure_of
+from inferential.dispatch.started_tasks import IN_CALL
 from inferential.dispatch.threads import CallThreads
 from inferential.errors import words_of
 from inferential.replica.busy_polling import Usefulness
@@ -300,18 +301,22 @@ class _Rows:
 
 
 async def _run_batch(form: Callable[[Any], Awaitable[Any]], rows: list[Observation]) -> Sequence[Any]:
+    IN_CALL.set(True)
     try:
         results = await form(rows)
     except (Exception, GeneratorExit):
         raise
     except BaseException as error:
         raise failure_of(error) from error
+    finally:
+        IN_CALL.set(False)
     return results if isinstance(results, list) else rows_of(results, len(rows))
 
 
 async def _run_each(form: Callable[[Any], Awaitable[Any]], observations: Sequence[Any]) -> Sequence[Any]:
     results = []
     for observation in observations:
+        IN_CALL.set(True)
         try:
             result = await form(observation)
             results.append(result if len(observations) == 1 else own(result))
@@ -319,14 +324,19 @@ async def _run_each(form: Callable[[Any], Awaitable[Any]], observations: Sequenc
             raise
         except BaseException as error:
             results.append(failure_of(error))
+        finally:
+            IN_CALL.set(False)
     return results
 
 
 async def _run_batch_inline(form: Method, rows: list[Observation]) -> Sequence[Any]:
+    IN_CALL.set(True)
     try:
         results = form(rows)
     except BaseException as error:
         raise failure_of(error) from error
+    finally:
+        IN_CALL.set(False)
     if inspect.isawaitable(results):
         return await _awaited_rows(results, len(rows))
     return results if isinstance(results, list) else rows_of(results, len(rows))
@@ -335,6 +345,7 @@ async def _run_batch_inline(form: Method, rows: list[Observation]) -> Sequence[A
 async def _run_each_inline(form: Method, observations: Sequence[Observation]) -> Sequence[Any]:
     results = []
     for observation in observations:
+        IN_CALL.set(True)
         try:
             result = form(observation)
             if inspect.isawaitable(result):
@@ -344,6 +355,8 @@ async def _run_each_inline(form: Method, observations: Sequence[Observation]) ->
             raise
         except BaseException as error:
             results.append(failure_of(error))
+        finally:
+            IN_CALL.set(False)
     return results
 
 
