@@ -204,13 +204,13 @@ _S = st.floats(-1e6, 1e6)
 
 
 @given(
-    told=st.lists(st.tuples(_S, _S, st.floats(1e-3, 1e6), st.floats(-1.0, 100.0)), max_size=20), share=st.floats(0, 1)
+    sent=st.lists(st.tuples(_S, _S, st.floats(1e-3, 1e6), st.floats(-1.0, 100.0)), max_size=20), share=st.floats(0, 1)
 )
 def test_whatever_robots_say_what_they_starved_is_within_what_passed(
-    make_request: MakeRequest, told: list[tuple[float, float, float, float]], share: float
+    make_request: MakeRequest, sent: list[tuple[float, float, float, float]], share: float
 ) -> None:
     usual, client, now = usually(share), ChunkClient(NOW), NOW
-    for left_s, covers_s, lasts_s, passes_s in told:
+    for left_s, covers_s, lasts_s, passes_s in sent:
         now = max(now + passes_s, NOW)
         brief = (now + left_s, now + covers_s, lasts_s, now, math.inf)
         note_served([(make_request("a"), client)], [brief], now + 0.1, now, usual)
