@@ -121,11 +121,14 @@ def test_an_unknown_policy_is_an_error(scheduler: DeadlineAwareScheduler) -> Non
     assert scheduler.status()["policy"] is None
 
 
-def test_a_client_that_floods_goes_after_the_others_for_a_while(
-    scheduler: DeadlineAwareScheduler | ModelDeadlineScheduler, clock: Any, make_request: MakeRequest
+@pytest.mark.parametrize("fields", [{"pace_s": 0.1}, {"goes_aside": True}])
+def test_a_client_that_asks_for_more_than_its_share_goes_after_the_others_for_a_while(
+    fields: dict[str, Any],
+    scheduler: DeadlineAwareScheduler | ModelDeadlineScheduler,
+    clock: Any,
+    make_request: MakeRequest,
 ) -> None:
-    flood = make_request("flood", time_until_next=0.0001)
-    flood.pace_s = 0.1
+    flood = make_request("flood", time_until_next=0.0001, **fields)
     scheduler.submit(flood)
     clock.now += ASIDE_S / 2
     first = make_request("robot", time_until_next=0.2)

@@ -102,7 +102,7 @@ def line_of(
 def standing_of(request: InferenceRequest, weights: Weights) -> float:
     """Returns the part that does not change while the request waits."""
     score = weights.priority * (10 - min(request.priority, 10)) / 10
-    if request.floods:
+    if request.floods or request.goes_aside:
         score -= weights.overdue_per_s * ASIDE_S
     if request.urgency == request.urgency:  # not NaN
         score += weights.urgency * request.urgency
