@@ -161,7 +161,13 @@ class OpenPiGateway(Gateway):
         websocket.connection_lost_waiter.add_done_callback(lambda _: robot.close())
         try:
             await self._converse(websocket, robot, name)
-        except (ConnectionClosed, ConnectionError):
+        except ConnectionClosed as error:
+            assert isinstance(websocket, BoundedConnection)
+            if reason := websocket.refusal(error):
+                self.count_ended_here(name)
+                _notices.say((name, reason[:80]), "%s: connection ended: %s", name, reason)
+            logger.debug("%s has left", name)
+        except ConnectionError:
             logger.debug("%s has left", name)
         finally:
             robot.close()

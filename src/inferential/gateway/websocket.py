@@ -7,6 +7,8 @@ import logging
 from typing import Any
 
 from websockets.asyncio.server import ServerConnection
+from websockets.exceptions import ConnectionClosed
+from websockets.frames import CloseCode
 
 from inferential.gateway.receiving import RECEIVE_S, Receiving
 from inferential.notices import Notices
@@ -17,6 +19,11 @@ logger: logging.Logger = logging.getLogger("inferential.gateway.websocket")
 
 _NOTED_FROM = 64 * 1024
 """Bytes of a message that is not whole; what is smaller is not worth to be noted."""
+_WRONG = {
+    CloseCode.PROTOCOL_ERROR: "a message is no websocket's",
+    CloseCode.INVALID_DATA: "a text is not UTF-8",
+    CloseCode.MESSAGE_TOO_BIG: "a message is too large",
+}
 _notices = Notices(logger)
 
 
@@ -32,6 +39,15 @@ class BoundedConnection(ServerConnection):
         super().__init__(*arguments, **options)
         self._received = received
         self._overdue: asyncio.TimerHandle | None = None
+        self._ended_for = ""
+
+    def refusal(self, error: ConnectionClosed) -> str:
+        """Returns for what in a message this end closed the connection; "" where the peer ended it, or left."""
+        if self._ended_for:
+            return self._ended_for
+        if error.sent is None or error.rcvd_then_sent or error.sent.code not in _WRONG:
+            return ""
+        return f"{_WRONG[CloseCode(error.sent.code)]}: {error.sent.reason}"
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Takes no connection where descriptors are needed for robots."""
@@ -71,7 +87,7 @@ class BoundedConnection(ServerConnection):
         self._end("its message takes the room of others")
 
     def _end(self, why: str) -> None:
-        _notices.say((self.remote_address[0], why), "%s: connection ended: %s", self.remote_address, why)
+        self._ended_for = why
         self.transport.abort()
 
 
