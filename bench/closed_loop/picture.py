@@ -54,7 +54,7 @@ def save_peers(cells: Sequence[dict[str, Any]], path: Path = PEERS_PATH) -> list
         axes.set_xlabel("load: 1 is what batches on the accelerator can just do", fontsize=9)
         axes.grid(alpha=0.3)
         axes.set_ylim(bottom=-4 if axes is first else 0)
-    first.legend(fontsize=8)
+    second.legend(fontsize=8, loc="upper left")  # where no line is
     return _write(figure, path)
 
 

@@ -36,6 +36,15 @@ class Batcher:
     def infer_batch(self, observations):
         return [one["state"] + 1 for one in observations]
 
+class Quickens:
+    max_batch_size = 2
+    def __init__(self):
+        self.calls = 0
+    def infer_batch(self, observations):
+        self.calls += len(observations) == 2
+        time.sleep(0.05 if 0 < self.calls < 4 else 0)
+        return observations
+
 class TakesNone:
     max_batch_size = 0
     def infer_batch(self, observations):

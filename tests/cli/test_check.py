@@ -356,6 +356,7 @@ def test_what_a_policy_from_a_file_takes_and_gives_is_shown(run: Any, place: Pat
         }
     }
     shown = run("check", "--import", "fleet.yaml").out
+    assert "imported and made: arm, own\n" in shown
     assert re.search(r"^model +batch +takes +gives$", shown, re.MULTILINE)
     assert re.search(r"^arm +8 +state: float32 \[3\] +actions: float32 \[3\]$", shown, re.MULTILINE)
 

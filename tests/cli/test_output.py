@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import socket
+import subprocess
+import sys
+
 import pytest
 
 from inferential.cli.output import progress_bar, progress_bars
@@ -39,3 +43,11 @@ def test_without_a_terminal_there_is_no_bar(capsys: pytest.CaptureFixture[str]) 
     with progress_bars(2.0) as begin:
         assert begin("simulating") is None
     assert capsys.readouterr().err == ""
+
+
+def test_a_line_is_announced_in_one_piece_where_output_is_not_buffered() -> None:
+    program = "from inferential.cli.output import announce; announce('a line')"
+    reader, writer = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)  # which keeps apart what is written
+    with reader, writer:
+        subprocess.run([sys.executable, "-u", "-c", program], stdout=writer, check=True, timeout=60)
+        assert reader.recv(100) == b"a line\n"

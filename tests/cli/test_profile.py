@@ -21,6 +21,12 @@ def test_a_models_latency_is_reported_by_batch_size(run: Any) -> None:
     assert all(0 < size["median_ms"] <= size["high_ms"] for size in sizes)
 
 
+def test_what_a_model_does_at_one_size_leaves_the_figures_of_the_others(run: Any) -> None:
+    ran = run("profile", "policies:Quickens", "--input", "state=float32:7", "--calls", "5", "--json")
+    (sizes,) = ran.json.values()
+    assert [size["batch_size"] for size in sizes] == [1, 2]
+
+
 def test_a_model_of_the_configuration_is_saved_under_its_id_for_a_server(run: Any, place: Path) -> None:
     (place / "f.yaml").write_text("models: {known: {arm: {target: 'policies:Batcher'}}}\n")
     ran = run(

@@ -369,6 +369,10 @@ def test_a_model_behind_another_server_is_not_said_to_fail_while_the_server_star
             ("-m", "arm=policies"),
             "target: expected 'policies:NAME', a module and the name of the model in it, got 'policies' (command line)",
         ),
+        (
+            ("-m", "arm=lab.policies.Arm"),
+            "target: expected 'lab.policies:Arm', with a colon before the model's name, got 'lab.policies.Arm'",
+        ),
         *(
             (
                 ("-m", f"arm={given}"),

@@ -225,9 +225,9 @@ def test_a_problem_tells_place_value_expectation_and_source(write: Write, text: 
 @pytest.mark.parametrize(
     ("replicas", "problem"),
     [
-        ('"2"', "replicas: expected a number above 0, or a list of maps, got the string '2'"),
-        ("-1", "replicas: expected a number above 0, or a list of maps, got -1"),
-        ("{a: 1}", "replicas: expected a number above 0, or a list of maps, got a table"),
+        ('"2"', "replicas: expected a whole number of at least 1, or a list of maps, got the string '2'"),
+        ("-1", "replicas: expected a whole number of at least 1, or a list of maps, got -1"),
+        ("{a: 1}", "replicas: expected a whole number of at least 1, or a list of maps, got a table"),
         ("[{CUDA_VISIBLE_DEVICES: 1}]", "replicas[0].CUDA_VISIBLE_DEVICES: input should be a valid string"),
     ],
 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import logging
+import re
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -159,6 +161,21 @@ async def test_a_client_that_is_not_accepted_learns_it_after_four_attempts(
     assert answer.startswith("RequestRejected: client ")
     assert answer.endswith(" is not accepted")
     assert len(ended) == 4
+
+
+async def test_the_log_names_a_robot_that_got_an_error_by_host_and_port(
+    openpi: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "inferential.gateway")
+
+    async def broken(one: dict[str, Any]) -> Any:
+        raise RuntimeError("no weights")
+
+    async with openpi(broken) as (_, gateway):
+        assert "no weights" in await asked(gateway.address)
+    assert re.search(
+        r"^127\.0\.0\.1:\d+: ModelFailed: RuntimeError: no weights$", "\n".join(caplog.messages), re.MULTILINE
+    )
 
 
 @pytest.mark.parametrize("said", [b"GET / HT", b"SSH-2.0-OpenSSH_9.6\r\n\r\n", b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"])

@@ -89,3 +89,11 @@ def test_it_sleeps_on_while_its_answers_are_read(tmp_path: Path) -> None:
         assert _switches(pid) - before < 1.5 * _CALLS
     finally:
         spawned.discard()
+
+
+def test_the_models_name_stands_in_the_list_of_processes() -> None:
+    spawned = asyncio.run(spawn(None, {}, name="arm \u03b2\0"))
+    try:
+        assert Path(f"/proc/{spawned.pid}/cmdline").read_text().split("\0")[-2] == r"arm \u03b2\x00"
+    finally:
+        spawned.discard()

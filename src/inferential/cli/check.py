@@ -77,6 +77,9 @@ def check(
         )
     else:
         _print(subject, problems, explained, listening)
+        if import_models and not problems:
+            made = [one for one, target in targets(loaded.config).items() if ray_name(target) is None]
+            print_line(f"imported and made: {', '.join(made) or 'no model'}", "green")
         if models and not problems:
             rows = [
                 (one, str(said["max_batch_size"]), tensors_text(said["inputs"]), tensors_text(said["outputs"]))

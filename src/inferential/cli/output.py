@@ -78,7 +78,8 @@ def announce(line: str) -> None:
     """Prints a line that a service does not depend on: without a reader, or on a full disk, it is logged instead."""
     announced.info("%s", line)
     try:
-        print(line, flush=True)
+        # In one piece: where output is not buffered, a line of the log could come before the end of this one.
+        print(f"{line}\n", end="", flush=True)
     except (OSError, ValueError) as error:
         logger.warning("cannot write to standard output (%s); it was: %s", error, printable(line))
         _drop_output()

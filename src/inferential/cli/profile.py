@@ -25,7 +25,7 @@ from inferential.config.profiles import save_profiles
 from inferential.dispatch.local import LocalDispatcher
 from inferential.proto import dtype_from_numpy
 from inferential.replica.outcomes import ModelLoadError
-from inferential.scheduler.time.profile import Profiles
+from inferential.scheduler.time.profile import LatencyProfile, Profiles
 
 EXAMPLES = (
     "inferential profile policies:ArmPolicy --input state=float32:7",
@@ -168,6 +168,7 @@ async def _measure(
         with Progress(console=Console(stderr=True), transient=True) as progress:
             task = progress.add_task(f"calling {model}", total=len(sizes) * (calls + 1))
             for size in sizes:
+                measured = LatencyProfile()  # by itself: a busy moment makes other sizes no less true
                 for number in range(calls + 1):
                     started = time.perf_counter()
                     try:
@@ -180,7 +181,8 @@ async def _measure(
                         what = f"model {model!r} failed: {type(failed).__name__}: {failed}"
                         raise CliError(f"{what} ({_had(observation)})") from failed
                     if number:  # the first may compile
-                        learned.note(size, time.perf_counter() - started)
+                        measured.note(size, time.perf_counter() - started)
                     progress.advance(task)
+                learned.load(size, measured.typical(size), measured.high(size))
     finally:
         await dispatcher.close()

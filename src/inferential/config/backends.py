@@ -40,6 +40,9 @@ def check_spelling(target: Any) -> Any:
         raise ValueError(f"expected {meant!r} for a policy in a file, got {target!r}")
     if (target.endswith(".py") or _MODULE.fullmatch(target)) and ":" not in target:
         module = target.removesuffix(".py").removeprefix("./").replace("/", ".")
+        package, _, name = module.rpartition(".")
+        if package and name[:1].isupper():  # a class
+            raise ValueError(f"expected '{package}:{name}', with a colon before the model's name, got {target!r}")
         raise ValueError(f"expected '{module}:NAME', a module and the name of the model in it, got {target!r}")
     return target
 

@@ -181,9 +181,9 @@ def _under_fields(of: type[Section]) -> dict[str, str]:
 ROOT = Node((), InferentialConfig)
 
 
-def find(key: Key) -> Node | None:
+def find(key: Key, root: Node = ROOT) -> Node | None:
     """Returns the schema's node at a place of a configuration, None where the schema has none."""
-    node: Node | None = ROOT
+    node: Node | None = root
     for name in key:
         if node is None:
             return None

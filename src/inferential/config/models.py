@@ -34,7 +34,7 @@ class ModelConfig(Section):
     """Interpreter of the model's processes, of 3.10 or newer with numpy and protobuf; the server's own by default."""
     env: dict[str, str] = Field(default_factory=dict)
     """Environment variables that are added for the model's processes."""
-    replicas: Annotated[Count | list[dict[str, str]], Expected("a number above 0, or a list of maps")] = 1
+    replicas: Annotated[Count | list[dict[str, str]], Expected("a whole number of at least 1, or a list of maps")] = 1
     """How many processes the model has; or, for each of them, environment variables that are added."""
     load_timeout_s: Positive = 600.0
     """How long a process may take to import and make the model."""

@@ -69,15 +69,16 @@ class ConfigError(InferentialError, ValueError):
         return (type(self), (self.problems,))
 
 
-def from_validation(error: ValidationError, origin: Callable[[Key], Layer | None]) -> list[Problem]:
+def from_validation(error: ValidationError, origin: Callable[[Key], Layer | None], root: Node = ROOT) -> list[Problem]:
     """Returns what pydantic found, one problem for each place.
 
     Args:
-        error: raised by a strict validation of an `InferentialConfig`.
+        error: raised by a validation of what `root` describes.
         origin: tells where the value at a place came from.
+        root: the whole that was validated.
     """
     problems: dict[str, Problem] = {}
-    for key, found in _placed(error.errors(include_url=False)):
+    for key, found in _placed(error.errors(include_url=False), root):
         path = format_path(key)
         if len(problems) >= MOST_PROBLEMS:  # of a file that is something else: to report all takes minutes
             layer = origin(key) or Layer("defaults", {})
@@ -85,26 +86,27 @@ def from_validation(error: ValidationError, origin: Callable[[Key], Layer | None
             break
         if path not in problems:
             layer = origin(key) or Layer("defaults", {})
-            message = _unknown_key(key, layer) if found["type"] == "extra_forbidden" else _bad_value(key, found)
+            unknown = found["type"] == "extra_forbidden"
+            message = _unknown_key(key, layer, root) if unknown else _bad_value(key, found, root)
             problems[path] = Problem(path, message, layer.source(key))
     return list(problems.values())
 
 
-def _placed(errors: Iterable[ErrorDetails]) -> Iterator[tuple[Key, ErrorDetails]]:
+def _placed(errors: Iterable[ErrorDetails], root: Node) -> Iterator[tuple[Key, ErrorDetails]]:
     """Yields errors with their places, in which pydantic puts names of the types that a value may have.
 
     Of a value that may have several types it has an error for each. What is wrong inside it says most.
     """
-    placed = [(*_without_type(found["loc"]), found) for found in errors]
+    placed = [(*_without_type(found["loc"], root), found) for found in errors]
     inside = {union for key, union, _ in placed if union and key != union}
     for key, union, found in placed:
         if key != union or union not in inside:
             yield key, found
 
 
-def _without_type(key: Key) -> tuple[Key, Key]:
+def _without_type(key: Key, root: Node) -> tuple[Key, Key]:
     """Returns a place without the name of a type in it, and the place of the value of several types; () of none."""
-    node: Node | None = ROOT
+    node: Node | None = root
     for at, name in enumerate(key, 1):
         node = node.child(name) if node is not None else None
         if node is not None and get_origin(node.kind) in (Union, UnionType):
@@ -112,10 +114,10 @@ def _without_type(key: Key) -> tuple[Key, Key]:
     return key, ()
 
 
-def _bad_value(key: Key, found: ErrorDetails) -> str:
+def _bad_value(key: Key, found: ErrorDetails, root: Node) -> str:
     if found["type"] == "value_error":
         return str(found["ctx"]["error"])
-    node = find(key)
+    node = find(key, root)
     if node is None or node.annotation is Any:  # inside a table that the schema does not describe
         return found["msg"][:1].lower() + found["msg"][1:]
     if found["type"] == "missing":
@@ -138,13 +140,13 @@ def _field_meant(key: Key, table: Node, value: Any) -> str:
     return "" if name is None else f"; did you mean {format_path((*key, name))}?"
 
 
-def _unknown_key(key: Key, layer: Layer) -> str:
-    if known := _GONE.get(format_path(key)) or _ELSEWHERE.get(format_path(key)):
+def _unknown_key(key: Key, layer: Layer, root: Node) -> str:
+    if root is ROOT and (known := _GONE.get(format_path(key)) or _ELSEWHERE.get(format_path(key))):
         return known
-    parent = find(key[:-1]) or ROOT
+    parent = find(key[:-1], root) or root
     if not parent.names():
         return "unknown key"
-    meant = _meant(key)
+    meant = _meant(key, root)
     if meant is not None:
         return f"unknown key; did you mean {layer.spell(meant)}?"
     return f"unknown key; there is: {', '.join(parent.names())}"
@@ -156,14 +158,14 @@ def closest(name: str, known: Sequence[str]) -> str:
     return f"; did you mean {close[0]}?" if close else ""
 
 
-def _meant(key: Key) -> str | None:
+def _meant(key: Key, root: Node) -> str | None:
     """Returns the path that may be meant: the right name in the wrong table, a similar name, or other dots."""
     name = _plain(str(key[-1]))
-    everywhere = [node.path for node in (*ROOT.children(), *leaves())]
+    everywhere = [node.path for node in (*root.children(), *leaves(root))]
     flat = {_plain(path): path for path in everywhere}
     if (whole := _plain("_".join(map(str, key)))) in flat:
         return flat[whole]
-    parent = find(key[:-1]) or ROOT
+    parent = find(key[:-1], root) or root
     siblings = {name: format_path((*parent.key, name)) for name in parent.names()}
     if close := difflib.get_close_matches(name, siblings, n=1):
         return siblings[close[0]]

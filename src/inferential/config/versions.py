@@ -38,7 +38,9 @@ class VersionConfig(Section):
     """Interpreter of its processes."""
     env: dict[str, str] | None = None
     """Environment variables that are added for its processes."""
-    replicas: Annotated[Count | list[dict[str, str]] | None, Expected("a number above 0, or a list of maps")] = None
+    replicas: Annotated[
+        Count | list[dict[str, str]] | None, Expected("a whole number of at least 1, or a list of maps")
+    ] = None
     """How many processes it has; or, for each of them, environment variables that are added."""
     warm_up: WarmUp | None = None
     """What it runs before it answers."""

@@ -28,7 +28,7 @@ from inferential.config.tokens import KnownTokens
 from inferential.errors import InferenceError, system_reason
 from inferential.gateway.base import Gateway, GatewayClient, describe_error
 from inferential.gateway.receiving import Receiving
-from inferential.gateway.websocket import BoundedConnection
+from inferential.gateway.websocket import BoundedConnection, peer_of
 from inferential.notices import Notices
 from inferential.proto.msgpack_numpy import pack, unpack
 from inferential.server import Server, http_listener
@@ -163,9 +163,8 @@ class OpenPiGateway(Gateway):
             await self._converse(websocket, robot, name)
         except ConnectionClosed as error:
             assert isinstance(websocket, BoundedConnection)
-            if reason := websocket.refusal(error):
+            if websocket.refused(error):
                 self.count_ended_here(name)
-                _notices.say((name, reason[:80]), "%s: connection ended: %s", name, reason)
             logger.debug("%s has left", name)
         except ConnectionError:
             logger.debug("%s has left", name)
@@ -250,6 +249,6 @@ _notices = Notices(logger)
 
 
 async def _fail(websocket: ServerConnection, text: str) -> None:
-    _notices.say((websocket.remote_address[0], text[:80]), "%s: %s", websocket.remote_address, text)
+    _notices.say((websocket.remote_address[0], text[:80]), "%s: %s", peer_of(websocket), text)
     await websocket.send(text)
     await websocket.close(_INTERNAL_ERROR, "Internal server error. Traceback included in previous frame.")

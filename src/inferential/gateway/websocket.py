@@ -39,15 +39,17 @@ class BoundedConnection(ServerConnection):
         super().__init__(*arguments, **options)
         self._received = received
         self._overdue: asyncio.TimerHandle | None = None
-        self._ended_for = ""
+        self._ended = False
 
-    def refusal(self, error: ConnectionClosed) -> str:
-        """Returns for what in a message this end closed the connection; "" where the peer ended it, or left."""
-        if self._ended_for:
-            return self._ended_for
+    def refused(self, error: ConnectionClosed) -> bool:
+        """Returns whether this end closed the connection for what came by it, which the log then says."""
+        if self._ended:
+            return True
         if error.sent is None or error.rcvd_then_sent or error.sent.code not in _WRONG:
-            return ""
-        return f"{_WRONG[CloseCode(error.sent.code)]}: {error.sent.reason}"
+            return False
+        why = f"{_WRONG[CloseCode(error.sent.code)]}: {error.sent.reason}"
+        _notices.say((self.remote_address[0], why[:80]), "%s: connection ended: %s", peer_of(self), why)
+        return True
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Takes no connection where descriptors are needed for robots."""
@@ -87,8 +89,15 @@ class BoundedConnection(ServerConnection):
         self._end("its message takes the room of others")
 
     def _end(self, why: str) -> None:
-        self._ended_for = why
+        self._ended = True
+        _notices.say((self.remote_address[0], why), "%s: connection ended: %s", peer_of(self), why)
         self.transport.abort()
+
+
+def peer_of(connection: ServerConnection) -> str:
+    """Returns where the other end of a connection is, as HOST:PORT."""
+    host, port = connection.remote_address[:2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _fragments_bytes(protocol: Any) -> int | None:

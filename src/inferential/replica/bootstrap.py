@@ -14,9 +14,12 @@ MINIMUM = (3, 10)
 
 
 def main():  # type: () -> None
-    """Runs the worker with the descriptors that were passed: of the socket, the life line, shared memory, the inbox."""
+    """Runs the worker with the descriptors that were passed: of the socket, the life line, shared memory, the inbox.
+
+    What follows them is the model's name, for people who list the machine's processes.
+    """
     sys.path.pop(0)  # this folder, whose modules must not hide those of others
-    descriptors = [int(word) for word in sys.argv[1:]]
+    descriptors = [int(word) for word in sys.argv[1:5]]
     del sys.argv[1:]
     try:
         if sys.version_info < MINIMUM:

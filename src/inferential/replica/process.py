@@ -299,7 +299,7 @@ class WorkerProcess(WorkerView):
         self._starting = asyncio.get_running_loop().create_task(self._spawn())
 
     def _start(self) -> Coroutine[Any, Any, Spawned]:
-        return spawn(self._spec.python, self._env, -1 if self._inbox is None else self._inbox.fd)
+        return spawn(self._spec.python, self._env, -1 if self._inbox is None else self._inbox.fd, self._model_id)
 
     async def _spawn(self) -> None:
         loop = asyncio.get_running_loop()

@@ -147,13 +147,14 @@ def why_not(error: Exception) -> str:
     return str(error) or "no memory is left"
 
 
-async def spawn(python: str | Path | None, env: Mapping[str, str], inbox_fd: int = -1) -> Spawned:
+async def spawn(python: str | Path | None, env: Mapping[str, str], inbox_fd: int = -1, name: str = "") -> Spawned:
     """Starts a worker.
 
     Args:
         python: the interpreter, of the current directory where its path is relative; None: the one that runs this.
         env: environment variables to add.
         inbox_fd: of the memory that payloads are received into; -1: there is none.
+        name: of its model, for people who list the machine's processes.
 
     Raises:
         OSError: the interpreter cannot be started.
@@ -173,7 +174,7 @@ async def spawn(python: str | Path | None, env: Mapping[str, str], inbox_fd: int
 
     def start() -> subprocess.Popen[bytes]:
         process = subprocess.Popen(
-            [os.path.expanduser(python or sys.executable), _BOOTSTRAP, *map(str, descriptors)],
+            [os.path.expanduser(python or sys.executable), _BOOTSTRAP, *map(str, descriptors), ascii(name)[1:-1]],
             stdin=subprocess.DEVNULL,
             pass_fds=fds,
             env={**_DEFAULTS, **os.environ, **env},

@@ -48,6 +48,19 @@ async def test_a_bad_chunk_is_refused_counted_and_never_raises(answer: Any, prob
         raise errors[0]
 
 
+async def test_a_refusal_is_logged_once_a_minute_where_no_function_takes_it(caplog: pytest.LogCaptureFixture) -> None:
+    async with serving(lambda observation: GOOD) as server, AsyncConnection(server.address) as connection:
+        runtime = AsyncChunkRuntime(connection.model("polcy"), RATE_HZ)
+        await runtime.run(lambda: STATE, lambda action: None, seconds=0.4)
+        silent = AsyncChunkRuntime(connection.model("polcy"), RATE_HZ, on_error=lambda error: None)
+        await silent.run(lambda: STATE, lambda action: None, seconds=0.2)
+    assert runtime.stats.refused["UnknownModel"] > 1
+    assert silent.stats.refused["UnknownModel"] >= 1
+    assert [record.getMessage() for record in caplog.records if record.name == "inferential.client"] == [
+        "no chunk of polcy: UnknownModel: no model 'polcy'; there is: policy"
+    ]
+
+
 async def test_a_chunk_against_the_spec_is_refused() -> None:
     spec = ActionSpec(shape=(3,), low=-1, high=1, max_change=0.5)
     for bad in (GOOD * 2, GOOD[:, :2], np.cumsum(GOOD, axis=0) / 20 * 12 - 1):

@@ -22,7 +22,7 @@ from inferential.client.chunks.player import Index, Player
 from inferential.client.chunks.stats import ChunkStats
 from inferential.client.model import Model
 from inferential.client.result import Result
-from inferential.errors import InferenceError, InvalidChunk, ObservationOutdated, place_of, words_of
+from inferential.errors import InferenceError, InvalidChunk, ObservationOutdated, RequestSuperseded, place_of, words_of
 from inferential.notices import Notices
 from inferential.proto.actions import Array, BadActions, SpecArgument, action_keys, read_chunk
 
@@ -155,7 +155,12 @@ class _Runtime(Generic[ModelT]):
         if isinstance(error, ObservationOutdated):
             self._player.outdated(error.request_id, time.monotonic(), error.turn_in_ms)
             return
-        self._player.failed(error.request_id, type(error).__name__)
+        kind = type(error).__name__
+        self._player.failed(error.request_id, kind)
+        if self._on_error is None and not isinstance(error, InvalidChunk | RequestSuperseded):  # said already; usual
+            self._notices.say(
+                kind, "no chunk of %s: %s", error.model_id, f"{kind}: {error.reason}", level=logging.WARNING
+            )
         if self._on_error is not None:
             try:
                 self._on_error(error)

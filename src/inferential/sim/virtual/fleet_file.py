@@ -12,10 +12,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
+from inferential.config.fields import Node
 from inferential.config.files import parse_content, read_file
-from inferential.config.problems import ConfigError, Problem
+from inferential.config.problems import ConfigError, Problem, from_validation
 from inferential.config.schema import InferentialConfig, ModelsConfig
-from inferential.config.section import Count, NotNegative, Positive, Section
+from inferential.config.section import Count, Expected, NotNegative, Positive, Section
 from inferential.config.text import Layer
 
 _CLOSED_ONLY = frozenset({"ask", "refresh", "index", "chunk_steps", "delay_ms", "loss", "slo_ms", "task_steps"})
@@ -54,11 +55,14 @@ class FleetModel(Section):
     """What each row of a call takes."""
     max_batch_size: Rows = 1
     """Rows in a call, where fixed_ms and per_row_ms are given."""
-    profile: Annotated[list[SizeFigures], Field(min_length=1)] | None = None
+    profile: Annotated[list[SizeFigures], Field(min_length=1), Expected("a list of a table or more")] | None = None
     """In place of these three, latencies by batch size, as `inferential profile` measures them."""
     spread: Annotated[float, Field(ge=0, le=1)] = 0.05
     """Sigma of the lognormal factor by which the latency of calls varies."""
-    replicas: Replicas | Annotated[list[Speed], Field(min_length=1, max_length=4_096)] = 1
+    replicas: Annotated[
+        Replicas | Annotated[list[Speed], Field(min_length=1, max_length=4_096)],
+        Expected("a whole number of at least 1 and at most 4096, or a list of numbers above 0"),
+    ] = 1
     """How many, or the speed of each: one of speed 2 takes half the time."""
     max_inflight: Count = 1
     """Calls at once on each replica."""
@@ -189,10 +193,10 @@ class RobotClass(Section):
 class Fleet(Section):
     """Models and robots."""
 
-    models: Annotated[dict[str, FleetModel], Field(min_length=1)]
-    """By model id."""
-    robots: Annotated[dict[str, RobotClass], Field(min_length=1)]
-    """By the name of the class."""
+    models: Annotated[dict[str, FleetModel], Field(min_length=1), Expected("a table with a model or more")]
+    """How long calls of each model take, by its id."""
+    robots: Annotated[dict[str, RobotClass], Field(min_length=1), Expected("a table with a class or more")]
+    """What each class of robots does, by its name."""
 
     @model_validator(mode="after")
     def _models_are_there(self) -> Fleet:
@@ -239,15 +243,7 @@ def _fleet(layer: Layer) -> Fleet:
     try:
         return Fleet.model_validate(layer.values)
     except ValidationError as error:
-        problems = [
-            Problem(
-                ".".join(map(str, one["loc"])),
-                one["msg"].removeprefix("Value error, "),
-                layer.source(one["loc"]),
-            )
-            for one in error.errors(include_url=False)
-        ]
-        raise ConfigError(problems) from None
+        raise ConfigError(from_validation(error, lambda key: layer, Node((), Fleet))) from None
 
 
 def _configures_a_server(layer: Layer) -> bool:
