@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -46,7 +47,9 @@ def _open_descriptors(taken: ExitStack) -> None:
 
 
 def _map_memory(taken: ExitStack) -> None:
-    taken.enter_context(mmap.mmap(-1, ADDRESS_BYTES))  # of which no page is touched
+    if sys.platform != "win32":  # where nothing limits it
+        # Pages that cannot be touched are counted as address space, and never as memory that is promised.
+        taken.enter_context(mmap.mmap(-1, ADDRESS_BYTES, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS, 0))
 
 
 def _start_threads(taken: ExitStack) -> None:
