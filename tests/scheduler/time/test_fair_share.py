@@ -181,3 +181,13 @@ def test_where_a_model_serves_all_that_is_asked_no_client_goes_after_others() ->
     shares = FairShares(Models({"m": 0.01}))
     shares.update([("closed", "m", 0.02), ("robot", "m", 0.2)], pause_s=lambda client_id, model_id: 0.0)
     assert not shares.sets_aside
+
+
+def test_how_soon_a_client_asks_again_is_known_by_the_model_that_it_names_whichever_version_answers_it() -> None:
+    shares = FairShares(Models({"m@2": 0.005}))
+    pauses_s = {("closed", "m"): 0.0005, ("other", "m"): 0.0005, ("robot", "m"): 0.19}
+    for client_id, model_id in pauses_s:
+        shares.note(client_id, model_id, 1.0, pool="m@2")
+    asked = [("closed", "m", 0.011), ("other", "m", 0.011), ("robot", "m", 0.2)]
+    shares.update(asked, pause_s=lambda *named: pauses_s[named])
+    assert [shares.goes_aside(client_id, "m@2") for client_id in ("closed", "other", "robot")] == [True, True, False]

@@ -173,7 +173,7 @@ class FairShares:
                 rate = flood_rate if is_behind(client_id) else rate
             if (asked := of_pool.get(pool)) is None:
                 asked = of_pool[pool] = groups.setdefault(min(self._availability.colocated_models(pool)), [])
-            asked.append(RateRequest(client_id, pool, rate, *known))
+            asked.append(RateRequest(client_id, pool, rate, *known, model_id))
             if not number % STEP:
                 yield
         self._weights, self._pools = weights, pools
@@ -205,7 +205,7 @@ class FairShares:
         }
         parts = []
         for number, request in enumerate(asked, start=1):
-            least_s = pause_s(request.client_id, request.model_id) + calls_s[request.model_id]
+            least_s = pause_s(request.client_id, request.asked_id) + calls_s[request.model_id]
             parts.append(max(request.per_second, 1 / least_s) / due[request])
             if not number % STEP:
                 yield
