@@ -149,9 +149,10 @@ class Accounting:
         request = incoming.request
         request.serve_interval_ms = self._shares.interval_ms(request.client_id, request.pool)
         # A robot that is asked for newer observations sends several for each answer, and floods nothing by that.
-        if request.serve_interval_ms and not incoming.renews and not request.in_order:
-            request.pace_s = self._shares.pace_s(request.client_id, request.pool)
+        if request.serve_interval_ms and not incoming.renews:
             request.goes_aside = self._shares.sets_aside and self._shares.goes_aside(request.client_id, request.pool)
+            if not request.in_order:
+                request.pace_s = self._shares.pace_s(request.client_id, request.pool)
 
     def dispatched(self, batch: Batch, queue_depth: int) -> None:
         """Defers the record of a dispatched batch until `flush`."""
