@@ -206,7 +206,7 @@ class FairShares:
         parts = []
         for number, request in enumerate(asked, start=1):
             least_s = pause_s(request.client_id, request.asked_id) + calls_s[request.model_id]
-            parts.append(max(request.per_second, 1 / least_s) / due[request])
+            parts.append(max(request.per_second, 1 / max(least_s, _SHORTEST_S)) / due[request])
             if not number % STEP:
                 yield
         if max(parts, default=0.0) <= BEYOND:
