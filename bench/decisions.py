@@ -43,9 +43,10 @@ class Row:
     Attributes:
         chosen: who runs next and with whom, by the strategy; of every other decision, as to read the clock twice within
             one takes a thirtieth of it.
-        decided: the same with all that the engine keeps of them, and when it is to be asked again; of the others.
-        planned: all that is done while a call runs, to find whose observations the next one wants; None where robots do
-            not renew theirs.
+        decided: all from the end of a call until the next one is handed over, with what the engine keeps of that; of
+            the others.
+        afterwards: all that is done while that call runs: to note what it serves, to find whose observations the next
+            one wants, and when the engine is to be asked again.
         taken_in: a request that comes.
     """
 
@@ -54,7 +55,7 @@ class Row:
     batch_size: int
     chosen_us: tuple[float, float]
     decided_us: tuple[float, float]
-    planned_us: tuple[float, float] | None
+    afterwards_us: tuple[float, float]
     taken_in_us: tuple[float, float]
 
 
@@ -77,7 +78,7 @@ def _measure(name: str, waiting: int, batch_size: int) -> Row:
     strategy = name.split(",")[0]
     clock, chance = Clock(), random.Random(0)
     with patch.object(time, "monotonic", clock):
-        config = SchedulingConfig(strategy=strategy, max_queue_size=10 * waiting)
+        config = SchedulingConfig(strategy=strategy, max_queue_size=10 * waiting, request_ttl_ms=3600e3)
         scheduler = create_scheduler(config)
         capacity = Capacity(1, batch_size)  # the same until it changes, as a server's
         engine = Engine(config, scheduler, lambda model_id: capacity)
@@ -85,7 +86,7 @@ def _measure(name: str, waiting: int, batch_size: int) -> Row:
         engine.profiles.load({"m": sizes})
         chosen: list[float] = []
         decided: list[float] = []
-        planned: list[float] = []
+        afterwards: list[float] = []
         taken_in: list[float] = []
         choose = scheduler.next_batch_on  # type: ignore[attr-defined]
 
@@ -101,35 +102,39 @@ def _measure(name: str, waiting: int, batch_size: int) -> Row:
         scheduler.next_batch_on = timed  # type: ignore[attr-defined]
         for number in range(waiting):
             engine.offer(_request(f"c{number}", clock.now, chance, name), clock.now)
+        freed_s = 0.0
         for turn in range(2 * DECISIONS):
             is_apart = turn % 2 == 0
             began = time.thread_time()
             (batch,) = engine.work(clock.now)
+            handed_over = time.thread_time()
+            outdated = engine.outdated()
             wake_at = engine.wake_at()
+            spent_s = time.thread_time() - handed_over
             if not is_apart:
-                decided.append(time.thread_time() - began)
-            ends_at, spent_s = clock.now + CALL_S, 0.0
-            outdated: list[InferenceRequest] = []
-            while name == EXECUTED and wake_at is not None and wake_at < ends_at:
+                decided.append(freed_s + handed_over - began)
+            ends_at = clock.now + CALL_S
+            while wake_at is not None and wake_at < ends_at:
                 clock.now = wake_at
                 began = time.thread_time()
                 engine.work(clock.now)
-                wake_at = engine.wake_at()
                 outdated += engine.outdated()
+                wake_at = engine.wake_at()
                 spent_s += time.thread_time() - began
-            if name == EXECUTED:
-                planned.append(spent_s)
+            afterwards.append(spent_s)
             clock.now = ends_at
             for old in outdated:
                 engine.offer(_request(old.client_id, clock.now - STEP_S / 10, chance, name), clock.now)
             engine.ended()
+            began = time.thread_time()
             engine.finished(batch, clock.now, measured=False)
+            freed_s = time.thread_time() - began
             for served in batch.requests:
                 request = _request(served.client_id, clock.now, chance, name)
                 began = time.thread_time()
                 engine.offer(request, clock.now)
                 taken_in.append(time.thread_time() - began)
-    return Row(name, waiting, batch_size, _of(chosen), _of(decided), _of(planned) if planned else None, _of(taken_in))
+    return Row(name, waiting, batch_size, _of(chosen), _of(decided), _of(afterwards), _of(taken_in))
 
 
 def _request(client_id: str, now: float, chance: random.Random, name: str) -> InferenceRequest:

@@ -101,11 +101,11 @@ def live(result: dict[str, Any]) -> Iterator[str]:
 
 def decisions(result: dict[str, Any]) -> Iterator[str]:
     """Yields what a decision costs, in microseconds."""
-    yield "| strategy | waiting | rows of a call | chosen | decided | planned later | a request taken in |"
+    yield "| strategy | waiting | rows of a call | chosen | decided | afterwards | a request taken in |"
     yield "|---|---|---|---|---|---|---|"
     for row in result["rows"]:
         name, _, what = row["strategy"].partition(", ")
-        found = [row.get(key) for key in ("chosen_us", "decided_us", "planned_us", "taken_in_us")]
+        found = [row.get(key) for key in ("chosen_us", "decided_us", "afterwards_us", "taken_in_us")]
         cells = [f"{two[0]:.0f}, {two[1]:.0f}" if two else "" for two in found]
         yield f"| `{name}`{what and f', {what}'} | {row['waiting']} | {row['batch_size']} | {' | '.join(cells)} |"
 

@@ -9,7 +9,9 @@ import signal
 import sys
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -101,6 +103,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     scheduler = OneAtATime(config, log)
     scheduler.workqueue = LongestFirst()
     return scheduler
+
+
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A folder of the test in which a Unix socket can have its name, however long TMPDIR is."""
+    with TemporaryDirectory(prefix="test-", dir="/tmp") as folder:
+        yield Path(folder)
 
 
 @pytest.fixture

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import argparse
 
-from bench.fleet_rules import CELLS, QUICK_SECONDS, RULES, SECONDS, SEEDS, compare, replace_rows
+from bench.fleet_rules import QUICK_SECONDS, RULES, SECONDS, SEEDS, compare, replace_rows
+from bench.fleet_rules.cells import CELLS
 
 
 def main() -> None:

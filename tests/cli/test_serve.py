@@ -309,9 +309,10 @@ LEAVES = """
 import asyncio, sys
 
 async def leaving(observation):
-    async def leave():
+    def leave():
         sys.exit(5)
-    await asyncio.gather(asyncio.create_task(leave()), asyncio.sleep(60))
+    asyncio.get_running_loop().call_soon(leave)
+    await asyncio.sleep(60)
 """
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import threading
 import time
 from collections.abc import AsyncIterator
@@ -166,6 +167,37 @@ async def test_a_child_forked_while_another_thread_waits_can_close_what_is_the_p
 
     async with serving(held) as server:
         await asyncio.to_thread(robot, server.address)
+
+
+async def test_a_child_that_goes_on_in_the_event_loop_reads_nothing_of_the_parents() -> None:
+    held = Held()
+    held.free.set()
+
+    async def drive(address: str) -> None:
+        async with AsyncConnection(address) as connection:
+            model = connection.model("policy")
+            assert await model.infer(timeout_ms=WAIT_MS, **VALUES) is not None
+            waits = asyncio.ensure_future(model.get_result(timeout_ms=WAIT_MS))
+            forever = asyncio.get_running_loop().create_future()
+            child = os.fork()
+            if child == 0:
+                try:
+                    await waits
+                except ConnectionError:
+                    await forever
+                finally:
+                    os._exit(1)
+            try:
+                for _ in range(50):
+                    assert await model.infer(timeout_ms=5000, **VALUES) is not None
+                assert os.waitpid(child, os.WNOHANG) == (0, 0)  # noqa: ASYNC222
+            finally:
+                os.kill(child, signal.SIGKILL)
+                os.waitpid(child, 0)  # noqa: ASYNC222
+                waits.cancel()
+
+    async with serving(held) as server:
+        await asyncio.to_thread(asyncio.run, drive(server.address))
 
 
 def test_a_server_that_floods_does_not_hold_a_call_that_does_not_wait() -> None:

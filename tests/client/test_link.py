@@ -20,6 +20,7 @@ from inferential.client.attempts import Attempts
 from inferential.client.backoff import LinkTimeouts
 from inferential.client.dialer import CONNECT_S
 from inferential.client.link import HANDSHAKE_S, Link
+from inferential.zmtp import ConnectionEnded
 from inferential.zmtp import protocol as p
 from inferential.zmtp.sockets import Connected, abort
 
@@ -180,8 +181,8 @@ def test_robots_whose_server_restarts_are_all_back_within_two_seconds(server: Se
     assert len({round(robot.link.next_poll_at - robot.now, 3) for robot in robots}) == 8  # and not all at once
 
 
-def test_a_path_that_is_not_there_is_tried_again(tmp_path: Path, make_robot: Make) -> None:
-    assert waits(make_robot(f"ipc://{tmp_path}/nothing"), 2) == [0.1, 0.2]
+def test_a_path_that_is_not_there_is_tried_again(short_path: Path, make_robot: Make) -> None:
+    assert waits(make_robot(f"ipc://{short_path}/nothing"), 2) == [0.1, 0.2]
 
 
 def test_a_longest_wait_below_the_first_changes_nothing(server: Server, make_robot: Make) -> None:
@@ -245,7 +246,7 @@ def names(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Any]]:
             raise socket.gaierror(socket.EAI_NONAME, "unknown")
         return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (one, port)) for one in known[host]]
 
-    monkeypatch.setattr(module.socket, "getaddrinfo", find)
+    monkeypatch.setattr(socket, "getaddrinfo", find)
     yield known
     known["asked"].set()
 
@@ -422,7 +423,7 @@ def test_a_connection_that_breaks_as_it_is_made_leaves_nothing(
     server: Server, robot: Robot, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*_: Any, **__: Any) -> Any:
-        raise module.ConnectionEnded("just now")
+        raise ConnectionEnded("just now")
 
     monkeypatch.setattr(module, "Stream", broken)
     robot.poll(0.0)

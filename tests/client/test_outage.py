@@ -7,6 +7,7 @@ import selectors
 import socket
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import pytest
 from tests.client.test_link import HELLO, LARGE, PATIENCE, Robot, Server, message, pinged
 from tests.zmtp.conftest import read_exactly
@@ -172,6 +173,63 @@ def test_a_connection_that_ends_beside_a_silent_one_is_made_again_after_a_while(
     assert not robot.poll(robot.link.next_poll_at)
     assert robot.now == pytest.approx(2.6)
     assert server.accept()
+
+
+@pytest.mark.parametrize("end", [socket.socket.close, abort], ids=["close", "reset"])
+def test_the_more_of_them_end_the_later_the_next_is_made(
+    end: Callable[[socket.socket], object], robot: Robot, server: Server
+) -> None:
+    """As beside a server that is stopped, behind a proxy that cannot reach it."""
+    _, beside = silent(robot, server)
+    made = [robot.now]
+    while robot.link.connected:
+        until_it_ends(robot, beside, end)
+        while robot.link.connected and len(robot.selector.get_map()) == 1:
+            robot.poll(robot.link.next_poll_at)
+        if robot.link.connected:
+            made.append(robot.now)
+            beside = server.accept()
+    assert np.diff(made) == pytest.approx([0.1, 0.2, 0.4, 0.8, PATIENCE.reconnect_max_s], abs=0.11)
+
+
+def test_a_connection_that_is_heard_between_is_made_again_as_soon_as_at_first(robot: Robot, server: Server) -> None:
+    old, beside = silent(robot, server)
+    for _ in range(3):
+        until_it_ends(robot, beside, socket.socket.close)
+        while len(robot.selector.get_map()) == 1:
+            robot.poll(robot.link.next_poll_at)
+        beside = server.accept()
+    old.sendall(p.command(p.PONG))
+    assert robot.next() is None
+    assert not robot.poll()
+    since = robot.now
+    while len(robot.selector.get_map()) == 1:
+        assert not robot.poll(robot.link.next_poll_at)
+    first = robot.now
+    assert first - since < 2.5
+    until_it_ends(robot, server.accept(), socket.socket.close)
+    while len(robot.selector.get_map()) == 1:
+        assert not robot.poll(robot.link.next_poll_at)
+    assert robot.now == pytest.approx(first + 0.1)
+
+
+def test_where_the_machine_refuses_a_connection_beside_a_stuck_one_it_is_asked_less_and_less_often(
+    robot: Robot, server: Server, cut: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cut()
+    tries: list[float] = []
+
+    def refuse(self: Attempts, address: object) -> None:
+        tries.append(robot.now)
+        raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+
+    end = robot.connect(server)
+    monkeypatch.setattr(Attempts, "begin", refuse)
+    robot.poll(1.0)
+    assert pinged(end)
+    while robot.link.connected:
+        robot.poll(robot.link.next_poll_at)
+    assert np.diff(tries)[:5] == pytest.approx([0.1, 0.2, 0.4, 0.7, 0.7], abs=0.03)
 
 
 def test_once_the_silent_one_is_given_up_the_server_is_listened_for_on(robot: Robot, server: Server) -> None:

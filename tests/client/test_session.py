@@ -203,7 +203,7 @@ def test_a_result_carries_what_the_server_sent(talk: Any) -> None:
     seen = talk.observe(mailbox, now=10.0)
     talk.answer(seen, now=10.025, actions=np.ones(2), note="go")
     result = mailbox.take()
-    assert isinstance(result, dict)
+    assert isinstance(result, Result)
     assert result.keys() == {"actions", "note", "response_id", "model_id", "inference_latency_ms"}
     assert (result["note"], result["response_id"], result["model_id"]) == ("go", f"r{seen.request_id}", "m")
     assert result["inference_latency_ms"] == 2.0
@@ -260,6 +260,7 @@ def test_each_status_is_an_error_of_its_own_type(status: str, kind: type, queue:
     seen = talk.observe(mailbox)
     talk.refuse(seen, status)
     error = mailbox.take()
+    assert isinstance(error, InferenceError)
     assert type(error) is kind
     assert (error.request_id, error.model_id, error.reason) == (seen.request_id, "m", "because")
     assert talk.session.stats.refused == 1
@@ -446,7 +447,20 @@ def test_both_kinds_wait_side_by_side(talk: Any) -> None:
     latest, every = talk.mailbox(), talk.mailbox(queue="all")
     for n in range(6):
         talk.hold((latest, every)[n % 2], n)
-    assert unsent(talk.session) == [1, 3, 4, 5]
+    assert unsent(talk.session) == [4, 1, 3, 5]
+
+
+def test_a_handle_that_observes_most_often_waits_no_longer_for_that(talk: Any) -> None:
+    camera, joints = talk.mailbox(), talk.mailbox()
+    sent = []
+    for n in range(0, 100, 5):  # a link that carries one observation in the time in which the joints make five
+        talk.hold(camera, n)
+        for more in range(1, 5):
+            talk.hold(joints, n + more)
+        request_id, frames = talk.session.next_unsent(0.0)
+        sent.append(int(np.frombuffer(frames[2], np.int64)[0]))
+        talk.session.sent(request_id)
+    assert sent == [0, *(n + (4 if n % 10 else 0) for n in range(5, 100, 5))]
 
 
 def test_an_abandoned_observation_is_not_sent(talk: Any) -> None:

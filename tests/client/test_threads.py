@@ -198,7 +198,7 @@ def test_an_answer_that_comes_while_the_rest_is_sent_is_not_slept_on(
             if self.writable:
                 return 0
             self.writable = True
-            session.receive(*self.answer, 0.0)
+            session.receive(*self.answer, now=0.0)
             return 1
 
     with open_with(AnswersWhileSending(), monkeypatch) as connection:

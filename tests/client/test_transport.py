@@ -25,13 +25,13 @@ def test_tcp_may_be_left_out_of_an_address(form: str, peer: Any, open_connection
     assert peer.receive().values["n"] == 1
 
 
-def test_an_address_may_be_a_path(tmp_path: Path, open_connection: Callable[..., Connection]) -> None:
+def test_an_address_may_be_a_path(short_path: Path, open_connection: Callable[..., Connection]) -> None:
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     router = context.socket(zmq.ROUTER)
     router.setsockopt(zmq.RCVTIMEO, WAIT_MS)
-    router.bind(f"ipc://{tmp_path}/robots.sock")
+    router.bind(f"ipc://{short_path}/robots.sock")
     try:
-        open_connection("robot", server=f"ipc://{tmp_path}/robots.sock").model("m").observe()
+        open_connection("robot", server=f"ipc://{short_path}/robots.sock").model("m").observe()
         assert router.recv_multipart()[0] == b"robot"
     finally:
         router.close(linger=0)
@@ -59,13 +59,18 @@ def test_an_address_may_be_a_path(tmp_path: Path, open_connection: Callable[...,
         "tcp://a\0b:5555",
         "[::1:5555",
         "::1]:5555",
-        "ipc:///" + "x" * 107,
     ],
 )
 def test_an_address_that_is_none_is_refused_by_name(kind: Any, address: str) -> None:
     with pytest.raises(ValueError, match=r"^server: expected HOST:PORT, tcp://HOST:PORT or ipc://PATH, got ") as raised:
         kind(address)
     assert repr(address) in str(raised.value)
+
+
+@pytest.mark.parametrize(("path", "size"), [("/" + "x" * 107, 108), ("@" + "é" * 54, 109)])
+def test_a_path_that_is_too_long_for_a_socket_is_refused_by_its_size(path: str, size: int) -> None:
+    with pytest.raises(ValueError, match=f"^server: expected a path of at most 107 bytes, got {size}: 'ipc://{path}'"):
+        normalize_address(f"ipc://{path}")
 
 
 @pytest.mark.parametrize("address", ["[fe80::1]:5555", "tcp://fe80::1:5555", "[FE80::1]:5555"])

@@ -69,12 +69,11 @@ async def test_images_are_decoded_beside_the_event_loop(
 ) -> None:
     threads: list[str] = []
     from inferential.observation import values
-
-    original = values.decode
+    from inferential.proto.images import decode
 
     def noted(*args: Any) -> Any:
         threads.append(threading.current_thread().name)
-        return original(*args)
+        return decode(*args)
 
     monkeypatch.setattr(values, "decode", noted)
     requests = [request_of("m", {"camera": encode(IMAGE, PNG)}, slots_known=True) for _ in range(3)]
@@ -213,6 +212,11 @@ class Refuses:
         ),
         ({"pose": object()}, "result 'pose': expected numbers or a string, got object"),
         ({"pose": np.array([None, 1])}, "result 'pose': expected numbers"),
+        ({1: 1.0, "1": 2.0}, "result: the keys 1 and '1' are both sent as '1'"),
+        ({"1.0": None, 1.0: 2.0}, "result: the keys '1.0' and 1.0 are both sent as '1.0'"),
+        ({True: 1.0, "True": 2.0}, "result: the keys True and 'True' are both sent as 'True'"),
+        ({b"x": 1.0, "b'x'": 2.0}, "result: the keys b'x' and \"b'x'\" are both sent as \"b'x'\""),
+        ({"pose": {1: 1.0, "1": 2.0}}, "result 'pose': the keys 1 and '1' are both sent as '1'"),
         ({"pose": {"x": object()}}, "result 'pose/x': expected numbers or a string, got object"),
         ({"pose": [[1, 2], [3]]}, "result 'pose': list is no array"),
         ({"pose": ["a", 1]}, "result 'pose': expected numbers"),

@@ -6,6 +6,7 @@ import asyncio
 import functools
 import itertools
 import threading
+import time
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -310,19 +311,29 @@ async def test_a_call_in_a_thread_whose_predecessor_was_short_is_over_within_the
         assert all(result.success for result in over.value.value)
 
 
-async def test_beside_threads_that_hold_the_interpreters_lock_calls_are_not_waited_for(
-    serve: Serve, request_of: MakeRequest, finish: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("step_s", "waits"), [(1.0, False), (0.2, True)], ids=["others hold the lock", "all cores are busy"]
+)
+async def test_calls_that_are_over_late_are_waited_for_unless_others_hold_the_interpreters_lock(
+    step_s: float,
+    waits: bool,
+    serve: Serve,
+    request_of: MakeRequest,
+    finish: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(inprocess, "WORTH_S", 10.0)
     monkeypatch.setattr(inprocess, "STANDS_S", 0.5)
-    clock = itertools.count()  # it takes a second to get the lock
-    monkeypatch.setattr(inprocess.time, "perf_counter", lambda: float(next(clock)))
+    monkeypatch.setattr(inprocess, "HELD_S", 1.0)
+    clock = itertools.count()  # three steps while the event loop stands still
+    monkeypatch.setattr(time, "perf_counter", lambda: next(clock) * step_s)
     dispatcher = serve(m=lambda observation: observation["state"])
     for _ in range(2):  # the second one shows it
         await finish(dispatcher.dispatch([request_of()]))
+    monkeypatch.setattr(inprocess, "STANDS_S", 10.0 if waits else 0.5)
     call = asyncio.create_task(dispatcher.dispatch([request_of()]))
     await asyncio.sleep(0)
-    assert not call.done()
+    assert call.done() is waits
     (result,) = await finish(call)
     assert result.success
 

@@ -16,6 +16,7 @@ from tests.dispatch.conftest import ask_robot as ask
 from inferential import LocalDispatcher, ModelFailed, ModelProcess, ModelThread, Server
 from inferential.replica import process
 from inferential.replica.outcomes import ModelLoadError
+from inferential.replica.spawn import spawn
 
 if sys.platform != "linux":
     pytest.skip("worker processes are watched by pidfd", allow_module_level=True)
@@ -286,7 +287,7 @@ async def test_a_model_that_cannot_be_loaded_says_why(
 async def test_a_process_is_started_again_that_the_machine_had_no_room_for(
     error: Exception, models: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    spawn, errors = process.spawn, [error]
+    errors = [error]
 
     async def start(*args: Any) -> Any:
         if errors:

@@ -61,7 +61,7 @@ def test_images_are_views_on_the_message() -> None:
     assert np.shares_memory(image, message)
 
 
-ARRAYS = {
+ARRAYS: dict[str, np.ndarray[Any, Any]] = {
     "image": np.arange(24, dtype=np.uint8).reshape(2, 4, 3),
     "depth": np.arange(6, dtype=np.uint16).reshape(2, 3),
     "big endian": np.arange(6, dtype=">f4"),

@@ -162,7 +162,7 @@ async def test_what_comes_while_it_is_paused_is_not_late(router: ReqRouter, pass
     async with asyncio.timeout(60):
         await reader.readuntil(b"READY")  # may wait for the answer that was to share its packet
     writer.write(bytes(50_000))
-    pass_time(req_router.RECEIVE_S + 1.0)
+    pass_time(receiving.RECEIVE_S + 1.0)
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(reader.readexactly(100_000), 0.1)
     router.resume()

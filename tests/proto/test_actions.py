@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from inferential.proto.actions import ActionSpec, ActionSpecs, BadActions, read_chunk
 from inferential.proto.layout import Layout
@@ -28,6 +31,19 @@ def test_a_gripper_beside_an_arm_has_one_number_a_step_in_any_form(shape: tuple[
     values = {"action.arm": np.zeros((1, 5, 3)), "action.gripper": np.arange(5.0).reshape(shape)}
     assert list(read_chunk(values, list(values))["action.gripper"].reshape(-1)) == [0, 1, 2, 3, 4]
     assert len(read_chunk(values, list(values))["action.gripper"]) == 5
+
+
+@pytest.mark.parametrize("lengths", [(1, 5), (5, 1), (3, 1, 2)])
+def test_a_chunk_of_one_action_may_come_before_and_after_longer_ones(lengths: tuple[int, ...]) -> None:
+    layout: Layout | None = None
+    for length in lengths:
+        values = {"action.arm": np.zeros((length, 3)), "action.gripper": np.ones(length)}
+        chunk = read_chunk(values, list(values))
+        layout = layout or Layout(chunk, is_spread=True)
+        assert layout.join(chunk).tolist() == [[0, 0, 0, 1]] * length
+    assert layout is not None
+    with pytest.raises(BadActions, match=r"expected actions of shape \(1?,?\) as before, got \(2,\)"):
+        layout.join({"action.arm": np.zeros((5, 3)), "action.gripper": np.ones((5, 2))})
 
 
 @pytest.mark.parametrize("hidden", [0.0, np.nan])
@@ -95,3 +111,25 @@ def test_what_is_against_a_limit_by_more_than_rounding_is_refused(dtype: Any) ->
     for actions in ([[0.31], [0.3]], [[0.0], [0.055]]):
         with pytest.raises(BadActions, match=r"expected (at most high|a change of at most)"):
             ActionSpec(high=0.3, max_change=0.05).check("arm", np.array(actions, dtype))
+
+
+@given(
+    dtype=st.sampled_from([np.int8, np.uint8, np.int64, np.bool_, np.float16, np.float32, ml_dtypes.bfloat16]),
+    values=st.lists(st.integers(-300, 300), min_size=1, max_size=20),
+    limits=st.tuples(st.floats(-5, 5), st.floats(-5, 5)).map(sorted),
+    max_change=st.none() | st.floats(0.1, 5),
+)
+def test_what_is_clipped_keeps_every_limit_or_fails(
+    dtype: Any, values: list[int], limits: list[float], max_change: float | None
+) -> None:
+    spec = ActionSpec(low=limits[0], high=limits[1], max_change=max_change)
+    actions = np.array(values)[:, np.newaxis].astype(dtype)
+    try:
+        clipped = spec.clip("hand", actions)
+    except BadActions:  # no number of the dtype is within them
+        lowest = max(math.ceil(limits[0]), 0 if np.dtype(dtype).kind in "bu" else -300)
+        assert np.dtype(dtype).kind in "biu"
+        assert lowest > math.floor(min(limits[1], 1 if dtype is np.bool_ else 300))
+    else:
+        spec.check("hand", clipped)
+        assert clipped.dtype == dtype

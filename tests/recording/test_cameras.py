@@ -58,7 +58,7 @@ GREY = {
     "a channel in front": LEVELS[..., 0][None],
     "floats with a channel": UNIT[..., :1],
 }
-DEPTH = {
+DEPTH: dict[str, Any] = {
     "camera/depth": METRES,
     "depth_front": METRES[None, ..., None],
     "depth_half": METRES.astype(np.float16),

@@ -13,6 +13,8 @@ import pytest
 
 pytest.importorskip("mcap")
 
+from mcap.writer import Writer
+
 from inferential.observation.slots import ObservationError
 from inferential.proto import Observation
 from inferential.recording import files as files_module
@@ -154,7 +156,7 @@ def test_a_file_that_is_deleted_while_it_is_written_is_an_error_and_a_new_one_be
 def test_a_full_disk_leaves_no_empty_files_and_counts_what_is_lost(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Full(files_module.Writer):
+    class Full(Writer):
         def add_message(self, *args: Any, **options: Any) -> None:
             if full:
                 raise OSError(errno.ENOSPC, "No space left on device")

@@ -26,6 +26,7 @@ from inferential.metrics import names
 from inferential.recording import live as live_module
 from inferential.recording.live import FoxgloveServer
 from inferential.recording.schemas import ANSWER, IMAGE, OBSERVATION, RAW_IMAGE, message_class
+from inferential.server.status_text import whole_status
 
 PROTOCOL: Any = "foxglove.sdk.v1"
 HEAD = struct.Struct("<BIQ")  # opcode, subscription, time
@@ -176,6 +177,26 @@ async def test_the_fleet_has_a_topic_of_its_own_and_is_looked_at_a_part_at_a_tim
             topic, data = await viewer.message()
     assert topic == "/fleet"
     assert [client["client_id"] for client in fleet["clients"]] == ["arm-01"]
+
+
+async def test_after_what_goes_wrong_the_fleet_is_shown_again_and_that_is_said_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    left = [OSError("no room"), ValueError("no status")]
+
+    def breaks_at_first(server: Server) -> Any:
+        if left:
+            raise left.pop()
+        return whole_status(server)
+
+    monkeypatch.setattr(live_module, "FLEET_S", 0.02)
+    monkeypatch.setattr(live_module, "whole_status", breaks_at_first)
+    async with shown() as (_, _, viewer):
+        await viewer.subscribe("/fleet")
+        topic, _ = await viewer.message()
+    assert topic == "/fleet"
+    assert not left
+    assert caplog.text.count("the fleet cannot be shown in Foxglove") == 1
 
 
 async def test_without_a_subscription_no_payload_is_copied() -> None:

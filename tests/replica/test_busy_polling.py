@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from inferential.replica import busy_polling
 from inferential.replica.busy_polling import LOOK_S, BusyPolling, Usefulness
 
 FIRST_PAUSE, LONGEST_PAUSE = 16, 1024
@@ -82,9 +83,9 @@ class Loop:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = self.ran = 0.0
         self.scheduled: list[tuple[Callable[..., None], Any]] = []
-        monkeypatch.setattr(busy_polling.time, "perf_counter", lambda: self.now)
-        monkeypatch.setattr(busy_polling.time, "thread_time", lambda: self.ran)
-        monkeypatch.setattr(busy_polling.os, "cpu_count", lambda: 2)
+        monkeypatch.setattr(time, "perf_counter", lambda: self.now)
+        monkeypatch.setattr(time, "thread_time", lambda: self.ran)
+        monkeypatch.setattr(os, "cpu_count", lambda: 2)
 
     def call_soon(self, callback: Callable[..., None], *args: Any) -> None:
         self.scheduled.append((callback, args))
@@ -169,7 +170,7 @@ def test_it_looks_on_another_loop_after_its_process_has_ended_with_the_former_on
 
 
 def test_with_one_processor_it_never_looks(loop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(busy_polling.os, "cpu_count", lambda: 1)
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
     polling = BusyPolling()
     polling.call_sent(loop)
     polling.all_answered(loop)

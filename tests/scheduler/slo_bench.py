@@ -74,6 +74,7 @@ class Bench:
                 heapq.heappush(events, (now + self.takes_s(batch), next(serials), batch))
             for request in self.engine.ended():
                 self._end(request, now)
+            self.engine.outdated()
 
     def _end(self, request: InferenceRequest, now: float) -> None:
         assert request not in self.ended

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -512,3 +513,46 @@ def test_what_is_known_of_a_request_stays_with_it(
         assert {*lane.too_late(middle)} == {one for one, refused_from in waiting.items() if refused_from <= middle}
         if waiting:
             assert lane.runs_out_at() >= min(request.chunk.runs_out_at for request in waiting)  # type: ignore[union-attr]
+
+
+@given(seed=st.integers(0, 2**32 - 1))
+@settings(max_examples=30, deadline=None)
+def test_a_call_that_is_noted_later_leaves_what_one_noted_at_once_does(
+    seed: int, make_request: MakeRequest, profile: LatencyProfile
+) -> None:
+    """Of two lanes with the same requests one is asked for its first turn after each call, which notes that."""
+    chance, now = random.Random(seed), NOW
+    lanes = [ChunkLane(0.3, weighted=True), ChunkLane(0.3, weighted=True)]
+    for _ in range(60):
+        now += chance.uniform(0.0, 0.05)
+        client, left_s, goes_on = f"c{chance.randrange(20)}", chance.uniform(-0.2, 0.3), chance.random() < 0.5
+        chunk = ChunkTime(now + left_s, math.inf if goes_on else now + 0.5, 0.5, 0.4 if goes_on else math.inf)
+        arrival = chance.randrange(10**9)
+        for lane in lanes:
+            lane.push(make_request(client, received_at=now, chunk=replace(chunk), arrival=arrival))
+        if chance.random() < 0.3:
+            within_s = (0.2, 0.4) if chance.random() < 0.5 else None
+            limit = chance.choice([1, 3, 8])
+            assert lanes[0].worth_a_call(now + 0.1, 3) == lanes[1].worth_a_call(now + 0.1, 3)
+            calls = [lane.take(profile, limit, now, within_s) for lane in lanes]
+            lanes[1].runs_out_at()
+            assert names(calls[0]) == names(calls[1])
+            reserves = [[request.chunk and request.chunk.reserve_s for request in call] for call in calls]
+            assert reserves[0] == reserves[1]
+        assert len(lanes[0]) == len(lanes[1])
+        asked = chance.randrange(4)
+        if asked == 0:
+            assert lanes[0].waits_until(profile, 3, now) == lanes[1].waits_until(profile, 3, now)
+        elif asked == 1:
+            assert lanes[0].worth_a_call(now + 0.1, 3) == lanes[1].worth_a_call(now + 0.1, 3)
+        elif asked == 2:
+            assert lanes[0].starve(now, 2) == lanes[1].starve(now, 2)
+
+
+def test_a_call_that_leaves_nothing_waiting_keeps_no_request(
+    lane: ChunkLane, make_request: MakeRequest, profile: LatencyProfile
+) -> None:
+    request = make_request("a", received_at=NOW, chunk=ChunkTime(NOW, NOW + 0.5, 0.5))
+    lane.push(request)
+    lane.take(profile, 8, NOW)
+    assert sys.getrefcount(request) == 2  # ours, and the argument

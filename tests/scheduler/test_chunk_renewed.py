@@ -9,6 +9,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from inferential.scheduler import chunk_alike, chunk_sizes, chunk_values
 from inferential.scheduler import chunk_columns as columns
 from inferential.scheduler.chunk_renewed import RenewedAlike
 from inferential.scheduler.chunk_table import ChunkTable
@@ -20,10 +21,16 @@ TRANSIT_S = 0.004
 
 
 def column(
-    chance: random.Random, now: float, *, step_s: float = 0.02, renews: bool = True, more_s: float = 0.0
+    chance: random.Random,
+    now: float,
+    *,
+    step_s: float = 0.02,
+    renews: bool = True,
+    more_s: float = 0.0,
+    most_left_s: float = 0.4,
 ) -> list[float]:
     """The column of a robot that goes on with what it has not executed; `more_s`: what it gains beyond its chunk."""
-    left_s = max(chance.uniform(-0.2, 0.4), 0.0)
+    left_s = max(chance.uniform(-0.2, most_left_s), 0.0)
     chunk = ChunkTime(
         now + left_s - TRANSIT_S,
         math.inf,
@@ -79,6 +86,28 @@ def test_robots_that_are_alike_are_planned_as_by_the_slow_path(seed: int, count:
         assert choose(fast, profile, limit, begins_at).tolist() == choose(slow, profile, limit, begins_at).tolist()
         anew = columns.Columns(table.rows, len(table))
         assert choose(table, profile, limit, now).tolist() == choose(anew, profile, limit, now).tolist()
+
+
+@given(seed=st.integers(0, 2**32 - 1), left_s=st.sampled_from([-0.2, 0.1, 0.4]), count=st.sampled_from([1, 8, 40]))
+@settings(max_examples=60, deadline=None)
+def test_robots_that_are_alike_are_worth_what_they_are_by_the_slow_path(seed: int, left_s: float, count: int) -> None:
+    chance, table, now = random.Random(seed), ChunkTable(), 100.0
+    for _ in range(count):
+        observed_at = now - chance.uniform(0.0, 0.2)
+        table.add(column(chance, observed_at, most_left_s=left_s), observed_at)
+    profile, places = profile_of(chance), np.array(range(table.rows.shape[1]))
+    taken = places[table.row[columns.WORTH] != -1.0]
+    takes_s, varies_s = profile.typical(4), profile.high(4) - profile.typical(4)
+    limit = min(count, 8)
+    sizes = profile.sizes_up_to(limit, 32)
+    for is_short in (False, True):
+        fast = chunk_alike.values(table, now, takes_s, varies_s, is_short=is_short)
+        slow = chunk_values.values(table, now, takes_s, varies_s, is_short=is_short)
+        np.testing.assert_allclose(fast[taken], slow[taken], rtol=1e-9, atol=1e-12)
+        assert (np.delete(fast, taken) > 0).all()  # what is vacant comes after all that waits
+        first = taken[fast[taken].argsort(kind="stable")[:limit]]
+        rows = chunk_alike.best_size(table, first, now, sizes, is_short=is_short)
+        assert rows == chunk_sizes.best_of_all(table, first, now, sizes, is_short=is_short)
 
 
 def test_robots_are_alike_while_each_that_waits_is_common_and_has_the_same_step() -> None:

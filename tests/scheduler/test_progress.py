@@ -17,9 +17,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 import inferential.scheduler.engine
 from inferential.config.schema import SchedulingConfig
 from inferential.scheduler import InferenceRequest, ModelAwareScheduler, Scheduler, create_scheduler
+from inferential.scheduler.chunk_lane import WAKE_S
 from inferential.scheduler.engine import Batch, Capacity, Engine
 from inferential.scheduler.request import RequestState
-from inferential.scheduler.slo_aware import WAKE_S
 from inferential.scheduler.time.profile import Profiles
 from inferential.scheduler.time.robot_time import ChunkTime
 

@@ -12,7 +12,7 @@ from tests.scheduler.slo_bench import Bench, at
 
 from inferential.scheduler import InferenceRequest
 from inferential.scheduler.chunk_lane import WAKE_S
-from inferential.scheduler.engine import Capacity
+from inferential.scheduler.engine import RETRY_S, Capacity
 from inferential.scheduler.request import RefusalKind, RequestState
 from inferential.scheduler.time.robot_time import ChunkTime
 
@@ -271,6 +271,26 @@ def test_a_robot_that_renews_is_asked_once_for_a_newer_observation_and_keeps_its
     (ended,) = engine.ended()
     assert ended.refusal.kind is RefusalKind.SUPERSEDED
     assert newer.waiting_since == begin
+
+
+def test_the_next_call_is_planned_once_the_one_before_it_has_begun(
+    clock: Any, make_request: MakeRequest, bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call that takes less than a robot needs for a newer observation, so that who is asked is due at once."""
+    engine, planned = bench(clock, [20.0]).engine, []
+    take_outdated = engine.scheduler.take_outdated
+    monkeypatch.setattr(engine.scheduler, "take_outdated", lambda: planned.append(clock.now) or take_outdated())
+    for client in ("first", "a"):
+        engine.offer(
+            chunk_at(make_request, clock, client, 0, renews=True, takes_latest=True, lead_s=0.03)[1], clock.now
+        )
+    (call,) = engine.work(clock.now)
+    assert len(call.requests) == 1
+    assert not planned
+    assert engine.wake_at() == clock.now + RETRY_S  # it is due still
+    engine.outdated()
+    assert planned == [clock.now]
+    assert engine.wake_at() != clock.now + RETRY_S
 
 
 def test_no_robot_is_asked_for_a_newer_observation_when_a_call_is_about_to_begin(

@@ -132,6 +132,32 @@ async def test_deferred_records_are_written_after_the_answer_that_a_call_may_hav
     assert flushed == [loop]
 
 
+async def test_the_next_calls_are_planned_after_the_first_steps_of_those_that_were_begun(monkeypatch: Any) -> None:
+    loop, done = Loop(), []
+    batches = [["call"], []]
+    engine = SimpleNamespace(
+        take_bypassed=lambda now: [],
+        waiting=lambda: 1,
+        ended=list,
+        wake_at=lambda: None,
+        work=lambda now: batches.pop(0),
+        outdated=lambda: done.append("planned") or [],
+    )
+    accounting = SimpleNamespace(flush=None, pending=0, engine=engine, next_sweep_at=lambda: None)
+    executor = SimpleNamespace(
+        inline_calls=0, submit=lambda batch: loop.call_soon(done.append, f"{batch} has begun"), run_inline=None
+    )
+    nothing: Any = None
+    with monkeypatch.context() as patched:
+        patched.setattr(asyncio, "get_running_loop", lambda: loop)
+        pump = EventPump(Endless(), nothing, accounting, engine, nothing)  # type: ignore[arg-type]
+    pump.start(executor)  # type: ignore[arg-type]
+    pump.work()
+    assert not done
+    loop.turn()
+    assert done == ["call has begun", "planned"]
+
+
 async def test_calls_that_complete_inline_follow_one_another_in_one_turn(serve: Any, connect: Any) -> None:
     async def model(observation: dict[str, Any]) -> Any:
         return observation["state"]

@@ -40,7 +40,8 @@ class StandingStill:
 @contextmanager
 def served(model: Any, **config: Any) -> Iterator[Server]:
     """A server on an event loop of its own, in a thread."""
-    started, stop, box = threading.Event(), asyncio.Event(), []
+    started, stop = threading.Event(), asyncio.Event()
+    box: list[Any] = []
 
     async def run() -> None:
         server = Server(

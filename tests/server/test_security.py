@@ -41,15 +41,15 @@ def new_key(folder: Path, name: str) -> Path:
 
 
 @pytest.fixture
-def keys(tmp_path: Path) -> Path:
+def keys(short_path: Path) -> Path:
     """A folder with the keys of a server, of robots arm-01 and arm-02, and of a stranger that is not accepted."""
-    clients = tmp_path / "clients"
+    clients = short_path / "clients"
     clients.mkdir()
-    new_key(tmp_path, "server")
-    new_key(tmp_path, "stranger")
+    new_key(short_path, "server")
+    new_key(short_path, "stranger")
     for name in ("arm-01", "arm-02"):
         new_key(clients, name)
-    return tmp_path
+    return short_path
 
 
 def settings(keys: Path, mode: str = "required", **more: Any) -> InferentialConfig:
@@ -305,13 +305,13 @@ async def test_an_address_that_says_nothing_asks_for_keys_as_all_do(
             await error_of(guest, "give server_key= and secret_key=")
 
 
-async def test_every_address_of_a_list_is_closed_when_one_cannot_be_had(tmp_path: Path) -> None:
+async def test_every_address_of_a_list_is_closed_when_one_cannot_be_had(short_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        bind = [f"ipc://{tmp_path}/robots.sock", f"tcp://127.0.0.1:{taken.getsockname()[1]}"]
+        bind = [f"ipc://{short_path}/robots.sock", f"tcp://127.0.0.1:{taken.getsockname()[1]}"]
         with pytest.raises(OSError, match=r"transport\.bind: cannot listen on 'tcp://127"):
             async with Server(bind, dispatcher=LocalDispatcher({"policy": lambda observation: 1.0})):
                 pass
-    assert not (tmp_path / "robots.sock").exists()
+    assert not (short_path / "robots.sock").exists()
 
 
 async def test_a_server_of_every_interface_serves_robots_by_ipv4_and_ipv6_at_once() -> None:

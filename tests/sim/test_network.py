@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
 import random
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -68,6 +71,31 @@ async def test_nothing_passes_a_cut_and_all_arrives_after_it() -> None:
         network.mend()
         assert await reader.readexactly(11) == b"observation"
         writer.close()
+
+
+@pytest.mark.parametrize("sender", ["robot", "server"])
+async def test_what_a_slow_network_has_not_taken_stays_with_the_sender_on_either_side(sender: str) -> None:
+    accepted: asyncio.Future[tuple[asyncio.StreamReader, asyncio.StreamWriter]] = (
+        asyncio.get_running_loop().create_future()
+    )
+    server = await asyncio.start_server(lambda *streams: accepted.set_result(streams), "127.0.0.1", 0)
+    address = f"tcp://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server, EmulatedNetwork(address, NetworkProfile(rate_bytes_s=4_000_000)) as network:
+        robot = await connect(network)
+        ends = [robot, await accepted]
+        (_, writer), (reader, _) = ends if sender == "robot" else reversed(ends)
+        sending = writer.get_extra_info("socket")
+        sending.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 64 * 1024)
+        sent = arrived = most_held = 0
+        while arrived < 2_000_000:
+            with contextlib.suppress(BlockingIOError):
+                sent += os.write(sending.fileno(), bytes(64 * 1024))
+            with contextlib.suppress(TimeoutError):
+                arrived += len(await asyncio.wait_for(reader.read(64 * 1024), 0.001))
+            most_held = max(most_held, sent - arrived)
+        for _, one in ends:
+            one.close()
+        assert most_held < 900_000
 
 
 async def test_a_reset_ends_connections_at_both_ends_and_new_ones_work() -> None:

@@ -6,6 +6,7 @@ import errno
 import os
 import socket
 import stat
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -117,8 +118,8 @@ def test_a_path_may_be_left_to_the_system_and_leaves_nothing_behind() -> None:
     assert not os.path.exists(os.path.dirname(path))
 
 
-def test_the_name_of_a_server_that_is_gone_is_taken_over(tmp_path: Path) -> None:
-    path = tmp_path / "robots.sock"
+def test_the_name_of_a_server_that_is_gone_is_taken_over(short_path: Path) -> None:
+    path = short_path / "robots.sock"
     with socket.socket(socket.AF_UNIX) as crashed:
         crashed.bind(str(path))
     listener = listen(f"ipc://{path}")
@@ -127,36 +128,47 @@ def test_the_name_of_a_server_that_is_gone_is_taken_over(tmp_path: Path) -> None
     assert not path.exists()
 
 
-def test_the_name_of_a_server_that_lives_is_in_use(tmp_path: Path) -> None:
-    first = listen(f"ipc://{tmp_path}/robots.sock")
+def test_the_name_of_a_server_that_lives_is_in_use(short_path: Path) -> None:
+    first = listen(f"ipc://{short_path}/robots.sock")
     with pytest.raises(OSError) as raised:
-        listen(f"ipc://{tmp_path}/robots.sock")
+        listen(f"ipc://{short_path}/robots.sock")
     assert raised.value.errno == errno.EADDRINUSE
     reached(first)
     first.close()
 
 
-def test_a_file_that_is_no_socket_is_left_alone(tmp_path: Path) -> None:
-    path = tmp_path / "notes"
+def test_a_file_that_is_no_socket_is_left_alone(short_path: Path) -> None:
+    path = short_path / "notes"
     path.write_text("mine")
     with pytest.raises(OSError):
         listen(f"ipc://{path}")
     assert path.read_text() == "mine"
 
 
-def test_closing_leaves_a_name_that_another_server_has_taken_over(tmp_path: Path) -> None:
-    path = tmp_path / "robots.sock"
+def test_closing_leaves_a_name_that_another_server_has_taken_over(short_path: Path) -> None:
+    path = short_path / "robots.sock"
     first = listen(f"ipc://{path}")
-    path.rename(tmp_path / "old.sock")  # so that the inode is not used again
+    path.rename(short_path / "old.sock")  # so that the inode is not used again
     second = listen(f"ipc://{path}")
     first.close()
     reached(second)
     second.close()
 
 
-def test_a_path_that_is_too_long_is_an_os_error(tmp_path: Path) -> None:
-    with pytest.raises(OSError, match="too long"):
-        listen(f"ipc://{tmp_path}/{'x' * 200}")
+@pytest.mark.parametrize("path", ["/" + "x" * 107, "@" + "x" * 107, "é" * 54])
+def test_a_path_that_is_too_long_is_an_os_error_that_says_by_how_much(path: str) -> None:
+    with pytest.raises(OSError, match="the path has 108 bytes, that of a Unix socket at most 107") as raised:
+        listen(f"ipc://{path}")
+    assert raised.value.errno == errno.ENAMETOOLONG
+
+
+def test_one_that_is_left_to_the_system_is_short_whatever_its_folder_for_temporary_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / ("x" * 100)))
+    listener = listen("ipc://*")
+    reached(listener)
+    listener.close()
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self"), reason="Linux alone has such names")

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 from inferential import LocalDispatcher, Server
 from inferential.config.services import HttpConfig
@@ -102,7 +103,7 @@ async def test_where_few_are_left_a_silent_connection_gives_way_to_one_that_asks
 
 
 def none_left_for(page: HttpServer) -> Any:
-    accept = asyncio.trsock.socket.socket.accept
+    accept = socket.socket.accept
 
     def none_left(self: Any) -> Any:
         if self.getsockname()[1] == int(page.address.rpartition(":")[2]):
@@ -222,13 +223,13 @@ async def test_of_requests_that_come_together_the_body_of_one_is_no_head_of_the_
     page: HttpServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = asyncio.get_running_loop().create_future()
-    connection_made = http_listener.AutoHTTPProtocol.connection_made
+    connection_made = AutoHTTPProtocol.connection_made
 
     def noted(self: Any, transport: Any) -> None:
         connection_made(self, transport)
         made.set_result(self)
 
-    monkeypatch.setattr(http_listener.AutoHTTPProtocol, "connection_made", noted)
+    monkeypatch.setattr(AutoHTTPProtocol, "connection_made", noted)
     reader, writer = await call(page)
     async with asyncio.timeout(60):
         protocol = await made

@@ -16,6 +16,7 @@ import zmq.auth
 from fuzz.subjects import feed
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nacl import bindings
 from zmq.utils import z85
 
 from inferential.zmtp import ConnectionEnded, Stream, curve
@@ -304,7 +305,7 @@ def test_a_message_or_another_command_before_the_keys_is_an_error(
 
 
 def sessions() -> tuple[curve.Session, curve.Session]:
-    shared = curve.bindings.crypto_box_beforenm(SERVER.public, CLIENT.secret)
+    shared = bindings.crypto_box_beforenm(SERVER.public, CLIENT.secret)
     one, other = b"CurveZMQMESSAGEC", b"CurveZMQMESSAGES"
     return curve.Session(shared, one, other, 2, 1), curve.Session(shared, other, one, 1, 2)
 

@@ -23,7 +23,8 @@ class Policies:
         add_package()
         self._models = Models(cost)
         # It closes a batch by this time-out, though the one before still runs: with a short one rows go alone.
-        self.infer.set_batch_wait_timeout_s(cost["fixed_ms"] / 1e3)
+        infer: Any = self.infer
+        infer.set_batch_wait_timeout_s(cost["fixed_ms"] / 1e3)
 
     @serve.batch(max_batch_size=MAX_BATCH_SIZE)
     async def infer(self, asked: list[Any]) -> list[bytes]:
@@ -42,6 +43,6 @@ if __name__ == "__main__":
     os.environ["PYTHONPATH"] = os.pathsep.join((here, os.environ.get("PYTHONPATH", "")))
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
     serve.start(http_options={"host": "127.0.0.1", "port": int(sys.argv[1])}, logging_config={"log_level": "ERROR"})
-    serve.run(serve.deployment(Policies, max_ongoing_requests=64).bind(cost))
+    serve.run(serve.deployment(max_ongoing_requests=64)(Policies).bind(cost))
     while True:
         time.sleep(3600)

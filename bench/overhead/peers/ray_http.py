@@ -34,7 +34,7 @@ def serve(ready: Callable[[str], None]) -> None:
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="error")
     try:
         ray_serve.start(http_options={"host": "127.0.0.1", "port": port}, logging_config={"log_level": "ERROR"})
-        ray_serve.run(ray_serve.deployment(Echo, max_ongoing_requests=64).bind())
+        ray_serve.run(ray_serve.deployment(max_ongoing_requests=64)(Echo).bind())
         ready(f"127.0.0.1:{port}")
         sys.stdin.read()
     finally:

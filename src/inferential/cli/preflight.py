@@ -6,7 +6,6 @@ Nothing is started and no model imported; whether an address is free, only `serv
 from __future__ import annotations
 
 import importlib.util
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from inferential.scheduler.time.profile import Profiles
 from inferential.transport.client_keys import read_folder
 from inferential.transport.listening import LARGEST_PORT
 from inferential.zmtp.certificates import CertificateError, read_certificate
-from inferential.zmtp.ipc import MAX_PATH_BYTES
+from inferential.zmtp.ipc import MAX_PATH_BYTES, path_bytes
 
 _EVERYWHERE = "*"
 
@@ -153,8 +152,8 @@ def _unusable_addresses(loaded: Loaded) -> Iterator[Problem]:
         port = place.rpartition(":")[2]
         if kind == "tcp" and port.isdecimal() and int(port) > LARGEST_PORT:
             yield _problem(loaded, key, f"expected a port of at most {LARGEST_PORT}, got {port}")
-        if kind == "ipc" and len(os.fsencode(place)) > MAX_PATH_BYTES:
-            expected = f"expected a path of at most {MAX_PATH_BYTES} bytes, got {len(os.fsencode(place))}"
+        if kind == "ipc" and path_bytes(place) > MAX_PATH_BYTES:
+            expected = f"expected a path of at most {MAX_PATH_BYTES} bytes, got {path_bytes(place)}"
             yield _problem(loaded, key, expected)
     for where, section in services(loaded.config):
         if isinstance(section, ListenerConfig) and section.host == "*" != section.every_interface:

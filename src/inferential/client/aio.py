@@ -122,6 +122,9 @@ class AsyncConnection(AsyncConnectionBase):
         self._pump()
 
     def _pump(self) -> None:
+        if self._forked:  # a child that goes on in the parent's event loop: what comes is the parent's to read
+            self._wake_waiters()
+            return
         if self._transport.pump(self._session):
             self._wake_waiters()
         self._set_timer()

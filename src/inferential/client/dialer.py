@@ -87,9 +87,13 @@ class Dialer:
         self._tried = [address]
         self._attempts.begin(address)
 
-    def first(self, *, heard: bool) -> socket.socket | None:
-        """Returns the first connection of the race that stands, see `Attempts.advance`; None while there is none."""
-        return self._attempts.advance(heard=heard)[0]
+    def first(self, *, heard: bool) -> tuple[socket.socket | None, int | None]:
+        """Returns the first connection of the race that stands, see `Attempts.advance`; None while there is none.
+
+        With it comes the number of the system's error by which the last one failed, None where none has.
+        """
+        connected, errors = self._attempts.advance(heard=heard)
+        return connected, errors[-1].errno if errors else None
 
     def go_on(self, now: float, *, heard: bool) -> None:
         """Gives the connections that are being made all the time, as the one beside them was given up.

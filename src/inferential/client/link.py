@@ -11,7 +11,6 @@ It never sleeps: its owner calls `poll` with the time whenever the selector that
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import logging
 import math
@@ -93,7 +92,7 @@ class Link:
         self.silent: bool = False  # nothing was heard of the server, which may live and be busy
         self.keeps_answers: bool = False  # so that a robot that comes back gets what it is owed
         self._log = OutageLog(address)
-        self._give_up_at = self._ping_at = 0.0
+        self._give_up_at = self._ping_at = self._race_at = 0.0
         self._was_sending = False  # when the last connection was lost
         self._is_overdue = False  # a heartbeat has no answer, though it had time enough
         self._former: Ready | None = None  # what the server said before the network was away
@@ -314,6 +313,8 @@ class Link:
         if stream.alive:
             timeouts, round_trip_s = self._timeouts, stream.round_trip_s()
             self._give_up_at, self._ping_at = now + timeouts.silent_s(round_trip_s), now + timeouts.heartbeat_s
+            self._race_at = 0.0
+            self._backoff.reset()
             self.next_poll_at = now + timeouts.answer_within_s(round_trip_s)
         stream.ping(b"" if stream.unsent else self.delivery.heartbeat(now))  # with data unsent it sends nothing
         self._watch_writability(stream)
@@ -329,19 +330,23 @@ class Link:
         is_silent = now >= self._ping_at + self._timeouts.answer_s and not self._writing
         listens = is_silent and not is_stuck
         self.next_poll_at = min(self._give_up_at, now + (_LISTEN_EVERY_S if listens else every_s(0.0)))
-        if not is_stuck and (self._dialer.is_racing or not listens):
+        if now < self._race_at or (not is_stuck and (self._dialer.is_racing or not listens)):
             return
         address = stream.peer_address()
         if address is None:
             return
-        with contextlib.suppress(OSError):  # the network is away
+        try:
             self._dialer.race(address)
+        except OSError as error:
+            self._note_race_lost(error.errno, now)
         self.writable = self.writable and not self._dialer.is_racing
 
     def _continue_race(self, stream: Stream, now: float) -> None:
         """Goes on with the connection that comes through first."""
         # Where data do not arrive, what stands shows that the network is back.
-        fresh = self._dialer.first(heard=not stream.is_stuck(self.delivery.timeouts))
+        fresh, code = self._dialer.first(heard=not stream.is_stuck(self.delivery.timeouts))
+        if not self._dialer.is_racing and fresh is None:
+            self._note_race_lost(code, now)
         if stream.alive:
             self._dialer.close()
             if fresh is not None:
@@ -358,6 +363,11 @@ class Link:
             self.writable = not (self._writing or self._dialer.is_racing)  # they may have ended, without another race
             if now >= self.next_poll_at:
                 self._race(stream, now)
+
+    def _note_race_lost(self, code: int | None, now: float) -> None:
+        """Has the next fresh connection wait, where not the network but the other end has refused or ended this one."""
+        if code not in NO_WAY:
+            self._race_at = now + self._backoff.next_s(code, 0.0)
 
     def _give_up(self, stream: Stream, now: float) -> None:
         """Ends a connection by which nothing is heard; fresh ones that are being made go on."""

@@ -17,6 +17,7 @@ import secrets
 from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 from weakref import WeakValueDictionary, finalize, ref
 
@@ -286,9 +287,11 @@ class Session:
     def hold(self, mailbox: Mailbox, request_id: int, frames: Frames) -> bool:
         """Holds an observation that could not be sent; returns whether another request ended because of it."""
         queue = mailbox.handle.queue
-        ended = True
+        ended, behind = True, []
         if queue == "latest" and mailbox.unsent_id:
             replaced = mailbox.unsent_id
+            # It takes that one's place: behind all others, who observes most often would never have its turn.
+            behind = list(takewhile(replaced.__ne__, reversed(self._unsent)))
             self._release(replaced)
             self.stats.replaced_unsent += 1
             self._end(
@@ -307,6 +310,8 @@ class Session:
         if Observation.FromString(frames[1]).captured.age_ms:
             frames = frames[0], DatedEnvelope(frames[1]), frames[2]
         self._unsent[request_id] = (mailbox, frames)
+        for other in reversed(behind):
+            self._unsent.move_to_end(other)
         self._unsent_count[queue] += 1
         if queue == "latest":
             mailbox.unsent_id = request_id

@@ -17,7 +17,7 @@ from inferential.client.mailbox import Mailbox
 from inferential.client.returning import Returning
 from inferential.client.session import Frames, Session
 from inferential.zmtp.delivery import Delivery
-from inferential.zmtp.ipc import MAX_PATH_BYTES
+from inferential.zmtp.ipc import MAX_PATH_BYTES, path_bytes
 from inferential.zmtp.protocol import Discarded
 
 RECEIVE_S = 2e-3
@@ -35,7 +35,9 @@ def normalize_address(server: str) -> str:
     host, _, port = place.rpartition(":")
     is_host = host != "*" and host.startswith("[") == host.endswith("]") and _is_name(host)
     is_tcp = transport == "tcp" and is_host and port.isdecimal() and 0 < int(port) < 65_536
-    is_ipc = transport == "ipc" and 0 < len(place.encode(errors="surrogateescape")) <= MAX_PATH_BYTES
+    is_ipc = transport == "ipc" and place != ""
+    if is_ipc and (size := path_bytes(place)) > MAX_PATH_BYTES:
+        raise ValueError(f"server: expected a path of at most {MAX_PATH_BYTES} bytes, got {size}: {server!r}")
     if not is_tcp and not is_ipc:
         raise ValueError(f"server: expected HOST:PORT, tcp://HOST:PORT or ipc://PATH, got {server!r}")
     if is_tcp and host.lower().strip("[]").startswith("fe80:") and "%" not in host:

@@ -10,6 +10,7 @@ import functools
 import inspect
 import logging
 import math
+import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 from inferential.dispatch.inline import completes_inline
 from inferential.dispatch.outcomes import CallTimeout
 from inferential.dispatch.raised import carriable, failure_of
+from inferential.dispatch.started_tasks import IN_CALL
 from inferential.dispatch.threads import CallThreads
 from inferential.errors import words_of
 from inferential.replica.busy_polling import Usefulness
@@ -35,6 +37,9 @@ WORTH_S = 50e-6
 """The event loop stands still for a call in a thread if the one before took less: no other call could begin sooner."""
 STANDS_S = 200e-6
 """For how long at most."""
+HELD_S = sys.getswitchinterval() / 2
+"""Where it stood still for longer, other threads hold the interpreter's lock, which each keeps for twice as long from
+those that want it. Less is no reason against it: all cores may be busy."""
 
 
 class InProcessReplica:
@@ -207,8 +212,8 @@ class InProcessReplica:
         waits = self._took_s < WORTH_S and self._waiting.begins()
         began = time.perf_counter()
         future = self._threads.call(function, argument, STANDS_S if waits else 0.0)
-        if waits:  # where it took longer than asked for, other threads hold the interpreter's lock
-            self._waiting.ended(time.perf_counter() - began - STANDS_S, 0.0, came=future.done())
+        if waits:
+            self._waiting.ended(time.perf_counter() - began - HELD_S, 0.0, came=future.done())
         if self._timeout_s is None or future.done():
             return await future
         timer = asyncio.get_running_loop().call_later(self._timeout_s, self._give_up, future)
@@ -296,18 +301,22 @@ class _Rows:
 
 
 async def _run_batch(form: Callable[[Any], Awaitable[Any]], rows: list[Observation]) -> Sequence[Any]:
+    IN_CALL.set(True)
     try:
         results = await form(rows)
     except (Exception, GeneratorExit):
         raise
     except BaseException as error:
         raise failure_of(error) from error
+    finally:
+        IN_CALL.set(False)
     return results if isinstance(results, list) else rows_of(results, len(rows))
 
 
 async def _run_each(form: Callable[[Any], Awaitable[Any]], observations: Sequence[Any]) -> Sequence[Any]:
     results = []
     for observation in observations:
+        IN_CALL.set(True)
         try:
             result = await form(observation)
             results.append(result if len(observations) == 1 else own(result))
@@ -315,14 +324,19 @@ async def _run_each(form: Callable[[Any], Awaitable[Any]], observations: Sequenc
             raise
         except BaseException as error:
             results.append(failure_of(error))
+        finally:
+            IN_CALL.set(False)
     return results
 
 
 async def _run_batch_inline(form: Method, rows: list[Observation]) -> Sequence[Any]:
+    IN_CALL.set(True)
     try:
         results = form(rows)
     except BaseException as error:
         raise failure_of(error) from error
+    finally:
+        IN_CALL.set(False)
     if inspect.isawaitable(results):
         return await _awaited_rows(results, len(rows))
     return results if isinstance(results, list) else rows_of(results, len(rows))
@@ -331,6 +345,7 @@ async def _run_batch_inline(form: Method, rows: list[Observation]) -> Sequence[A
 async def _run_each_inline(form: Method, observations: Sequence[Observation]) -> Sequence[Any]:
     results = []
     for observation in observations:
+        IN_CALL.set(True)
         try:
             result = form(observation)
             if inspect.isawaitable(result):
@@ -340,6 +355,8 @@ async def _run_each_inline(form: Method, observations: Sequence[Observation]) ->
             raise
         except BaseException as error:
             results.append(failure_of(error))
+        finally:
+            IN_CALL.set(False)
     return results
 
 

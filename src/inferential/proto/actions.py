@@ -112,17 +112,23 @@ class ActionSpec:
         """Returns the actions of one key within the limits: values first, then each step's change.
 
         Raises:
-            BadActions: their shape is another.
+            BadActions: their shape is another, or their dtype has no numbers within the limits.
         """
         self._check_shape(key, actions)
         values = actions.astype(np.float64)
-        if self.low is not None or self.high is not None:
-            values = np.clip(values, self.low, self.high)
+        low = np.asarray(-np.inf if self.low is None else self.low)
+        high = np.asarray(np.inf if self.high is None else self.high)
+        most = np.asarray(np.inf if self.max_change is None else self.max_change)
+        if actions.dtype.kind in "biu":  # to be cast without rounding
+            low, high, most = np.ceil(low), np.floor(high), np.floor(most)
+        values = np.clip(values, low, high)
         if self.max_change is not None:
-            most = np.asarray(self.max_change)
             for step in range(1, len(values)):
                 values[step] = np.clip(values[step], values[step - 1] - most, values[step - 1] + most)
-        return values.astype(actions.dtype)
+        with np.errstate(over="ignore", invalid="ignore"):
+            clipped = values.astype(actions.dtype)
+        self.check(key, clipped)
+        return clipped
 
     def _check_shape(self, key: str, actions: Array) -> None:
         shape = actions.shape[1:]

@@ -9,6 +9,9 @@ import numpy as np
 
 from inferential.proto.actions import Array, BadActions, of_dtype
 
+_ONE_NUMBER = {(), (1,)}
+"""The shapes of one number a step: [T] beside keys of as many actions, and [1] where T is 1, which is an action too."""
+
 
 class Layout:
     """How the arrays of a chunk lie side by side in one, [T, N]; played actions are taken apart again.
@@ -20,13 +23,19 @@ class Layout:
 
     def __init__(self, chunk: Mapping[str, Array], *, is_spread: bool) -> None:
         self._parts = {key: (actions.shape[1:], actions.dtype) for key, actions in chunk.items()}
-        self._is_spread = is_spread
+        self.is_spread: bool = is_spread
 
     @property
     def shapes(self) -> Any:
         """The shape of an action, or the shapes by key."""
         shapes = {key: shape for key, (shape, _) in self._parts.items()}
-        return shapes if self._is_spread else next(iter(shapes.values()))
+        return shapes if self.is_spread else next(iter(shapes.values()))
+
+    @property
+    def whole(self) -> Array:
+        """Which values of an action are whole numbers or booleans, [N]."""
+        parts = self._parts.values()
+        return np.concatenate([np.full(int(np.prod(shape, dtype=int)), dtype.kind in "biu") for shape, dtype in parts])
 
     def join(self, chunk: Mapping[str, Array]) -> Array:
         """Returns the arrays of another chunk side by side.
@@ -37,8 +46,8 @@ class Layout:
         if chunk.keys() != self._parts.keys():
             raise BadActions(f"result: expected actions at {', '.join(self._parts)}, got {', '.join(chunk)}")
         for key, actions in chunk.items():
-            if actions.shape[1:] != self._parts[key][0]:
-                shape = self._parts[key][0]
+            shape = self._parts[key][0]
+            if actions.shape[1:] != shape and {actions.shape[1:], shape} != _ONE_NUMBER:
                 raise BadActions(
                     f"result {key!r}: expected actions of shape {shape} as before, got {actions.shape[1:]}"
                 )
@@ -54,7 +63,7 @@ class Layout:
 
     def split(self, action: Array) -> Any:
         """Returns an action [N] in the form of those that came: an array, or arrays by key."""
-        if not self._is_spread:
+        if not self.is_spread:
             ((shape, _),) = self._parts.values()
             return action.reshape(shape)
         parts, at = {}, 0

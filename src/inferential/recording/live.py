@@ -168,15 +168,20 @@ class FoxgloveServer(EntryMaker):
             self._server.metrics.record(names.FOXGLOVE_DROPS, 1.0)
 
     async def _tell_of_fleet(self) -> None:
-        fleet = self._channels[_FLEET_TOPIC]
+        fleet, has_failed = self._channels[_FLEET_TOPIC], False
         for period in itertools.count(1):
             pause_s = FLEET_S
-            if fleet.has_sinks():
-                status, took_s = await made(whole_status(self._server))
-                fleet.log(status.encode())
-                pause_s = max(FLEET_S, took_s / _SHARE)
-            if period % FORGET_EVERY == 0:
-                self._forget_gone()
+            try:
+                if fleet.has_sinks():
+                    status, took_s = await made(whole_status(self._server))
+                    fleet.log(status.encode())
+                    pause_s = max(FLEET_S, took_s / _SHARE)
+                if period % FORGET_EVERY == 0:
+                    self._forget_gone()
+            except Exception:
+                if not has_failed:
+                    logger.exception("the fleet cannot be shown in Foxglove; it is tried again")
+                has_failed = True
             await asyncio.sleep(pause_s)
 
     def _forget_gone(self) -> None:

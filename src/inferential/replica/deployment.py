@@ -21,7 +21,6 @@ import inspect
 import logging
 import math
 import os
-import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -32,6 +31,7 @@ from ray import serve
 
 from inferential.replica.endpoint import Endpoint
 from inferential.replica.registry import REGISTER_EVERY_S, Listed, registry
+from inferential.transport.listening import socket_folder
 
 __all__ = ["ONGOING", "autoscaling_policy", "direct"]
 
@@ -42,6 +42,7 @@ ONGOING = "inferential_ongoing"
 _DRAIN_S = 10.0
 _KEY_WITHIN_S = 30.0
 _VERSION_CHARS = 12  # of Serve's, a hash
+_ROOM = 60  # for the names of the directory and of a socket in it
 _ENDPOINT = "_inferential_endpoint"
 C = TypeVar("C", bound=type)
 
@@ -152,7 +153,7 @@ class _Attached:
             max_inflight=max_inflight,
             model_version=lambda: str(getattr(model, "model_version", "") or code_version),
             # By number: in a container, a user may have no name.
-            directory=Path(tempfile.gettempdir()) / f"inferential-{os.getuid()}",
+            directory=Path(socket_folder(_ROOM)) / f"inferential-{os.getuid()}",
             host=str(ray.util.get_node_ip_address()),  # type: ignore[no-untyped-call]
         )
         addresses = self.endpoint.start()

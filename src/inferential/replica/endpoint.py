@@ -23,6 +23,7 @@ from zmq.auth.thread import ThreadAuthenticator
 
 from inferential.dispatch.local import LocalDispatcher
 from inferential.dispatch.outcomes import Answer
+from inferential.dispatch.started_tasks import contain
 from inferential.proto import inferential_pb2 as pb
 from inferential.proto.tensors import Buffer
 from inferential.replica.directory import prepare
@@ -208,6 +209,7 @@ class Endpoint:
 
     async def _serve(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        contain(self._loop)
         raise_mmap_threshold()
         await self._local.start()
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()

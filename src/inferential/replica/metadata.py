@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from inferential.replica.structured import refuse_shared_keys
+
 
 def metadata_of(model: Any) -> dict[str, Any]:
     """Returns a model's `metadata`, a map or a function, sync or async, that returns one; {} without it.
@@ -16,7 +18,7 @@ def metadata_of(model: Any) -> dict[str, Any]:
     Arrays become lists, and numpy's numbers Python's.
 
     Raises:
-        TypeError: naming a key whose value JSON cannot hold.
+        TypeError: naming a key whose value JSON cannot hold, or two that are the same text.
     """
     found = getattr(model, "metadata", None)
     if callable(found):
@@ -27,6 +29,7 @@ def metadata_of(model: Any) -> dict[str, Any]:
         found = asyncio.run(_awaited(found))
     if not isinstance(found, Mapping):
         return {}
+    refuse_shared_keys(found, "metadata")
     return {str(key): _plain(str(key), value) for key, value in found.items()}
 
 

@@ -23,6 +23,7 @@ def structured(result: Mapping[Any, Any], as_array: AsArray) -> dict[str, Any]:
     Raises:
         TypeError: naming the key of a value that cannot be sent.
     """
+    refuse_shared_keys(result)
     checked = {str(key): _checked(str(key), value, as_array) for key, value in result.items()}
     if checked.get("actions", "") is None:
         as_array("actions", None)
@@ -33,6 +34,7 @@ def structured(result: Mapping[Any, Any], as_array: AsArray) -> dict[str, Any]:
 
 def _checked(path: str, value: Any, as_array: AsArray) -> Any:
     if isinstance(value, Mapping):
+        refuse_shared_keys(value, f"result {path!r}")
         return {str(key): _checked(f"{path}/{key}", inner, as_array) for key, inner in value.items()}
     if value is None or isinstance(value, str):
         return value
@@ -45,6 +47,15 @@ def _checked(path: str, value: Any, as_array: AsArray) -> Any:
         return as_array(path, value if narrow is None else narrow)
     array = as_array(path, value)
     return value if isinstance(value, bool | int | float | np.generic) else array
+
+
+def refuse_shared_keys(found: Mapping[Any, Any], where: str = "result") -> None:
+    """Raises a TypeError that names two keys of a map which are the same text, such as 1 and "1": one would be lost."""
+    known: dict[str, Any] = {}
+    for key in found:
+        other = known.setdefault(str(key), key)
+        if other is not key:
+            raise TypeError(f"{where}: the keys {other!r} and {key!r} are both sent as {str(key)!r}")
 
 
 def _holds_texts(value: Any) -> bool:

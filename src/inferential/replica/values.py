@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from inferential.replica.structured import structured
+from inferential.replica.structured import refuse_shared_keys, structured
 
 Observation = dict[str, Any]
 """What a model sees: np.ndarray by key (tensors) and str by key (metadata)."""
@@ -42,11 +42,14 @@ def as_values(result: Any) -> dict[str, Any]:
         if (result := _by_field(found := result)) is None:
             return {"actions": _as_array("actions", found)}
     try:
-        return {
+        values = {
             str(key): value if isinstance(value, str) else _as_array(str(key), value) for key, value in result.items()
         }
     except TypeError:
         return structured(result, _as_array)
+    if len(values) != len(result):
+        refuse_shared_keys(result)
+    return values
 
 
 def _by_field(result: Any) -> dict[str, Any] | None:

@@ -12,7 +12,8 @@ import numpy as np
 
 from inferential.scheduler.chunk_columns import BEGINS, COVERS, LASTS, LEAST, MOST, RUNS_OUT, STEP, Array, Columns
 
-_SHARPEST = 1e-9  # of a step, so that it can be divided by
+SHARPEST = 1e-9
+"""Of a step: the least by which answers vary, so that it can be divided by."""
 _ZERO, _HALF, _ONE = np.array(0.0), np.array(0.5), np.array(1.0)  # numbers have to be made into arrays each time
 
 Rows = Array | Sequence[Array]
@@ -36,10 +37,10 @@ def played_from(columns: Columns, row: Rows, ends_at: Array | float, varies_s: f
     if is_blurred(columns, varies_s):
         return ends_at + step_s / 2
     if columns.alike:
-        width = np.array(max(min(2 * varies_s / columns.longest_step_s, 1.0), _SHARPEST))
+        width = np.array(max(min(2 * varies_s / columns.longest_step_s, 1.0), SHARPEST))
     else:
         width = np.minimum(2 * varies_s / step_s, 1.0)
-        np.maximum(width, _SHARPEST, out=width)
+        np.maximum(width, SHARPEST, out=width)
     steps: Array = ends_at - steps_at
     steps /= step_s
     whole = np.rint(steps)

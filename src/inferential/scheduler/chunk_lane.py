@@ -53,6 +53,10 @@ _MAX_REPLICAS = 1024  # that are remembered
 _MAX_CLIENTS = 4096  # without requests that are remembered; beyond it, those served longest ago are forgotten
 
 
+_Call = tuple[list[tuple[InferenceRequest, ChunkClient]], columns.Places, float, float]
+"""Whom it serves, from which places, when it began, and when it is expected to end."""
+
+
 class ChunkLane:
     """The requests that say what a chunk adds (`InferenceRequest.chunk`).
 
@@ -66,7 +70,9 @@ class ChunkLane:
         self._weighted = weighted
         self._places: dict[InferenceRequest, int] = {}  # in the table
         self._at: dict[int, tuple[InferenceRequest, ChunkClient]] = {}  # by place
-        self._table = ChunkTable()
+        self._table = ChunkTable()  # read by `_settled`
+        self._last_call: _Call | None = None  # that is not noted yet
+        self._refused_from = math.inf  # no request is to be refused before
         self._clients: dict[str, ChunkClient] = {}  # by id, also such that wait for nothing
         self._calls_since_turn = OWN_SHARE
         self._size = 0  # of the last call that had a choice
@@ -102,6 +108,7 @@ class ChunkLane:
         """
         chunk = request.chunk
         assert chunk is not None
+        table = self._settled()
         client = self._clients.get(request.client_id)
         if client is None:
             client = self._clients[request.client_id] = ChunkClient(request.waiting_since)
@@ -121,24 +128,27 @@ class ChunkLane:
         )
         client.comes_at = -math.inf
         client.waiting += 1
-        place = self._places[request] = self._table.add(column, now)
+        place = self._places[request] = table.add(column, now)
         self._at[place] = request, client
         self._has_limits = self._has_limits or min(old_from, refused_from) < math.inf
+        self._refused_from = min(self._refused_from, column[columns.REFUSED])
         self._changed()
         if len(self._clients) > _MAX_CLIENTS + len(self._at):
             self._forget_some()
 
     def discard(self, request: InferenceRequest) -> None:
         """Removes a request that waits in it."""
+        self._settled()
         place = self._places.pop(request)
         _, client = self._at.pop(place)
         client.waiting -= 1
         self._vacate(np.array([place]))
 
     def _vacate(self, places: columns.Places) -> None:
-        self._table.remove(places)
-        if self._table.is_sparse:
-            self._at = {now: self._at[before] for now, before in enumerate(self._table.compact())}
+        table = self._table
+        table.remove(places)
+        if table.is_sparse:
+            self._at = {now: self._at[before] for now, before in enumerate(table.compact())}
             self._places = {request: place for place, (request, _) in self._at.items()}
         self._changed()
 
@@ -162,17 +172,17 @@ class ChunkLane:
 
     def runs_out_at(self) -> float:
         """Returns when the first robot of those that wait runs out of actions; infinite if none waits."""
-        return columns.least(self._table.row[columns.RUNS_OUT])
+        return columns.least(self._settled().row[columns.RUNS_OUT])
 
     def starve(self, now: float, enough: int) -> bool:
         """Returns whether so many robots of those that wait have run out of actions."""
-        return self._table.starve(now, enough)
+        return self._settled().starve(now, enough)
 
     def worth_a_call(self, answered_at: float, enough: int) -> int:
         """Returns how many requests, or `enough`, gain WORTH_SHARE of a chunk or would starve, if answered then."""
         known = self._worth
         if known is None or known[0] != answered_at or known[1] != enough:
-            count = worth(self._table.row, answered_at, WORTH_SHARE, enough)
+            count = worth(self._settled().row, answered_at, WORTH_SHARE, enough)
             known = self._worth = answered_at, enough, count
         return known[2]
 
@@ -182,7 +192,7 @@ class ChunkLane:
         if worth >= enough:
             return -math.inf
         # A client whose turn has come waits no longer, whatever it says of the actions that it has left.
-        first_turn = columns.least(self._table.row[columns.TURN])
+        first_turn = columns.least(self._settled().row[columns.TURN])
         return min(self.runs_out_at() - profile.high(worth + 1) - WAKE_S, first_turn)
 
     def _due(self) -> tuple[float, float, float]:
@@ -190,7 +200,7 @@ class ChunkLane:
         if not self._has_limits:
             return math.inf, math.inf, 0.0
         if self._limits is None:
-            row = self._table.row
+            row = self._settled().row
             refused_at, asked_at = columns.least(row[columns.REFUSED]), columns.least(row[columns.ASKS])
             lead_s = -columns.least(-row[columns.AHEAD])
             self._limits = refused_at, asked_at, lead_s + WAKE_S if lead_s else 0.0
@@ -206,7 +216,7 @@ class ChunkLane:
         """Returns when `take_outdated` or `too_late` returns something next; infinite where they will not."""
         refused_at, asked_at, lead_s = self._due()
         if any(slot.free_at == -math.inf for slot in slots):
-            return min(refused_at, asked_at, columns.least(self._table.row[columns.RENEWED]))
+            return min(refused_at, asked_at, columns.least(self._settled().row[columns.RENEWED]))
         if not lead_s:
             return min(refused_at, asked_at)
         return min(refused_at, asked_at, min((self._plans_at(slot, lead_s) for slot in slots), default=math.inf))
@@ -224,7 +234,7 @@ class ChunkLane:
         While all replicas are busy, these are requests of the next calls, so long before a call ends as their robots
         need; `InferenceRequest.turn_at` says when it ends.
         """
-        rows = self._table.rows
+        rows = self._settled().rows
         if any(slot.free_at == -math.inf for slot in slots):
             due = np.minimum(rows[columns.RENEWED], rows[columns.ASKS]) <= now
         else:
@@ -236,7 +246,7 @@ class ChunkLane:
 
     def _plan(self, now: float, slots: Sequence[ReplicaSlot]) -> None:
         """Notes when to ask which robots for the next calls that are so near that some are to be asked soon."""
-        table = self._table
+        table = self._settled()
         for slot in sorted(slots, key=lambda slot: slot.free_at):
             lead_s = self._due()[2]
             if not lead_s or slot.free_at == math.inf:
@@ -277,7 +287,7 @@ class ChunkLane:
         return choose(anew, slot.profile, limit, begins_at, None, self._size)
 
     def _ask(self, places: columns.Places, now: float) -> list[InferenceRequest]:
-        rows = self._table.rows
+        rows = self._settled().rows
         turns_at = np.maximum(rows[columns.COMES, places], now)
         rows[columns.OLD, places] = rows[columns.RENEWED, places] = rows[columns.ASKS, places] = math.inf
         rows[columns.AHEAD, places] = 0.0
@@ -291,9 +301,10 @@ class ChunkLane:
 
     def too_late(self, now: float) -> list[InferenceRequest]:
         """Returns the requests that are to be refused now."""
-        if self._due()[0] > now:
+        if self._refused_from > now:
             return []
-        refused = self._table.row[columns.REFUSED]
+        refused = self._settled().row[columns.REFUSED]
+        self._refused_from = columns.least(refused)
         return [self._at[place][0] for place in np.flatnonzero(refused <= now).tolist()]
 
     # Choosing
@@ -307,33 +318,44 @@ class ChunkLane:
             profile: of its replica.
             limit: the most requests.
             now: seconds of `time.monotonic()`.
-            answer_within_s: how long the next answers may take, by how many robots ask lately, and at most; None: not
-                known.
+            answer_within_s: how long the next answers may take, by how many ask lately, and at most; None: not known.
         """
-        table, at, place_of = self._table, self._at, self._places
+        table, at, place_of = self._settled(), self._at, self._places
         turn = table.due(now) if limit > 1 or self._calls_since_turn >= OWN_SHARE else None
         order = choose(table, profile, limit, now, turn, self._size)
         places = order.tolist()
         if len(places) < len(at):
             self._size = len(places)
-        briefs = table.briefs(order)
-        is_turn = turn is not None or (limit == 1 and briefs[0][columns.TURN] <= now)
+        is_turn = turn is not None or (limit == 1 and table.row[columns.TURN][places[0]] <= now)
         self._calls_since_turn = 0 if is_turn else self._calls_since_turn + 1
         served = [at.pop(place) for place in places]
         batch = [request for request, _ in served]
+        for request in batch:
+            del place_of[request]
         answered_at = now + profile.typical(len(batch))
         if answer_within_s is not None:
             note_reserves(served, answer_within_s, answered_at)
-        note_served(served, briefs, answered_at, now, self._usual)
-        again = []
-        for request, client in served:
-            del place_of[request]
-            if client.waiting:
-                again.append((request, client))
-        self._vacate(order)
-        for request, client in again:
-            self._cover(request, client, now)
+        self._last_call = served, order, now, answered_at
+        self._changed()
+        if not at:
+            self._settled()  # else it is kept, with its requests, until another comes
         return batch
+
+    def settle(self) -> bool:
+        """Notes whom the last call serves, which did not wait for that; returns `may_be_due`."""
+        self._settled()
+        return self.may_be_due
+
+    def _settled(self) -> ChunkTable:
+        """Returns the table, with the last call noted in it: the call does not wait for that."""
+        if self._last_call is not None:
+            (served, order, now, answered_at), self._last_call = self._last_call, None
+            note_served(served, self._table.briefs(order), answered_at, now, self._usual)
+            self._vacate(order)
+            for request, client in served:
+                if client.waiting:
+                    self._cover(request, client, now)
+        return self._table
 
     def _cover(self, served: InferenceRequest, client: ChunkClient, now: float) -> None:
         """Notes in the other requests of a robot that one of them is served: they have its chunk by then."""

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from inferential.scheduler import chunk_alike
 from inferential.scheduler.chunk_columns import COVERS, LASTS, MOST_S, RUNS_OUT, SHARE, Columns, Places
 from inferential.scheduler.chunk_gains import covers, gained, is_blurred, lost, played_from
 from inferential.scheduler.time.batch_sizes import BatchSizes
@@ -37,13 +38,14 @@ def best_size(columns: Columns, places: Places, now: float, sizes: BatchSizes, *
             size = _best_of_lines(columns.briefs(places), now, sizes, steps, is_short=is_short)
             if size is not None:
                 return size
-    return _best_of_all(columns, places, now, sizes, is_short=is_short)
+    best_of = chunk_alike.best_size if columns.alike else best_of_all
+    return best_of(columns, places, now, sizes, is_short=is_short)
 
 
 def _best_of_lines(
     briefs: Sequence[Sequence[float]], now: float, sizes: BatchSizes, steps: float, *, is_short: bool
 ) -> int | None:
-    """Does what `_best_of_all` does where each gain is a line while calls of these sizes end; None where one is not.
+    """Does what `best_of_all` does where each gain is a line while calls of these sizes end; None where one is not.
 
     So it is most often, as robots starve already, or have actions until then; and a sum of lines is one.
     """
@@ -77,7 +79,8 @@ def _best_of_lines(
     return best
 
 
-def _best_of_all(columns: Columns, places: Places, now: float, sizes: BatchSizes, *, is_short: bool) -> int:
+def best_of_all(columns: Columns, places: Places, now: float, sizes: BatchSizes, *, is_short: bool) -> int:
+    """Does what `best_size` does, for robots of any kinds and calls of any size."""
     row = columns.taken(places)
     if columns.with_most and not is_short:
         row[COVERS] = covers(row, now)

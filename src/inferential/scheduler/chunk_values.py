@@ -31,6 +31,7 @@ import math
 
 import numpy as np
 
+from inferential.scheduler import chunk_alike
 from inferential.scheduler.chunk_columns import (
     AGES,
     ASKS,
@@ -106,25 +107,16 @@ def choose(
         turn: the place of the one that goes before all others; None: there is none.
         size: how many the call will have, about: values are those of answers of such a call; 0: as many as it can.
     """
-    row = columns.row
     if limit > columns.count:
         limit = columns.count
     sizes = profile.sizes_up_to(limit, _ALL_SIZES) if limit > 1 and profile.known else None
     may_wait = columns.with_most or columns.with_rest
     is_short = may_wait and sizes is not None and columns.starve(now, sizes.efficient + 1)
-    if columns.with_most and not is_short:
-        row = [*row]
-        row[COVERS] = covers(row, now)
     rows = size if 0 < size < limit else limit
     takes_s = profile.typical(rows)
     varies_s = profile.high(rows) - takes_s if columns.longest_step_s else 0.0
-    answered_at = played_from(columns, row, now + takes_s, varies_s)
-    begins_at = np.maximum(row[RUNS_OUT], answered_at)
-    value = gained(columns, row, answered_at, begins_at)
-    value += lost(answered_at + takes_s / 2, begins_at, value)
-    urgency = row[AGES] * -now
-    urgency -= row[WORTH]
-    value *= urgency  # negative: the most valuable first
+    values_of = chunk_alike.values if columns.alike else values
+    value = values_of(columns, now, takes_s, varies_s, is_short=is_short)
     if turn is not None:
         value[turn] = -math.inf
     if value.size <= _SORTED:
@@ -135,3 +127,19 @@ def choose(
     if sizes is not None:
         return places[: best_size(columns, places, now, sizes, is_short=is_short)]
     return places
+
+
+def values(columns: Columns, now: float, takes_s: float, varies_s: float, *, is_short: bool) -> Array:
+    """Does what `chunk_alike.values` does, for robots of any kinds."""
+    row = columns.row
+    if columns.with_most and not is_short:
+        row = [*row]
+        row[COVERS] = covers(row, now)
+    answered_at = played_from(columns, row, now + takes_s, varies_s)
+    begins_at = np.maximum(row[RUNS_OUT], answered_at)
+    value = gained(columns, row, answered_at, begins_at)
+    value += lost(answered_at + takes_s / 2, begins_at, value)
+    urgency = row[AGES] * -now
+    urgency -= row[WORTH]
+    value *= urgency
+    return value

@@ -71,7 +71,6 @@ class ClientQueues(OrderedWaiting):
         self._floods_waiting = self.floods.waiting
         self.perishes: bool = False  # whether any request of lately may become stale
         self._ended: list[InferenceRequest] = []
-        self._outdated: list[InferenceRequest] = []
         self._configure(config, scheduler)
 
     def _configure(self, config: SchedulingConfig, scheduler: Scheduler) -> None:
@@ -274,23 +273,16 @@ class ClientQueues(OrderedWaiting):
         return None
 
     def refuse_infeasible(self, now: float) -> None:
-        """Refuses what cannot be in time and must not be served late; finds observations that are to be made anew."""
+        """Refuses what cannot be in time and must not be served late."""
         if not self._refuses:
             return
         for request, reason in self._order.take_infeasible():
             self._leave((request,), now)
             self._refuse(request, Refusal(RefusalKind.EXPIRED, reason, "deadline"))
-        self._outdated += self._order.take_outdated()
 
     def outdated(self) -> list[InferenceRequest]:
-        """Returns the waiting requests whose robots are to be asked for newer observations, since the last call."""
-        outdated, self._outdated = self._outdated, []
-        return outdated
-
-    def refuse_infeasible_due(self, now: float) -> None:
-        """Does the same where `infeasible_at` says that there is something to refuse."""
-        if self._refuses and (at := self._order.infeasible_at()) is not None and at <= now:
-            self.refuse_infeasible(now)
+        """Returns the waiting requests whose robots are to be asked for newer observations now, each once."""
+        return self._order.take_outdated() if self._refuses else []
 
     def end(self, request: InferenceRequest, refusal: Refusal, now: float) -> None:
         """Refuses a waiting request."""

@@ -4,8 +4,9 @@ It has no I/O, thread, event loop or clock: events and the time are arguments, b
 are results. The server drives it, and so does the simulator:
 
     an event        `offer`, `finished`, `retry`, `client_gone`, ...
-    then            `work(now)`, whose batches the caller runs, `ended()`, whose refusals it sends, and `outdated()`,
-                    whose robots it asks for newer observations
+    then            `work(now)`, whose batches the caller runs, and `ended()`, whose refusals it sends
+    then            `outdated()`, whose robots it asks for newer observations: to find them takes as long as to choose a
+                    call, so that it is for when the calls have begun
     then            `wake_at()`, when to call `expire(now)` and `work(now)` if no event comes before
 
 Progress is the engine's own guarantee: after `work(now)`, `wake_at()` is later than `now`, whatever the strategy says.
@@ -122,11 +123,16 @@ class Engine:
         return self._admission.ended()
 
     def outdated(self) -> list[InferenceRequest]:
-        """Returns the waiting requests whose robots are to be asked for a newer observation, since the last call.
+        """Plans the next calls, and returns waiting requests whose robots are to be asked for a newer observation now.
 
-        They wait on, and may be dispatched before a newer observation takes their place.
+        Each is returned once. They wait on, and may be dispatched before a newer observation takes their place. To be
+        called after `work`, once the calls that it returned have begun.
         """
-        return self._admission.queues.outdated()
+        queues = self._admission.queues
+        if not len(queues):
+            return []
+        self._running.begin_decision()
+        return queues.outdated()
 
     def can_bypass(self, request: InferenceRequest) -> bool:
         """Returns whether nothing that waits could go before a new request, so that `stage` may take it."""
@@ -210,7 +216,7 @@ class Engine:
             if not (queues.floods.waiting and queues.show_floods(now)):  # they are shown when all else has its call
                 break
         if batches:
-            queues.refuse_infeasible_due(now)  # requests that became infeasible while calls were chosen
+            queues.refuse_infeasible(now)  # requests that became infeasible while calls were chosen
         return batches
 
     def _dispatch_one_of(self, queues: ClientQueues, model_ids: Sequence[str], device: str, now: float) -> Batch | None:

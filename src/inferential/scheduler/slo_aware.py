@@ -318,7 +318,7 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         now = time.monotonic()
         outdated: list[InferenceRequest] = []
         for model_id, lane in self._lanes.items():
-            if lane.chunks is None or not lane.chunks.may_be_due:
+            if lane.chunks is None or not lane.chunks.settle():
                 continue
             slots = self._availability.slots(model_id)
             free = next((slot for slot in slots if slot.free_at == FREE), None)

@@ -11,6 +11,7 @@ from operator import attrgetter
 
 from inferential.dispatch.base import MAX_REPLICAS_LOST, REPLICA_LOST, Dispatcher, DispatchResult
 from inferential.dispatch.inline import Resumed, start_inline
+from inferential.dispatch.started_tasks import contain
 from inferential.models.manager import ModelManager
 from inferential.models.unmanaged import AllReady
 from inferential.replica.busy_polling import BusyPolling
@@ -82,6 +83,7 @@ class Executor:
         dispatcher.on_returned = self._returned
         dispatcher.on_ending = self._ending
         self._loop = asyncio.get_running_loop()
+        contain(self._loop)
         self._next_calls = BusyPolling()  # that follow calls which end within a turn; a process has its own
         self._tasks: dict[Batch, asyncio.Task[None] | Resumed] = {}
         self._unreturned: dict[int, Batch] = {}  # of the tasks; by the id of their requests

@@ -74,6 +74,7 @@ class EventPump:
         self._idle = asyncio.Event()
         self._running = False
         self._reads_on = Soon(self._loop, self._read)
+        self._plans = Soon(self._loop, self._plan)  # after the first steps of calls that have just been started
         # After the calls that have just been started, and what they have answered by then.
         self._flushes = Soon(self._loop, accounting.flush, turns=2)
         self._attention = Attention(engine)
@@ -256,7 +257,7 @@ class EventPump:
     # Work: there may be something to dispatch
 
     def work(self, run: Callable[[Batch], None] | None = None, slice_s: float = 0.0) -> None:
-        """Dispatches the batches that the engine gives, and sets the timer.
+        """Dispatches the batches that the engine gives; where requests wait, plans on once these calls have begun.
 
         Args:
             run: starts the calls; by default each becomes a task.
@@ -269,21 +270,19 @@ class EventPump:
             self._models.settle()
         engine, accounting = self._engine, self._accounting
         now = time.monotonic()
-        bypassed = engine.take_bypassed(now)
-        for batch in bypassed:
+        for batch in engine.take_bypassed(now):
             (run or self._executor.submit)(batch)
-        if bypassed:
-            now = time.monotonic()  # inline calls may have taken a while
+            now = time.monotonic()  # an inline call may have taken a while
         waiting = engine.waiting()
         if waiting:
-            now = self._begin_calls(run, now, max(slice_s, _WORK_SLICE_S))
-            for request in engine.outdated():
-                self._egress.ask_anew(request)
+            self._begin_calls(run, now, max(slice_s, _WORK_SLICE_S))
         self._send_refusals()
         if self.draining and not engine.waiting() and not engine.running():
             self._idle.set()
         # Else the timer is set already, for the fleet's next sweep.
-        if waiting or self._timer is None or self._models.replaceable:
+        if waiting:
+            self._plans.schedule()
+        elif self._timer is None or self._models.replaceable:
             self._set_timer(now)
         if accounting.pending:
             if self._executor:
@@ -291,8 +290,15 @@ class EventPump:
             else:
                 accounting.flush()  # these calls have ended already, and a turn of the loop costs more
 
-    def _begin_calls(self, run: Callable[[Batch], None] | None, now: float, slice_s: float) -> float:
-        """Begins the calls of requests that waited; returns when it ended."""
+    def _plan(self) -> None:
+        """Asks the robots of the next calls for newer observations, and sets the timer."""
+        if self._running:
+            for request in self._engine.outdated():
+                self._egress.ask_anew(request)
+            self._set_timer(time.monotonic())
+
+    def _begin_calls(self, run: Callable[[Batch], None] | None, now: float, slice_s: float) -> None:
+        """Begins the calls of requests that waited."""
         executor, transport, engine = self._executor, self._transport, self._accounting.engine
         until = now + slice_s
         while batches := engine.work(now):
@@ -308,7 +314,6 @@ class EventPump:
             if now >= until:
                 self._reads_on.schedule()
                 break
-        return now
 
     def on_call_ended(self) -> None:
         """Reacts to the end of a call that ran as a task: its slot is free."""

@@ -137,6 +137,8 @@ class EmulatedNetwork:
     def reset_connections(self) -> None:
         """Resets every connection at both ends, as a router does that has lost its table."""
         for writer in self._writers:
+            if writer.transport.is_closing():
+                continue
             connected: socket.socket = writer.get_extra_info("socket")
             connected.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             writer.transport.abort()
@@ -153,7 +155,7 @@ class EmulatedNetwork:
         seeds = [self._seeds.random() for _ in self._directions]
         writers = [to_robot]
         try:
-            server, to_server = await asyncio.open_connection(*self._target, limit=_READ_BYTES)
+            server, to_server = await self._reach()
             writers.append(to_server)
             # asyncio does so for sockets that it has made itself only.
             to_robot.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -169,6 +171,20 @@ class EmulatedNetwork:
             self._writers.difference_update(writers)
             for writer in writers:
                 writer.close()
+
+    async def _reach(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        """Connects to the target; what answers are not taken yet stays with it, as observations do with the robot."""
+        family = socket.AF_INET6 if ":" in self._target[0] else socket.AF_INET
+        connecting = socket.socket(family, socket.SOCK_STREAM)
+        try:
+            connecting.setblocking(False)
+            connecting.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _SOCKET_BUFFER_BYTES)
+            connecting.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            await asyncio.get_running_loop().sock_connect(connecting, self._target)
+        except BaseException:
+            connecting.close()
+            raise
+        return await asyncio.open_connection(sock=connecting, limit=_READ_BYTES)
 
     async def _carry_one_way(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, direction: _Direction, draws: random.Random

@@ -14,13 +14,14 @@ import stat
 import tempfile
 from collections.abc import Iterable
 
-from inferential.zmtp.ipc import socket_path
+from inferential.zmtp.ipc import MAX_PATH_BYTES, path_bytes, socket_path
 
 _BACKLOG = 512
 LARGEST_PORT = 65_535
 _EVERY_INTERFACE = [(int(socket.AF_INET), "0.0.0.0"), (int(socket.AF_INET6), "::")]
 _LACKING = frozenset({errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL, errno.EPROTONOSUPPORT})
 """Errors for an address, or a kind of address, that a machine does not have."""
+_ROOM = len("/inferential-12345678/socket")
 _TRIES = 8  # to find a port that is free for both kinds of addresses
 
 
@@ -141,8 +142,11 @@ def _listen_on(hosts: list[tuple[int, str]], number: int) -> Listener:
 def _listen_at(path: str) -> Listener:
     folder = ""
     if path == "*":
-        folder = tempfile.mkdtemp(prefix="inferential-")
+        folder = tempfile.mkdtemp(prefix="inferential-", dir=socket_folder(_ROOM))
         path = os.path.join(folder, "socket")
+    size = path_bytes(path)
+    if size > MAX_PATH_BYTES:
+        raise OSError(errno.ENAMETOOLONG, f"the path has {size} bytes, that of a Unix socket at most {MAX_PATH_BYTES}")
     named = not path.startswith("@")
     if named:
         _remove_stale(path)
@@ -154,6 +158,12 @@ def _listen_at(path: str) -> Listener:
     except BaseException:
         listening.close()
         raise
+
+
+def socket_folder(room: int) -> str:
+    """Returns the system's folder for temporary files, or /tmp where `room` more bytes make a path too long in it."""
+    found = tempfile.gettempdir()
+    return found if path_bytes(found) + room <= MAX_PATH_BYTES else "/tmp"
 
 
 def _remove_stale(path: str) -> None:

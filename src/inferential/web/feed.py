@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from itertools import islice
 
 from inferential.notices import Notices
@@ -81,7 +81,7 @@ class Feed:
         """How many streams of events are open."""
         return len(self._viewers)
 
-    async def events(self) -> AsyncIterator[str]:
+    async def events(self) -> AsyncGenerator[str, None]:
         """Yields the whole status now, then what changes; a viewer that is too slow misses some of that.
 
         What changes has `left`: the ids of the robots that the status has no longer. Those of which it has nothing are

@@ -295,6 +295,59 @@ def test_max_change_bounds_every_step_that_is_played() -> None:
     assert arm.largest_step() <= 1.5 + 1e-5
 
 
+def plays(player: Player, chunks: list[Any], steps: int) -> list[Any]:
+    """What it plays of chunks that come one after the other."""
+    played = []
+    for number, chunk in enumerate(chunks, start=1):
+        player.asked(number, float(number))
+        player.answered(number, chunk, number + 0.02)
+        played += [player.play() for _ in range(steps)]
+    return played
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int64, np.float16, np.float32])
+@pytest.mark.parametrize("most", [0.5, 1.5, 2.5])
+def test_max_change_bounds_actions_of_every_dtype_upwards_and_downwards(dtype: Any, most: float) -> None:
+    player = Player(RATE_HZ, action_spec={"max_change": most}, on_starved="zero")
+    chunks = [np.full((5, 1), place, dtype) for place in (10, 0, 10)]
+    played = plays(player, chunks, 40)
+    assert {one.dtype for one in played} == {np.dtype(dtype)}
+    changes = np.abs(np.diff([float(one[0]) for one in played]))
+    assert changes.max() == (most if dtype in (np.float16, np.float32) else math.floor(most))
+
+
+def test_max_change_bounds_whole_numbers_beside_others() -> None:
+    player = Player(RATE_HZ, action_spec={"arm": {"max_change": 0.25}, "hand": {"max_change": 1.5}})
+    chunks = [
+        {"arm": np.full((20, 2), place, np.float32), "hand": np.full(20, 10 * place, np.uint8)} for place in (1, 0)
+    ]
+    played = plays(player, chunks, 12)
+    assert [int(one["hand"]) for one in played[11:]] == [10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0, 0, 0]
+    assert [float(one["arm"][1]) for one in played[11:17]] == [1.0, 0.75, 0.5, 0.25, 0.0, 0.0]
+    assert {one["hand"].dtype for one in played} == {np.dtype(np.uint8)}
+
+
+def test_what_no_whole_number_is_within_reach_of_is_played_as_a_float() -> None:
+    player = Player(RATE_HZ, action_spec={"max_change": 0.25})
+    played = plays(player, [np.full((5, 1), 0.5), np.full((5, 1), 3)], 4)
+    assert [float(one[0]) for one in played[3:]] == [0.5, 0.75, 1.0, 1.0, 1.0]
+
+
+def test_max_change_bounds_the_first_chunk_after_the_stop_action() -> None:
+    player = Player(RATE_HZ, action_spec={"max_change": 0.25}, stop_action=[0, 0])
+    for _ in range(2):  # and in each episode
+        assert player.play().tolist() == [0, 0]
+        assert [float(one[0]) for one in plays(player, [np.ones((9, 2))], 4)] == [0.25, 0.5, 0.75, 1.0]
+        player.reset()
+
+
+@pytest.mark.parametrize("zero", [[0, 0], np.zeros(2, int), (0.0, 0.0), [False, False]])
+def test_max_change_bounds_whole_numbers_that_a_function_returns_for_floats(zero: Any) -> None:
+    player = Player(RATE_HZ, action_spec={"max_change": 0.25}, on_starved=lambda last, steps: zero, hold_ms=0)
+    played = plays(player, [np.ones((1, 2), np.float32)], 6)
+    assert [float(one[0]) for one in played] == [1.0, 0.75, 0.5, 0.25, 0.0, 0.0]
+
+
 @pytest.mark.parametrize("merge", ["replace", "average", "ensemble"])
 def test_chunks_of_booleans_are_played_and_not_blended(merge: str) -> None:
     player = Player(RATE_HZ, merge=merge)

@@ -89,6 +89,23 @@ def test_a_function_of_the_number_of_starved_steps_that_raises_is_as_one_that_sa
     assert player.stats.raised == {"on_starved": 2}
 
 
+class Unreadable:
+    def __array__(self, *arguments: Any, **options: Any) -> Any:
+        raise RuntimeError("no numbers in here")
+
+
+@pytest.mark.parametrize("name", ["starved", "on_starved"])
+@pytest.mark.parametrize("chosen", [[[1.0], [2.0, 3.0]], Unreadable(), {"arm": Unreadable()}, object(), {}, "brake"])
+@pytest.mark.parametrize("options", [{}, {"action_spec": {"max_change": 1.0}}])
+def test_what_is_no_array_of_a_function_for_starved_steps_reaches_the_robot_as_it_is(
+    name: str, chosen: Any, options: dict[str, Any]
+) -> None:
+    player = Player(RATE_HZ, hold_ms=0, **{name: lambda last, steps: chosen}, **options)
+    player.asked(1, 0.0)
+    player.answered(1, np.full((2, 1), 5.0), 0.0)
+    assert [player.play() for _ in range(5)][2:] == [chosen] * 3
+
+
 @pytest.mark.parametrize("name", ["starved", "on_starved"])
 def test_a_function_for_starved_steps_that_returns_none_holds_the_last_action(name: str) -> None:
     options: dict[str, Any] = {name: lambda last, steps: None}

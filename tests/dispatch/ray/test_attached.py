@@ -50,7 +50,7 @@ class Registry:
 
 
 @pytest.fixture
-def registry(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Registry:
+def registry(monkeypatch: pytest.MonkeyPatch, short_path: Any) -> Registry:
     registry = Registry()
     context = SimpleNamespace(app_name="app", deployment="Policy", replica_tag="r1", code_version="abc")
     monkeypatch.setattr(inferential.replica.deployment, "registry", registry)
@@ -60,7 +60,7 @@ def registry(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> Registry:
     monkeypatch.setattr("ray.util.get_node_ip_address", lambda: "127.0.0.1")
     monkeypatch.setattr("ray.is_initialized", lambda: True)
     monkeypatch.setattr("ray.get", lambda value, timeout: value)
-    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(short_path))
     return registry
 
 
@@ -94,7 +94,8 @@ async def test_a_replica_whose_call_hangs_takes_no_more_and_is_unhealthy_until_i
             entered.set()
             may_end.wait(60)
 
-    model, context, up = Hangs(), zmq.Context[Any](), asyncio.Event()
+    context, up = zmq.Context[Any](), asyncio.Event()
+    model: Any = Hangs()
     until(lambda: registry.listed is not None)
     link = Link(context, "r1", registry.listed.addresses.ipc, "", ("", ""), lambda link: up.set())
     try:

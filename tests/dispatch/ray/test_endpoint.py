@@ -85,7 +85,7 @@ def row(*strings: str, **values: Any) -> InferenceRequest:
 
 
 @pytest.fixture
-def start(tmp_path: Path) -> Any:
+def start(short_path: Path) -> Any:
     """Starts endpoints, and closes them."""
     started: list[Endpoint] = []
 
@@ -93,7 +93,7 @@ def start(tmp_path: Path) -> Any:
         model: Any, max_inflight: int = 1, versions: Callable[[], str] = lambda: "v7"
     ) -> tuple[Endpoint, Addresses]:
         endpoint = Endpoint(
-            model, max_inflight=max_inflight, model_version=versions, directory=tmp_path / "s", host="127.0.0.1"
+            model, max_inflight=max_inflight, model_version=versions, directory=short_path / "s", host="127.0.0.1"
         )
         started.append(endpoint)
         addresses = endpoint.start()
@@ -181,9 +181,9 @@ async def test_who_has_not_the_key_does_not_get_in(start: Start, connect: Connec
         await link.call([row(state=np.ones(2))], 0)
 
 
-def test_no_other_user_may_look_into_the_directory_of_the_sockets(start: Start, tmp_path: Path) -> None:
+def test_no_other_user_may_look_into_the_directory_of_the_sockets(start: Start, short_path: Path) -> None:
     start(Doubles())
-    assert (tmp_path / "s").stat().st_mode & 0o777 == 0o700
+    assert (short_path / "s").stat().st_mode & 0o777 == 0o700
 
 
 async def test_a_call_that_runs_when_the_replica_says_goodbye_ends_well(start: Start, connect: Connect) -> None:
@@ -245,8 +245,8 @@ async def test_servers_take_turns_at_a_replica_that_is_busy(start: Start, connec
     assert len(model.order) == 5
 
 
-def test_a_directory_that_others_can_enter_is_not_used(start: Start, tmp_path: Path) -> None:
-    (tmp_path / "s").mkdir(mode=0o755)
+def test_a_directory_that_others_can_enter_is_not_used(start: Start, short_path: Path) -> None:
+    (short_path / "s").mkdir(mode=0o755)
     with pytest.raises(OSError, match="only this user can enter"):
         start(Doubles())
 
@@ -356,9 +356,9 @@ class Replica:
         self._socket.close()
 
 
-async def test_a_connection_that_comes_back_is_offered_other_memory(tmp_path: Path, connect: Connect) -> None:
+async def test_a_connection_that_comes_back_is_offered_other_memory(short_path: Path, connect: Connect) -> None:
     context: zmq.Context[Any] = zmq.Context()
-    address = f"ipc://{tmp_path}/replica"
+    address = f"ipc://{short_path}/replica"
     replica = Replica(context, address)
     try:
         link = await connect(address, wait=False)
@@ -382,10 +382,10 @@ async def test_a_connection_that_comes_back_is_offered_other_memory(tmp_path: Pa
     "frames", [(b"{}",), (b"v1", b"no message", b""), (b"v1", b"", b"", b"odd")], ids=["version", "row", "places"]
 )
 async def test_what_a_replica_should_not_send_ends_the_call(
-    tmp_path: Path, connect: Connect, frames: tuple[bytes, ...]
+    short_path: Path, connect: Connect, frames: tuple[bytes, ...]
 ) -> None:
     context: zmq.Context[Any] = zmq.Context()
-    address = f"ipc://{tmp_path}/replica"
+    address = f"ipc://{short_path}/replica"
     replica = Replica(context, address)
     try:
         link = await connect(address, wait=False)
@@ -403,22 +403,22 @@ async def test_what_a_replica_should_not_send_ends_the_call(
         context.term()
 
 
-def test_sockets_of_replicas_that_were_killed_are_removed(start: Start, tmp_path: Path) -> None:
+def test_sockets_of_replicas_that_were_killed_are_removed(start: Start, short_path: Path) -> None:
     _, alive = start(Doubles())
-    old, new = tmp_path / "s" / "killed", tmp_path / "s" / "about-to-listen"
+    old, new = short_path / "s" / "killed", short_path / "s" / "about-to-listen"
     for path in (old, new):
         with socket.socket(socket.AF_UNIX) as left:
             left.bind(str(path))
     for path in (old, Path(alive.ipc.removeprefix("ipc://"))):
         os.utime(path, (0, 0))
     _, other = start(Doubles())
-    left_over = {f"ipc://{path}" for path in (tmp_path / "s").iterdir()}
+    left_over = {f"ipc://{path}" for path in (short_path / "s").iterdir()}
     assert left_over == {alive.ipc, other.ipc, f"ipc://{new}"}
 
 
-def test_a_link_to_a_directory_is_not_followed(start: Start, tmp_path: Path) -> None:
-    (tmp_path / "elsewhere").mkdir(mode=0o700)
-    (tmp_path / "s").symlink_to(tmp_path / "elsewhere")
+def test_a_link_to_a_directory_is_not_followed(start: Start, short_path: Path) -> None:
+    (short_path / "elsewhere").mkdir(mode=0o700)
+    (short_path / "s").symlink_to(short_path / "elsewhere")
     with pytest.raises(OSError, match="only this user can enter"):
         start(Doubles())
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.dispatch.ray.test_serving import deployment
+from tests.dispatch.ray.deployments import deployment
 from tests.models.conftest import ask, until
 
 from inferential import AsyncConnection, Server

@@ -9,7 +9,8 @@ import pytest
 
 from inferential.sim.virtual import generate
 from inferential.sim.virtual.fleet_file import Fleet
-from inferential.sim.virtual.simulation import Run, simulate
+from inferential.sim.virtual.simulation import simulate
+from inferential.sim.virtual.world import Run
 
 
 def simulated(

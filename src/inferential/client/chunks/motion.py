@@ -20,7 +20,7 @@ import numpy as np
 from inferential.client.chunks.arguments import check_choice, check_number, check_stop_action
 from inferential.client.chunks.stats import ChunkStats
 from inferential.proto.actions import Array, BadActions, is_finite, of_dtype
-from inferential.proto.layout import Layout
+from inferential.proto.layout import Layout, promoted
 
 Action = Any
 """An array, or arrays by key where a chunk is spread over several keys."""
@@ -79,6 +79,7 @@ class Motion:
         self._most_blended = max(math.ceil(BLEND_S / period_s - 1e-9), 1)
         self._last: Array | None = None  # of a chunk
         self._output: Array | None = None  # whatever was played last
+        self._stands_at_stop = False  # before the first chunk
         self._starved_steps = self._missed_steps = 0
         self._blended = self._to_blend = 0
         self._blends_from: Array | None = None
@@ -88,6 +89,7 @@ class Motion:
         """Forgets what was played: the next chunk is the first."""
         self.layout = self.max_change = self._last = self._output = self._blends_from = self._own_change = None
         self._starved_steps = self._missed_steps = self._blended = self._to_blend = 0
+        self._stands_at_stop = False
 
     def layout_of(self, chunk: Mapping[str, Array], *, is_spread: bool) -> Layout:
         """Returns how the values of a chunk lie side by side: as before, or by its keys where it is the first.
@@ -127,6 +129,9 @@ class Motion:
             self._blended, self._blends_from = 0, None if self._goes_on(action) else self._output
             self._starved_steps, self._own_change = 0, None
         self._missed_steps = 0
+        if self._stands_at_stop:
+            assert self.layout is not None
+            self._output, self._stands_at_stop = self.layout.flat(self._stop_action), False
         output = self._limited(self._blend(action))
         self._last, self._output = action, output
         return self._copy(output)
@@ -148,13 +153,28 @@ class Motion:
             self._blends_from = None
             return action
         share = self._blended / (self._to_blend + 1)
-        return of_dtype(np.asarray((1 - share) * begin + share * action), action.dtype)
+        blended = of_dtype(np.asarray((1 - share) * begin + share * action), action.dtype)
+        return np.where(self._whole(blended), np.rint(blended), blended).astype(action.dtype)
 
     def _limited(self, action: Array) -> Array:
+        """Returns an action [N] that differs from what was played last by no more than `max_change`.
+
+        Whole numbers stay whole where one is within reach: that next to the limit, towards what was played last.
+        """
         before, most = self._output, self.max_change
         if most is None or before is None:
             return action
-        return np.clip(action, before - most, before + most).astype(action.dtype)
+        before = before.astype(np.float64)
+        limited = np.clip(action.astype(np.float64), before - most, before + most)
+        towards = np.where(limited > before, np.floor(limited), np.ceil(limited))
+        limited = np.where(self._whole(action) & (np.abs(towards - before) <= most), towards, limited)
+        is_exact = action.dtype.kind not in "biu" or (limited == np.rint(limited)).all()
+        return limited.astype(action.dtype) if is_exact else limited
+
+    def _whole(self, action: Array) -> Array:
+        """Returns which values of an action [N] are whole numbers or booleans, [N]."""
+        assert self.layout is not None
+        return self.layout.whole if self.layout.is_spread else np.full(action.shape, action.dtype.kind in "biu")
 
     def miss(self, steps: int) -> None:
         """Notes steps without an action in which the control loop played nothing: the robot held what it had."""
@@ -167,6 +187,7 @@ class Motion:
         """
         last = self._last
         if last is None:
+            self._stands_at_stop = self._stop_action is not None
             return None if self._stop_action is None else _copied(self._stop_action)
         stats = self._stats
         self._starved_steps += 1
@@ -182,9 +203,10 @@ class Motion:
         if self.layout is not layout:  # a function of the user has begun a new episode
             return output
         try:
-            flat = layout.flat(output).copy()
+            flat = layout.flat(output)
+            flat = flat.astype(promoted(flat.dtype, last.dtype))  # whole numbers for an action of floats are floats
             is_action = is_finite(flat)
-        except TypeError:  # BadActions: of another shape; or no numbers
+        except Exception:  # of another shape, or no numbers: a user's object may raise anything when it is looked at
             is_action = False
         if not is_action:  # of a function: it is the user's to know what to play
             self._output = None

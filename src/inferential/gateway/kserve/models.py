@@ -186,6 +186,7 @@ class ServedModel:
             InvalidObservation: naming an output that is asked for and that the model does not have.
             ValueError: naming an output that it declares and did not give, or of which rows differ in shape.
         """
+        results = [_flat(result) for result in results]
         keys = dict(self.output_keys) or {key: key for key in results[0]}
         if wanted is not None:
             known = {**{key: key for key in results[0]}, **keys}  # also by the key of a result
@@ -226,6 +227,15 @@ def _value(name: str, array: Any) -> Any:
         if not text.isascii() and any("\ud800" <= letter <= "\udfff" for letter in text):
             raise InvalidObservation(f"input {name!r}: expected texts in UTF-8; other bytes are sent as UINT8")
     return array.reshape(-1)[0] if array.size == 1 else array.tolist()
+
+
+def _flat(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns a result with the keys of maps in it joined by "/", as robots of the SDK have them."""
+    flat: dict[str, Any] = {}
+    for key, value in result.items():
+        inner = _flat(value) if isinstance(value, Mapping) else None
+        flat.update({key: value} if inner is None else {f"{key}/{one}": part for one, part in inner.items()})
+    return flat
 
 
 def _array(value: Any) -> Array:

@@ -315,6 +315,8 @@ class _Simulation:
             chance = self._chance.gauss(0.0, model.spread)
             self._later(now + latency_s * math.exp(chance), _CALL_ENDS, batch)
         self._note_ended()
+        for request in self._engine.outdated():
+            self._ask_anew(request)
         wakes_at = self._engine.wake_at()
         self._wakes_at = math.inf if wakes_at is None else wakes_at
 
@@ -344,8 +346,6 @@ class _Simulation:
         for request in self._engine.ended():
             assert request.refusal is not None
             self._ended(request, request.refusal.kind.value, None)
-        for request in self._engine.outdated():
-            self._ask_anew(request)
 
     def _ask_anew(self, request: InferenceRequest) -> None:
         observation = self._observations.get(request)
