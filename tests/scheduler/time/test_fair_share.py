@@ -179,7 +179,8 @@ def test_beside_one_that_would_ask_for_much_more_all_that_ask_for_more_than_thei
 
 def test_where_a_model_serves_all_that_is_asked_no_client_goes_after_others() -> None:
     shares = FairShares(Models({"m": 0.01}))
-    shares.update([("closed", "m", 0.02), ("robot", "m", 0.2)], pause_s=lambda client_id, model_id: 0.0)
+    pauses_s = {"closed": 0.01, "robot": 0.19}
+    shares.update([("closed", "m", 0.02), ("robot", "m", 0.2)], pause_s=lambda client_id, model_id: pauses_s[client_id])
     assert not shares.sets_aside
 
 

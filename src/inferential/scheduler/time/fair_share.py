@@ -29,8 +29,6 @@ UTILISATION = 0.9
 FLOOD = 3.0
 BEYOND = 2.0
 """Of a share, what a client would ask for; below, learned rates are too vague to act on."""
-HAS = 0.7
-"""Of a share, what a client must have to go after others."""
 MODEST = 0.2
 """Where fewer of the clients ask for less than their share, the model is too slow, and no client floods it."""
 RISE = 1.25
@@ -201,9 +199,9 @@ class FairShares:
         factor: float,
         pause_s: Callable[[str, str], float],
     ) -> Generator[None, None, set[tuple[str, str]]]:
-        """Returns the clients of a device that would ask for more than their share, were they never kept waiting, and
-        have about as much: a robot that is kept waiting for longer than its period asks again at once, too.
+        """Returns the clients of a device that would ask for more than their share, were they never kept waiting.
 
+        A robot that is kept waiting for longer than its period asks again at once, and counts as one of them, too.
         None where no client would ask for much more. Where less is shared for the sake of clients that wait beside a
         flood (`factor`), these ask for no more than their share by that.
         """
@@ -211,21 +209,16 @@ class FairShares:
             model_id: min(slot.profile.typical(1) for slot in self._availability.slots(model_id))
             for model_id in {request.model_id for request in asked}
         }
-        parts, wanted = [], []
+        parts = []
         for number, request in enumerate(asked, start=1):
             least_s = pause_s(request.client_id, request.asked_id) + calls_s[request.model_id]
             share = due[request] / factor
-            parts.append(request.per_second / share)
-            wanted.append(max(request.per_second, 1 / max(least_s, _SHORTEST_S)) / share)
+            parts.append(max(request.per_second, 1 / max(least_s, _SHORTEST_S)) / share)
             if not number % STEP:
                 yield
-        if max(wanted, default=0.0) <= BEYOND:
+        if max(parts, default=0.0) <= BEYOND:
             return set()
-        return {
-            (one.client_id, one.model_id)
-            for one, part, want in zip(asked, parts, wanted, strict=True)
-            if want > 1 and part > HAS
-        }
+        return {(one.client_id, one.model_id) for one, part in zip(asked, parts, strict=True) if part > 1}
 
     def _adjust(self, groups: Mapping[str, list[RateRequest]], pressed: Collection[str]) -> None:
         """Shares less of a model while a flood keeps others waiting, and more again in time."""
