@@ -473,6 +473,8 @@ async def main():
         async with AsyncConnection(server.address) as connection:
             model = connection.model("m")
             await model.observe(state=np.zeros(2), do=sys.argv[2])
+            while not dispatcher.process_ids("m"):
+                await asyncio.sleep(0.01)
             await asyncio.sleep(0.2)
             print(*dispatcher.process_ids("m"), flush=True)
             if sys.argv[3] == "kill":

@@ -4,22 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import gzip
 import json
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 from tests.gateway.conftest import Open, Recorder
 from tests.gateway.lerobot_robot import connected, refused
 from tests.gateway.test_act import OPENVLA, open_connection, post, request_of
 from tests.gateway.test_openpi import UPGRADE, answered_as
+from tests.uncollected import without_collections
+from websockets.asyncio.client import connect
+from websockets.frames import Frame
 
 from inferential.gateway import act as act_module
 from inferential.gateway import http as http_module
 from inferential.gateway import receiving
 from inferential.gateway.lerobot.messages import Observation
 from inferential.gateway.receiving import Receiving
+from inferential.proto.msgpack_numpy import pack
 
 SMALL = {"observations": {"max_payload_bytes": 200_000}}
 
@@ -48,6 +54,23 @@ def test_where_it_is_too_much_the_largest_ends_and_its_bytes_are_free() -> None:
 def test_one_request_may_have_what_one_may_have() -> None:
     received = Receiving(1_000_000)
     received.note("a", 1_000_000, lambda: pytest.fail("it ended"))
+
+
+async def test_the_last_message_of_a_robot_whose_connection_broke_is_free(openpi: Open) -> None:
+    def messages() -> int:
+        return sum(type(one) is Frame and len(one.data) > 100_000 for one in gc.get_objects())
+
+    async with openpi(Recorder()) as (_, gateway):
+        with without_collections():
+            websocket = await connect(gateway.address, compression=None)
+            await websocket.recv()
+            await websocket.send(pack({"image": np.zeros(150_000, np.uint8)}))
+            await websocket.recv()
+            assert messages() == 1
+            websocket.transport.abort()
+            async with asyncio.timeout(60):
+                while messages():  # noqa: ASYNC110 (no event is set)
+                    await asyncio.sleep(0.01)
 
 
 async def test_of_bodies_that_arrive_the_largest_is_refused_and_others_are_answered(act: Open) -> None:

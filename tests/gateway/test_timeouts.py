@@ -59,6 +59,23 @@ async def test_sessions_live_while_a_model_compiles(openpi: Open, monkeypatch: p
         assert await asyncio.wait_for(asyncio.gather(*robots), 60) == [[n, n] for n in range(3)]
 
 
+async def test_robots_hear_soon_that_their_model_fails_with_every_request(
+    openpi: Open, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("inferential.gateway.base.RETRY_PAUSES_S", (0.0, 0.0, 0.0))
+
+    def fails(observation: dict[str, Any]) -> Any:
+        raise ValueError("no cup")
+
+    async with openpi(fails) as (server, gateway):
+        attempts: list[InferenceRequest] = []
+        server.on_request(attempts.append)
+        while (answer := await asked(gateway.address, 1)) == "ModelFailed: ValueError: no cup":
+            attempts.clear()
+        assert "ModelFailing: model 'pi0' is failing" in answer
+        assert len(attempts) == 4
+
+
 async def test_robots_that_wait_for_a_model_that_compiles_do_not_count_as_gone(openpi: Open) -> None:
     model = Compiling()
     sections = {"response_tracking": {"disconnect_timeout_s": 0.01}, "scheduling": {"request_ttl_ms": 60_000.0}}

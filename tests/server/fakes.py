@@ -71,6 +71,9 @@ class FakeEgress(Egress):
     def look_again(self, requests: Iterable[InferenceRequest]) -> None:
         pass
 
+    def follow(self, request: InferenceRequest) -> bool:
+        return True
+
     def answer(self, results: Iterable[DispatchResult]) -> None:
         for result in results:
             result.request.move(RequestState.ANSWERED)

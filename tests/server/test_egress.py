@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import zmq
+from bench.overload.wire import connect
 from tests.server.fakes import make_accounting
 
 from inferential.config import ResponseTrackingConfig, TransportConfig
@@ -458,7 +459,7 @@ def malformed(version: int = PROTOCOL_VERSION, request_id: int = 7) -> Observati
 
 @pytest.mark.parametrize(
     ("version", "request_id", "is_sent"),
-    [(PROTOCOL_VERSION, 7, True), (PROTOCOL_VERSION, 0, False), (0, 7, False), (0, 0, False)],
+    [(PROTOCOL_VERSION, 7, True), (PROTOCOL_VERSION, 0, True), (0, 7, False), (0, 0, False)],
 )
 async def test_a_malformed_message_is_counted_and_answered_if_its_sender_can_read_the_error(
     version: int, request_id: int, is_sent: bool, bench: EgressBench
@@ -466,7 +467,7 @@ async def test_a_malformed_message_is_counted_and_answered_if_its_sender_can_rea
     identity, heard = bench.enter()
     bench.egress.reject_malformed(identity_of(identity), identity, malformed(version, request_id))
     sent = [(one.message.status, one.message.request_id, one.model_id, one.message.reason) for one in heard]
-    assert sent == ([(Status.INVALID_OBSERVATION, 7, "policy", "urgency: no")] if is_sent else [])
+    assert sent == ([(Status.INVALID_OBSERVATION, request_id, "policy", "urgency: no")] if is_sent else [])
     assert bench.points(names.OBSERVATION_ERRORS) == [{"client": "?", "error": "invalid"}]
     assert not bench.ended  # it never was a request
 
@@ -559,3 +560,23 @@ async def test_what_came_by_a_robots_former_connection_is_not_said_to_be_lost(be
     frames = await asyncio.to_thread(robot.recv_multipart)
     response = read_response(frames[1], frames[2])
     assert (response.message.request_id, response.message.status) == (8, Status.REJECTED)
+
+
+async def test_a_robot_that_is_back_is_reached_by_what_came_by_its_former_connection(bench: EgressBench) -> None:
+    bench.transport.on_inherited = lambda: None
+    reading = asyncio.create_task(bench.transport.recv())
+    async with asyncio.timeout(60):
+        opened, _ = await asyncio.to_thread(connect, bench.transport.address, b"arm", 60.0, b"l" * 16)
+        request = bench.running()
+        former = request.connection
+        assert bench.egress.reaches(former)
+        opened.close()
+        while not bench.transport.is_away(former):  # noqa: ASYNC110 (no event is set at its end)
+            await asyncio.sleep(0.01)
+        assert not bench.egress.follow(request)
+        opened, _ = await asyncio.to_thread(connect, bench.transport.address, b"arm", 60.0, b"l" * 16)
+    assert bench.egress.reaches(former)
+    assert bench.egress.follow(request)
+    assert request.connection == bench.robot_connection() != former
+    reading.cancel()
+    opened.close()

@@ -17,6 +17,8 @@ from tests.transport.test_budget import HELLO
 
 from inferential import Server
 from inferential.proto import QUEUE_ALL, Client, ModelResponse, Observation, Status
+from inferential.transport import acceptance
+from inferential.zmtp import protocol as p
 
 _numbers = itertools.count(1)
 
@@ -67,6 +69,18 @@ def robot() -> Callable[..., Any]:
             context.term()
 
     return connected
+
+
+def dial(server: Server) -> socket.socket:
+    """A connection that says nothing by itself."""
+    host, _, port = server.address.removeprefix("tcp://").rpartition(":")
+    return socket.create_connection((host, int(port)))
+
+
+def asking(name: str) -> bytes:
+    """A message that asks for the model m."""
+    observation = Observation(client=Client(id=name), model_id="m", queue=QUEUE_ALL).SerializeToString()
+    return b"".join(bytes(part) for part in p.message([b"", observation, b""], 0))
 
 
 async def until(condition: Callable[[], Any]) -> None:
@@ -132,14 +146,72 @@ async def test_a_robot_that_restarts_takes_over_from_a_connection_that_answers_n
     serve: Any, robot: Any
 ) -> None:
     async with serve({"m": lambda observation: np.ones(1)}) as server:
-        host, _, port = server.address.removeprefix("tcp://").rpartition(":")
-        with socket.create_connection((host, int(port))) as dead:  # like that of a robot which lost its power
+        with dial(server) as dead:  # like that of a robot which lost its power
             dead.sendall(HELLO)
             await until(lambda: server.status().sizes["connections"])
             with robot(server, "robot") as restarted:
                 number = restarted.ask()
                 response = await restarted.hear()
                 assert (response.request_id, response.status) == (number, Status.OK)
+
+
+async def test_a_robot_without_an_identity_takes_its_id_over_from_a_connection_that_answers_no_heartbeat(
+    serve: Any, robot: Any
+) -> None:
+    kept = {"response_tracking": {"disconnect_timeout_s": 1000.0}}  # it is not by that that it ends
+    async with serve({"m": lambda observation: np.ones(1)}, kept) as server:
+        with dial(server) as dead:
+            dead.sendall(p.greeting() + p.ready(b"DEALER", b"") + asking("arm"))
+            await until(lambda: server.connected_robots)
+            with robot(server, "arm", None) as restarted:
+                restarted.ask()
+                response = await restarted.hear()
+                assert "in use by another connection" in response.reason
+                async with asyncio.timeout(60):
+                    while response.status != Status.OK:
+                        restarted.ask()
+                        response = await restarted.hear()
+
+
+@pytest.mark.parametrize("identity", [b"", b"arm"])
+async def test_of_two_live_robots_the_first_keeps_its_id_though_its_zmtp_has_no_heartbeat(
+    identity: bytes, serve: Any, robot: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(acceptance, "SPEAKS_S", 0.3)
+    async with serve({"m": lambda observation: np.ones(1)}) as server:
+        with dial(server) as first:
+            greeting = p.greeting()[:11] + b"\0" + p.greeting()[12:]  # of ZMTP 3.0, like libzmq before 4.2
+            first.sendall(greeting + p.ready(b"DEALER", identity) + asking("arm"))
+            await until(lambda: server.connected_robots)
+
+            async def speak() -> None:
+                while True:
+                    first.sendall(asking("arm"))
+                    await asyncio.sleep(0.01)
+
+            speaking = asyncio.create_task(speak())
+            with robot(server, "arm", identity or None) as second:
+                for _ in range(3):
+                    second.ask()
+                    assert "in use by another" in (await second.hear()).reason
+                    await asyncio.sleep(0.3)
+            speaking.cancel()
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+async def test_who_inherits_an_id_is_asked_as_well_whether_it_lives(leaves: bool, serve: Any, robot: Any) -> None:
+    async with serve({"m": lambda observation: np.ones(1)}) as server:
+        with dial(server) as dead, dial(server) as dead_heir:
+            dead.sendall(HELLO)
+            await until(lambda: server.status().sizes["connections"])
+            with robot(server, "robot") as restarted:
+                restarted.ask()
+                await until(lambda: server.status().sizes["connections_rival"] == 1)
+                dead_heir.sendall(HELLO)
+                await until(lambda: server.status().sizes["connections_rival"] == 2)
+                if leaves:
+                    dead.close()
+                assert (await restarted.hear()).status == Status.OK
 
 
 async def test_a_client_in_this_process_that_closes_leaves_nothing_waiting(serve: Any, gate: Gate) -> None:

@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import zmq
+from bench.overload.wire import PAYLOAD, connect, message
 from tests.server.conftest import Gate
 
 from inferential import Connection, LocalDispatcher, Server
 from inferential.client import transport
 from inferential.config import InferentialConfig
-from inferential.proto import Cancellation, Client, ModelResponse, Status
+from inferential.proto import FLOAT32, PROTOCOL_VERSION, Cancellation, Client, ModelResponse, Observation, Status
 from inferential.server import executor
 
 WAIT_MS = 60_000
@@ -136,3 +137,82 @@ async def test_what_never_arrived_is_refused_once_however_often_its_robot_asks_f
                 assert (response.request_id, response.status) == (number, Status.REJECTED)
                 assert "was lost before it arrived" in response.reason
         context.term()
+
+
+class Fails:
+    """A model whose first calls fail once they are let through."""
+
+    def __init__(self, failures: int) -> None:
+        self._failures = failures
+        self._gate = Gate()
+        self.wait_entered, self.let = self._gate.wait_entered, self._gate.let
+        self.seen: list[str] = []
+
+    def infer(self, observation: dict[str, Any]) -> Any:
+        self.seen.append(str(observation["said"]))
+        self._gate.infer(observation)
+        if len(self.seen) <= self._failures:
+            raise ValueError("not now")
+        return np.ones(1)
+
+
+class Robot:
+    """A connection of a robot within a life."""
+
+    def __init__(self, address: str, name: str, life: bytes) -> None:
+        self.name = name
+        self._socket, self._frames = connect(address, name.encode(), 60.0, life)
+
+    def ask(self, number: int) -> None:
+        """Sends an observation."""
+        seen = Observation(model_id="m", request_id=number, protocol_version=PROTOCOL_VERSION)
+        seen.client.id, seen.metadata["said"] = self.name, str(number)
+        seen.tensors.add(key="state", dtype=FLOAT32, shape=[7], byte_length=len(PAYLOAD))
+        self._socket.sendall(message(b"", seen.SerializeToString(), PAYLOAD))
+
+    def hear(self) -> tuple[int, int]:
+        """Waits for a response, and returns its request id and status."""
+        while True:
+            for found in self._frames.feed(self._socket.recv(1 << 16)):
+                if isinstance(found, list):
+                    response = ModelResponse.FromString(found[1])
+                    return response.request_id, response.status
+
+    def leave(self) -> None:
+        """Closes the connection."""
+        self._socket.close()
+
+
+async def test_a_request_that_failed_is_not_tried_again_once_its_robot_has_left(serve: Any) -> None:
+    model = Fails(1)
+    async with serve({"m": model}, {"scheduling": {"max_retries": 3}}) as server:
+        former = await asyncio.to_thread(Robot, server.address, "arm", b"")
+        former.ask(1)
+        await model.wait_entered()
+        former.leave()
+        await asyncio.to_thread(until, lambda: not server.status().sizes["connections"])
+        other = await asyncio.to_thread(Robot, server.address, "leg", b"")
+        model.let(4)
+        for number in (2, 3, 4):
+            other.ask(number)
+            assert await asyncio.to_thread(other.hear) == (number, Status.OK)
+        other.leave()
+    assert model.seen == ["1", "2", "3", "4"]
+
+
+async def test_a_request_that_failed_while_its_robot_was_away_is_tried_again_when_it_is_back(serve: Any) -> None:
+    model, life = Fails(1), b"l" * 16
+    async with serve({"m": model}, {"scheduling": {"max_retries": 3}}) as server:
+        former = await asyncio.to_thread(Robot, server.address, "arm", life)
+        former.ask(1)
+        await model.wait_entered()
+        former.leave()
+        await asyncio.to_thread(until, lambda: server.status().sizes["robots_away"])
+        model.let()
+        await asyncio.to_thread(until, lambda: server.status().sizes["robots_away_bytes"])
+        back = await asyncio.to_thread(Robot, server.address, "arm", life)
+        await model.wait_entered()
+        model.let()
+        assert await asyncio.to_thread(back.hear) == (1, Status.OK)
+        back.leave()
+    assert model.seen == ["1", "1"]

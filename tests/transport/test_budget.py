@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+import weakref
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
+from tests.uncollected import without_collections
 
 from inferential.config import TransportConfig
 from inferential.transport import ZmqTransport, acceptance, router, stalls
@@ -64,6 +66,29 @@ async def test_a_half_sent_frame_counts_and_ends_its_connection_when_it_does_not
     with call(transport, HELLO + half(LIMIT, 5000)):
         await until(transport, connections=1, bytes_held=LIMIT)
         await until(transport, connections=0, bytes_held=0)
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+async def test_the_memory_of_a_half_sent_frame_is_free_once_its_connection_has_ended(
+    leaves: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stalls, "STALL_S", 1000.0 if leaves else 0.01)
+    given: list[weakref.ref[Any]] = []
+
+    def allocate(size: int) -> memoryview:
+        memory = np.empty(size, np.uint8)
+        given.append(weakref.ref(memory))
+        return memory.data
+
+    transport = ZmqTransport(TransportConfig(bind="tcp://127.0.0.1:0"), LIMIT, None, allocate)
+    transport.watch(lambda: None)
+    with without_collections(), call(transport, HELLO + half(LIMIT, 5000)) as robot:
+        await until(transport, connections=1, bytes_held=LIMIT)
+        if leaves:
+            robot.close()
+        await until(transport, connections=0, bytes_held=0)
+        assert [found() for found in given] == [None]
+    await transport.close()
 
 
 async def test_a_message_of_which_a_whole_frame_came_and_no_more_ends_its_connection(

@@ -150,7 +150,28 @@ def test_it_shows_versions_with_their_shares_and_draws_their_calls(browser: Brow
             "c shadow",
         ]
         browser.wait(f"Number({rows}[1][4]) > 5 && {rows}[2][8].startsWith('0.0, ')")
+        for width in (1280, 375):
+            browser.open(site.url, width=width)
+            browser.wait(f"{rows}.length === 3")
+            inside = "document.querySelector('.versions').getBoundingClientRect().right <= "
+            assert browser.evaluate(inside + "document.querySelector('.card').getBoundingClientRect().right")
+            assert browser.evaluate("document.documentElement.scrollWidth <= innerWidth")
         assert browser.problems() == []
+    finally:
+        robots.stop()
+        site.close()
+
+
+def test_the_requests_of_a_version_that_is_alone_are_not_said_to_be_none(browser: Browser) -> None:
+    version = {"target": "tests.web.test_page:Policy"}
+    site = Site(known={"arm": {"run": "thread", "versions": {"a": version, "b": version}, "active": "a"}})
+    robots = Robots(site.address, 1)
+    try:
+        browser.open(site.url)
+        texts = "(row) => [...row.cells].map((cell) => cell.textContent)"
+        rows = f"[...document.querySelectorAll('.versions tbody tr')].map({texts})"
+        browser.wait("Number(document.querySelectorAll('.card dd')[3].textContent) > 5")
+        assert browser.evaluate(f"{rows}.map((row) => row.slice(4, 7).join(''))") == ["–––", "–––"]
     finally:
         robots.stop()
         site.close()

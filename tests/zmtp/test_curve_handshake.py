@@ -336,6 +336,18 @@ def test_boxes_are_read_the_same_however_their_bytes_come(messages: list[list[by
     assert found == expected
 
 
+def test_a_box_that_is_half_received_is_abandoned_with_its_message() -> None:
+    sender, receiver = sessions()
+    data = b"".join(bytes(part) for part in BoxWire(sender, None, 3).message([b"", b"e", bytes(100_000)], 100))
+    reader = BoxReader(receiver, None, 3)
+    reader.reserve = lambda size: True
+    for _ in feed(reader, data[:-1]):
+        assert reader.next() is None
+    assert reader.space is not None
+    reader.abandon()
+    assert (reader.space, reader.reserve, reader.next()) == (None, None, None)
+
+
 # Against libzmq
 
 

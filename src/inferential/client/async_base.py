@@ -124,7 +124,10 @@ class AsyncConnectionBase(ModelFactory[AsyncModel]):
         finally:
             if outcome is None:
                 self._take_back(self._session.abandon(mailbox, request_id))
-        return result_of(outcome)
+        try:
+            return result_of(outcome)
+        finally:
+            del outcome  # see there
 
     async def _wait(self, take: Callable[[], Outcome | None], timeout_s: float) -> Outcome | None:
         self._start()

@@ -140,11 +140,17 @@ class Mailbox:
 def result_of(outcome: Outcome | None) -> Result | None:
     """Returns the result where the request ended in one, read from now on; None where it has not ended.
 
+    Neither it nor its caller keeps the error: in a circle with its traceback, the observations in the frames would
+    stay until the garbage collector comes.
+
     Raises:
         InferenceError: it ended without a result.
     """
     if isinstance(outcome, InferenceError):
-        raise outcome
+        try:
+            raise outcome
+        finally:
+            del outcome
     if outcome is not None:
         outcome.read()
     return outcome

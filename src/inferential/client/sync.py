@@ -230,7 +230,10 @@ class Connection(ModelFactory["Model"]):
                 lay_s = self._transport.received_s_ago()
                 if lay_s == lay_s:  # not nan
                     outcome.lay_unread(min(lay_s, now - looked_at))
-        return result_of(outcome)
+        try:
+            return result_of(outcome)
+        finally:
+            del outcome  # see there
 
     def _infer(
         self, mailbox: Mailbox, values: Mapping[str, Any], hints: ObservationHints, timeout_ms: float
@@ -246,7 +249,10 @@ class Connection(ModelFactory["Model"]):
             finally:
                 if outcome is None:
                     self._transport.cancel(self._session, self._session.abandon(mailbox, request_id))
-        return result_of(outcome)
+        try:
+            return result_of(outcome)
+        finally:
+            del outcome  # see there
 
     # Under the lock
 

@@ -31,7 +31,7 @@ from inferential.observation.slots import ObservationError
 from inferential.proto import PROTOCOL_VERSION
 from inferential.proto.messages import ResponseTiming, write_response
 from inferential.proto.structure import STRUCTURE_KEY
-from inferential.replica.failures import FailurePlaces, is_first
+from inferential.replica.failures import FailurePlaces, forget_frames, is_first
 from inferential.replica.values import as_values
 from inferential.scheduler.request import (
     InferenceRequest,
@@ -90,26 +90,34 @@ class ResultWriter:
         results = list(map(self.write, requests, outcomes, repeat(latency_ms), repeat(batch_size)))
         if answered := [*map(_REFUSAL, results)].count(None):
             self._health_of(requests[0].pool).update_all(latency_ms, answered)
+        if answered != len(results):
+            for outcome in outcomes:
+                if isinstance(outcome, Exception):
+                    forget_frames(outcome)
         return results
 
     def write(self, request: InferenceRequest, outcome: Any, latency_ms: float, batch_size: int) -> DispatchResult:
         """Returns the result of one request, as `write_all`, which notes those that are there."""
+        unsound = None
         if not isinstance(outcome, Exception):
             try:
                 return self._response(request, outcome, latency_ms, batch_size)
             except BaseException as error:  # what a model returned may raise anything when it is looked at
-                outcome = failure_of(error)
+                outcome = unsound = failure_of(error)
         refusal = _refusal(request.model_id, outcome)
         if refusal.kind is RefusalKind.MODEL_FAILED:
             self._health_of(request.pool).update(latency_ms, False, refusal.reason)
         if refusal.logged:
             self._log(request, refusal.reason, outcome)
+        forget_frames(unsound)
         return DispatchResult(request, latency_ms, refusal=refusal)
 
     def unwritten(self, request: InferenceRequest, outcome: Any, latency_ms: float) -> DispatchResult:
         """Returns what a request would have got that is answered elsewhere: nothing is sent, noted or logged."""
-        failed = isinstance(outcome, Exception)
-        return DispatchResult(request, latency_ms, refusal=_refusal(request.model_id, outcome) if failed else None)
+        if not isinstance(outcome, Exception):
+            return DispatchResult(request, latency_ms)
+        forget_frames(outcome)
+        return DispatchResult(request, latency_ms, refusal=_refusal(request.model_id, outcome))
 
     def _response(self, request: InferenceRequest, outcome: Any, latency_ms: float, batch_size: int) -> DispatchResult:
         session = ""

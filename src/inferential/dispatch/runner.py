@@ -15,6 +15,7 @@ from inferential.dispatch.raised import failure_of
 from inferential.dispatch.suspects import after_loss, not_again, note_alone, session_of
 from inferential.errors import place_of, words_of
 from inferential.observation.values import is_encoded, read_slots, to_values
+from inferential.replica.failures import forget_frames
 from inferential.replica.sessions import SessionRow
 from inferential.replica.values import Observation, as_values, own
 from inferential.scheduler.request import InferenceRequest
@@ -108,16 +109,20 @@ class Runner:
             if len(requests) == 1:
                 return [error]
             if requests[0].keeps_state:
+                forget_frames(error)
                 return [not_again(words_of(error), len(requests)) for _ in requests]
             if isinstance(error, ConnectionError | TimeoutError):  # the fault of no observation, and each would wait
                 return [error] * len(requests)
-            # One client's observation may have failed the call for all; alone, only that one fails.
-            alone = [own((await self.run([request], replica))[0]) for request in requests]
-            note_alone(model_id, words_of(error), place_of(error), alone)
-            return alone
-        if requests[0].keeps_state:
-            return [self._with_session(row, result, model_id) for row, result in zip(rows, results, strict=True)]
-        return results
+            why, place = words_of(error), place_of(error)
+            forget_frames(error)
+        else:
+            if requests[0].keeps_state:
+                return [self._with_session(row, result, model_id) for row, result in zip(rows, results, strict=True)]
+            return results
+        # One client's observation may have failed the call for all; alone, only that one fails.
+        alone = [own((await self.run([request], replica))[0]) for request in requests]
+        note_alone(model_id, why, place, alone)
+        return alone
 
     def _with_session(self, row: SessionRow, result: Any, model_id: str) -> Any:
         if isinstance(result, Exception):

@@ -16,7 +16,7 @@ import numpy as np
 from inferential.client.async_model import AsyncModel
 from inferential.client.result import Result
 from inferential.config.services import GatewayConfig
-from inferential.errors import InferenceError, RequestExpired, RequestRejected, RequestSuperseded
+from inferential.errors import InferenceError, ModelFailing, RequestExpired, RequestRejected, RequestSuperseded
 from inferential.metrics import names
 from inferential.proto.messages import ResponseTiming
 from inferential.proto.structure import STRUCTURE_KEY, flatten, restore
@@ -91,8 +91,8 @@ class GatewayClient:
 
     Its protocol works in lockstep, and a refusal ends the robot's session. So its observations are served late rather
     than refused, and a request that found no room or lost its place (expired, superseded, evicted) is sent again until
-    the time-out. Where the server does not accept the client, or drains, it is sent again three times; where its rights
-    are against it, never.
+    the time-out. Where the server does not accept the client, or drains, or the model fails with every request, it is
+    sent again three times; where its rights are against it, never.
 
     Args:
         connection: a connection of its own.
@@ -128,7 +128,7 @@ class GatewayClient:
             except (RequestExpired, RequestSuperseded, RequestRejected) as error:
                 if error.cause in _FINAL:
                     raise
-                refused += error.cause in _LASTING
+                refused += error.cause in _LASTING or isinstance(error, ModelFailing)
                 pause_s = RETRY_PAUSES_S[min(attempts, len(RETRY_PAUSES_S) - 1)]
                 if episode != self._episode or refused > len(RETRY_PAUSES_S) or loop.time() + pause_s >= give_up_at:
                     raise

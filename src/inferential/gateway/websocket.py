@@ -78,6 +78,9 @@ class BoundedConnection(ServerConnection):
         SILENT.forget(self)
         self._whole()
         super().connection_lost(exc)
+        broke = getattr(self.protocol, "parser_exc", None)
+        if broke is not None:  # in its traceback, which refers to it, is the last message
+            broke.__traceback__ = None
 
     def _whole(self) -> None:
         if self._overdue is not None:

@@ -37,6 +37,22 @@ class FailurePlaces:
         return f" ({said})\n{_in_lines(error, trace)}"
 
 
+def forget_frames(error: BaseException | None) -> None:
+    """Drops the tracebacks of an exception and of what led to it, once they are said.
+
+    Their frames hold the observations, and mostly the exception itself: until the garbage collector comes to such a
+    circle, which is when thousands of objects are new, each failed call would keep its payloads.
+    """
+    known: set[int] = set()
+    linked = [error]
+    while linked:
+        one = linked.pop()
+        if one is not None and id(one) not in known:
+            known.add(id(one))
+            one.__traceback__ = None
+            linked += (one.__cause__, one.__context__)
+
+
 def is_first(place: str) -> bool:
     """Returns whether a place that `FailurePlaces` said has a traceback."""
     return "\n" in place

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from inferential.errors import InvalidObservation, words_of
-from inferential.replica.failures import FailurePlaces
+from inferential.replica.failures import FailurePlaces, forget_frames
 from inferential.replica.outcomes import BY_MODEL
 from inferential.replica.rows import RowWriter, write_refusal
 from inferential.replica.values import as_values
@@ -38,6 +38,10 @@ class ResultWriter:
                 raise ValueError(f"a result of {size} bytes; at most {_MAX_RESULT_BYTES} are sent")
             return self._writer.values(values)
         except InvalidObservation as error:
-            return write_refusal("INVALID_OBSERVATION", error.reason, cause=BY_MODEL), b""
+            refusal = write_refusal("INVALID_OBSERVATION", error.reason, cause=BY_MODEL), b""
+            forget_frames(error)
+            return refusal
         except BaseException as error:  # a result that the wire cannot carry, or that is not what it seems, fails alone
-            return write_refusal("MODEL_FAILED", words_of(error), self._places.of(error)), b""
+            refusal = write_refusal("MODEL_FAILED", words_of(error), self._places.of(error)), b""
+            forget_frames(error)
+            return refusal

@@ -221,7 +221,7 @@ class Egress:
         name = label_of(identity)
         self._recorder.observation_error(name, _INVALID)
         self._notices.say((name, _INVALID), "client %s: an observation is invalid: %s", name, error.reason)
-        if error.protocol_version >= PROTOCOL_VERSION and error.request_id:
+        if error.protocol_version >= PROTOCOL_VERSION:
             envelope = write_refusal(
                 client_id=error.client_id,
                 model_id=error.model_id,
@@ -239,10 +239,21 @@ class Egress:
         self._notices.say((name, "frames"), "client %s: a message is no observation: %s", name, reason)
 
     def reaches(self, connection: int) -> bool:
-        """Returns whether the connection with a number stands."""
+        """Returns whether the connection with a number stands, or another one that its robot has made since."""
         if connection < 0:
             return self._inprocess.receiver(connection) is not None
-        return self._transport.objection(connection) != GONE
+        return self._transport.objection(self._transport.place(connection)) != GONE
+
+    def follow(self, request: InferenceRequest) -> bool:
+        """Has a request that is to wait again belong to the connection that its robot has now; False: it has none."""
+        request.connection = self._transport.place(request.connection)
+        return self.reaches(request.connection)
+
+    def keep_waiting(self, request: InferenceRequest) -> None:
+        """Keeps the message of a request whose connection has ended, if its robot may come back and ask it again."""
+        if self._transport.is_away(request.connection):
+            message = (request.identity, request.envelope, request.payload, request.received_at, request.connection)
+            self._transport.keep_waiting(message)
 
     def say_gone(self, client_id: str, identity: bytes) -> None:
         """Logs that a client is gone, and whether its connection is too."""

@@ -16,7 +16,7 @@ from inferential.models.manager import ModelManager
 from inferential.models.unmanaged import AllReady
 from inferential.replica.busy_polling import BusyPolling
 from inferential.scheduler.engine import Engine
-from inferential.scheduler.request import DISPATCHED, InferenceRequest, Refusal, RefusalKind
+from inferential.scheduler.request import CLIENT_LEFT, DISPATCHED, InferenceRequest, Refusal, RefusalKind
 from inferential.scheduler.running import Batch
 from inferential.server.accounting import Accounting
 from inferential.server.callbacks import Callbacks
@@ -138,6 +138,7 @@ class Executor:
         """Has another pool, which `moved` gives each of them, answer the requests of a running call."""
         for request in batch.requests:
             if request.state is DISPATCHED:
+                self._egress.follow(request)
                 self._egress.count_handed_over(request)
                 self._accounting.retried(request)
         self._engine.hand_over(batch, moved, time.monotonic())
@@ -245,11 +246,14 @@ class Executor:
 
     def _retry_or_refuse(self, request: InferenceRequest, refusal: Refusal) -> None:
         failed = refusal.kind is RefusalKind.MODEL_FAILED
-        if failed and (self._models.second_chance(request, refusal) or self._may_retry(request, refusal)):
+        if not (failed and (self._models.second_chance(request, refusal) or self._may_retry(request, refusal))):
+            self._egress.refuse(request, refusal)
+        elif self._egress.follow(request):
             self._accounting.retried(request)
             self._engine.retry(request, time.monotonic())
         else:
-            self._egress.refuse(request, refusal)
+            self._egress.keep_waiting(request)
+            self._egress.refuse(request, CLIENT_LEFT)
 
     def _may_retry(self, request: InferenceRequest, refusal: Refusal) -> bool:
         max_retries = self._max_retries()

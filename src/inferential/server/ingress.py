@@ -130,6 +130,8 @@ class Ingress:
         self._rates = RateLimits()
         self.has_key: Callable[[str], bool] = lambda client_id: False
         """Returns whether a client id belongs to a key, so that only the connection with that key may use it."""
+        self.ask_owner: Callable[[bytes], None] = lambda identity: None
+        """Has the connection with an identity end if it does not answer: another one uses its client id."""
         self.models: ModelManager | None = None
         """Which pool answers a request; None: that of its model's name."""
         self._looked_up: tuple[Buffer, CachedObservation | None] | None = (
@@ -247,7 +249,8 @@ class Ingress:
             reason = f"client.id: {client_id!r} is not the identity of the connection it came by, which is {name!r}"
         elif self.has_key(client_id):
             reason = f"client.id: {client_id!r} belongs to a key, and this observation came without it"
-        elif self._owner(client_id) not in (None, identity):
+        elif (owner := self._owner(client_id)) is not None and owner != identity:
+            self.ask_owner(owner)
             reason = f"client.id: {client_id!r} is in use by another connection"
         else:
             return

@@ -165,8 +165,7 @@ class EventPump:
         if self._transport.is_away(connection):
             waiting = self._engine.waiting_of(connection)
             for request in waiting:
-                message = (request.identity, request.envelope, request.payload, request.received_at, connection)
-                self._transport.keep_waiting(message)
+                self._egress.keep_waiting(request)
             place = self._transport.place
             if not waiting and all(place(request.connection) != connection for request in self._engine.running()):
                 self._transport.owe_nothing(connection)

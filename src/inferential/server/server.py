@@ -160,7 +160,7 @@ class Server(ServerView):
         core.ingress.has_key = guard.has_key
         limit = 2 * config.observations.max_payload_bytes
         transport = ZmqTransport(config.transport, limit, guard, core.dispatcher.allocate)
-        core.connected = transport.has_client
+        core.connected, core.ingress.ask_owner = transport.has_client, transport.ask
         egress = Egress(transport, core.inprocess, core.recorder, core.accounting, self._request_callbacks)
         pump = EventPump(transport, core.ingress, core.accounting, core.engine, egress, core.models)
 

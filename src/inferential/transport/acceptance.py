@@ -45,6 +45,8 @@ ACCEPT_RETRY_S = 1.0
 """How long no connection is accepted after descriptors ran out."""
 _ANSWER_S = 0.4
 """How long a connection has to answer when another one comes under its identity."""
+SPEAKS_S = 0.9
+"""How long it has to send anything, where it knows no PING."""
 _MAX_FRAMES = 3  # empty, envelope, payload
 
 
@@ -272,12 +274,18 @@ class Acceptance:
         name = client.identity.decode("utf-8", "replace")
         return f"the client id {name!r} is in use by another robot{f' at {where}' if where else ''}: give each its own"
 
+    def ask(self, identity: bytes) -> None:
+        """Ends the connection with this identity unless it lives: a robot without one came back, whose id it has."""
+        keeper = self._connections.by_identity.get(identity)
+        if keeper is not None and self._loop is not None:
+            self._ask(keeper)
+
     def _ask(self, keeper: ClientConnection) -> None:
         """Asks a connection whether it lives, unless it was asked just now."""
         identity = keeper.identity
         if identity in self._timers:
             return
-        if self._loop is None or not keeper.stream.answers_pings:
+        if self._loop is None:
             self._take_over(keeper)
             return
         try:
@@ -285,16 +293,18 @@ class Acceptance:
         except ConnectionEnded as error:
             self._connections.drop(keeper, str(error))
             return
+        keeper.stream.alive = False
         self._connections.resume(keeper)
-        self._timers[identity] = self._loop.call_later(_ANSWER_S, self._on_answer_due, keeper)
+        within_s = _ANSWER_S if keeper.stream.answers_pings else SPEAKS_S
+        self._timers[identity] = self._loop.call_later(within_s, self._on_answer_due, keeper)
 
     def _on_answer_due(self, keeper: ClientConnection) -> None:
         del self._timers[keeper.identity]
         rivals = self._rivals.get(keeper.identity)
-        if keeper.gone or not rivals:
-            return
-        if not keeper.stream.alive:
+        if not (keeper.stream.alive or keeper.stream.has_unread()):  # it may wait to be read where the loop stood
             self._take_over(keeper)
+            return
+        if not rivals:
             return
         newest = next(reversed(rivals))
         name = keeper.identity.decode("utf-8", "replace")
@@ -315,28 +325,31 @@ class Acceptance:
             self._on_admitted(client)
 
     def _take_over(self, former: ClientConnection) -> None:
-        name = former.identity.decode("utf-8", "replace")
+        named = not former.identity.startswith(b"\0")
+        name = former.identity.decode("utf-8", "replace") if named else former.host
         self._notices.say(
             (former.identity, "replaced"), "client %r connected again: its former connection does not answer", name
         )
         self._connections.drop(former, "the client connected again")
 
     def _on_closed(self, client: ClientConnection) -> None:
-        """Gives the identity of a connection that has ended to the newest of its rivals."""
-        rivals = self._rivals.get(client.identity)
-        if not rivals:
-            return
+        """Gives the identity of a connection that has ended to the newest of its rivals, which is asked as it was."""
+        rivals = self._rivals.get(client.identity, {})
         rivals.pop(client, None)
+        if not client.rival or not rivals:
+            timer = self._timers.pop(client.identity, None)
+            if timer is not None:
+                timer.cancel()
+        heir = None
         if not client.rival and rivals:
             heir, _ = rivals.popitem()
             heir.rival = False
             self._connections.by_identity[heir.identity] = heir
             self._admit(heir)
         if not rivals:
-            del self._rivals[client.identity]
-            timer = self._timers.pop(client.identity, None)
-            if timer is not None:
-                timer.cancel()
+            self._rivals.pop(client.identity, None)
+        elif heir is not None:
+            self._ask(heir)
 
 
 def _machine_of(host: str) -> str:

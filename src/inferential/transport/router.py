@@ -384,6 +384,10 @@ class RouterSocket(Sender):
             return GONE
         return self._acceptance.objection(client) if client.rival else None
 
+    def ask(self, identity: bytes) -> None:
+        """Ends the connection with this identity unless it shows within 0.4 s that it lives."""
+        self._acceptance.ask(identity)
+
     def drop_revoked(self) -> None:
         """Ends the connections of clients whose keys are not accepted any more."""
         self._acceptance.drop_revoked()

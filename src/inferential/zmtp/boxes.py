@@ -125,6 +125,13 @@ class BoxReader:
             if self._dropped >= _MAX_DISCARDED:
                 return Discarded.PART
 
+    def abandon(self) -> None:
+        """Frees a large box that is half received, as `reader.Reader.abandon` does."""
+        self.reserve = None
+        if self.space is not None:
+            self.space = self._large = None
+            self._frames = []
+
     def burst(self) -> list[tuple[bytes, Buffer, int, int]]:
         """Returns nothing: each message is in a box of its own."""
         return []

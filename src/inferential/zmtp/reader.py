@@ -196,6 +196,13 @@ class Reader:
         elif self._max_frame_bytes is not None and size > self._max_frame_bytes:
             raise ProtocolError(f"frame of {size} bytes; at most {self._max_frame_bytes} are allowed")
 
+    def abandon(self) -> None:
+        """Frees a large frame that is half received and will not come on, as the connection has ended."""
+        self.reserve = None  # it refers to who owns this
+        if self.space is not None:
+            self.space = self._body = None
+            self._frames = []
+
     def limit(self, max_frame_bytes: int | None) -> None:
         """Changes the limit of frames."""
         self._max_frame_bytes, self._usual = max_frame_bytes, _NONE_USUAL

@@ -390,10 +390,10 @@ class Stream(Connected):
         """Closes the connection. Data that was handed to the system still arrives. Closing twice does nothing."""
         self._unsent.clear()
         self.unsent = 0
+        self._reader.abandon()
         close(self._socket)
 
     def abort(self) -> None:
         """Closes the connection so that the peer learns of it at once, though data be stuck: what is unsent is lost."""
-        self._unsent.clear()
-        self.unsent = 0
         abort(self._socket)
+        self.close()

@@ -23,6 +23,8 @@ class FrameReader(Protocol):
 
     def burst(self) -> list[tuple[bytes, Buffer, int, int]]: ...
 
+    def abandon(self) -> None: ...
+
 
 class Wire(Protocol):
     """Both directions of a connection."""

@@ -378,6 +378,26 @@ async def test_a_connection_that_comes_back_is_offered_other_memory(short_path: 
         context.term()
 
 
+async def test_a_replica_on_this_host_is_connected_to_again_sooner_than_one_elsewhere(short_path: Path) -> None:
+    """It lives, where this server itself stood still: its model must not be down for longer than needs be."""
+    made: list[zmq.Socket[Any]] = []
+
+    class Noting(zmq.Context[Any]):
+        def socket(self, kind: int, *args: Any, **options: Any) -> Any:  # type: ignore[override]
+            made.append(super().socket(kind, *args, **options))
+            return made[-1]
+
+    context = Noting()
+    near = Link(context, "r1", f"ipc://{short_path}/replica", "", KEYS, lambda link: None)
+    far = Link(context, "r2", "tcp://127.0.0.1:1", KEYS[0], KEYS, lambda link: None)
+    sockets = [one for one in made if one.type == zmq.DEALER]
+    assert [one.getsockopt(zmq.RECONNECT_IVL) for one in sockets] == [10, 100]
+    assert [one.getsockopt(zmq.RECONNECT_IVL_MAX) for one in sockets] == [100, 100]
+    near.close()
+    far.close()
+    context.destroy(linger=0)
+
+
 @pytest.mark.parametrize(
     "frames", [(b"{}",), (b"v1", b"no message", b""), (b"v1", b"", b"", b"odd")], ids=["version", "row", "places"]
 )

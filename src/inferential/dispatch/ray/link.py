@@ -39,6 +39,9 @@ from inferential.scheduler.request import InferenceRequest
 logger: logging.Logger = logging.getLogger("inferential.ray")
 
 _RECONNECT_MS = 100
+_SOONEST_MS = 10
+"""Until a replica on this host is connected to again the first time: it lives where this server itself stood still for
+longer than its heartbeats may take."""
 
 
 class Link:
@@ -76,7 +79,8 @@ class Link:
         socket: zmq.Socket[bytes] = context.socket(zmq.DEALER)
         socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
         socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
-        socket.setsockopt(zmq.RECONNECT_IVL, _RECONNECT_MS)
+        socket.setsockopt(zmq.RECONNECT_IVL, _SOONEST_MS if self._is_near else _RECONNECT_MS)
+        socket.setsockopt(zmq.RECONNECT_IVL_MAX, _RECONNECT_MS)
         if server_key:
             socket.setsockopt(zmq.CURVE_SERVERKEY, server_key.encode())
             socket.setsockopt(zmq.CURVE_PUBLICKEY, keys[0].encode())

@@ -56,7 +56,7 @@ function showCard(card, model, workers, now) {
   setText(card.facts.running, String(model.in_flight));
   setText(card.facts.replicas, model.max_inflight ? String(model.replicas.length) : "none up");
   setText(card.facts.answers, String(model.answers));
-  showVersions(card.versions, model.versions);
+  showVersions(card, model.versions);
   showSizes(card.sizes, model.latency);
   showProcesses(card, workers, now);
   const failing = model.error_rate > 0.005 && model.last_error;
@@ -68,16 +68,20 @@ function showCard(card, model, workers, now) {
 
 // Versions are shown where there is more than one, or one with a name.
 const VERSIONS = ["version", "for", "state", "robots", "requests", "failed", "late", "median, ms", "apart"];
-function showVersions(table, versions) {
+function showVersions(card, versions) {
+  const table = card.versions;
   const shown = versions.length > 1 || versions[0]?.version ? versions : [];
+  card.element.classList.toggle("wide", shown.length > 0);
+  // Requests are counted by version only while there is another one to compare with.
+  const count = (one, value) => (one.requests || one.latency_ms !== null ? String(value) : "–");
   fill(table, VERSIONS, shown.map((one) => [
     one.version || one.pool,
     one.share === null ? one.role : `${one.role} ${number(100 * one.share, 0)} %`,
     one.state,
     one.robots === null ? "–" : String(one.robots),
-    String(one.requests),
-    String(one.errors),
-    String(one.deadline_misses),
+    count(one, one.requests),
+    count(one, one.errors),
+    count(one, one.deadline_misses),
     number(one.latency_ms, 1),
     one.difference_mean.map((mean) => mean.toPrecision(2)).join(", "),
   ]));
