@@ -7,6 +7,7 @@ import contextlib
 import gc
 import gzip
 import json
+from types import FrameType
 from typing import Any
 
 import grpc
@@ -70,6 +71,22 @@ async def test_the_last_message_of_a_robot_whose_connection_broke_is_free(openpi
             websocket.transport.abort()
             async with asyncio.timeout(60):
                 while messages():  # noqa: ASYNC110 (no event is set)
+                    await asyncio.sleep(0.01)
+
+
+async def test_what_was_made_of_a_failed_request_is_free(act: Open) -> None:
+    def fails(observation: dict[str, Any]) -> Any:
+        raise ValueError("no cup")
+
+    def frames() -> int:
+        return sum(type(one) is FrameType and one.f_code.co_name == "until_answered" for one in gc.get_objects())
+
+    async with act(fails) as (_, gateway):
+        with without_collections():
+            for _ in range(3):
+                assert (await post(gateway, OPENVLA))[0] == 500
+            async with asyncio.timeout(60):
+                while frames():  # noqa: ASYNC110 (no event is set)
                     await asyncio.sleep(0.01)
 
 

@@ -303,3 +303,25 @@ async def test_fallbacks_are_followed_as_far_as_one_answers_and_round_a_circle_o
             assert (await ask(server)).fallback == "no"[number]
     with pytest.raises(ModelFailing):
         await ask(server)
+
+
+@pytest.mark.parametrize("limited", ["m", "n"])
+@pytest.mark.parametrize("on_bad", ["fail", "clip"])
+async def test_a_fallbacks_actions_are_within_its_limits_and_those_of_the_model_that_was_asked(
+    serve: Serve, place: Path, limited: str, on_bad: str
+) -> None:
+    known = {
+        "m": {**policy(fails="m fails"), "breaker": {"failures": 1, "pause_ms": 60_000}, "fallback": "n"},
+        "n": policy(scale=9.0),
+    }
+    known[limited] = {**known[limited], "actions": {"high": 2.0, "on_bad": on_bad}}
+    server = await serve(**known)
+    (place / "m fails").touch()
+    with pytest.raises(ModelFailed, match="m fails is there"):
+        await ask(server)
+    if on_bad == "clip":
+        result = await ask(server)
+        assert (result.fallback, result["actions"].tolist()) == ("n", [2.0, 2.0])
+    else:
+        with pytest.raises(ModelFailed, match="expected at most high 2, got 9"):
+            await ask(server)

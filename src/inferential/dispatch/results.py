@@ -135,7 +135,10 @@ class ResultWriter:
             model_version = named[0]
         if STRUCTURE_KEY in values and STRUCTURE_KEY not in (request.metadata or ()):
             values = {key: value for key, value in values.items() if key != STRUCTURE_KEY}
+        other = "" if request.pool is request.model_id else _other_model(request)
         if self.checks is not None:
+            if other:
+                values = self.checks.checked(other, values)
             values = self.checks.checked(request.model_id, values)
         if request.protocol_version < PROTOCOL_VERSION:
             values = widened(values)
@@ -157,7 +160,7 @@ class ResultWriter:
             serve_interval_ms=request.serve_interval_ms,
             model_version=model_version,
             session=session,
-            fallback="" if request.pool is request.model_id else _other_model(request),
+            fallback=other,
             execution_horizon=0 if request.steps_remaining is None else _horizon(request, values, now),
         )
         return DispatchResult(request, latency_ms, response_id, envelope, payload, values)

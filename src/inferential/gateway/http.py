@@ -197,6 +197,7 @@ class HttpGateway(Gateway):
         finally:
             answered.cancel()
             leaving.cancel()
+            del answered, answering  # an error of theirs refers to this frame, and by those below it to the body
 
 
 class _Unpacking:
