@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from bench.overload import crowd, flood, probed, watched
+from bench.overload import closed, crowd, flood, probed, watched
 
 CASES = {
     "crowd": crowd.run,
     "flood": flood.run,
     "apart": flood.run_apart,
+    "closed": closed.run,
     "nameless": flood.run_nameless,
     "page": watched.run_page,
     "readyz": probed.run,

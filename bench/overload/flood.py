@@ -20,7 +20,7 @@ ROBOTS, ROBOT_HZ = 10, 5.0
 FLOODS = {"one": (1, 19_000.0), "ten": (10, 4_000.0)}
 NAMELESS_HZ = 5_000.0
 WARM_S = 2.0
-_SERVER_CPU, _CLIENTS_CPU, _LAST = 0, 1, 19
+SERVER_CPU, CLIENTS_CPU, LAST = 0, 1, 19
 
 
 def run(seconds: float, *, apart: bool = False) -> dict[str, Any]:
@@ -32,7 +32,7 @@ def run(seconds: float, *, apart: bool = False) -> dict[str, Any]:
             for name, (clients, rate_hz) in FLOODS.items():
                 plan = Plan("", model, clients, rate_hz, 0.0, 0.0, WARM_S + seconds, queue, "flooder")
                 found[name] = beside(model, queue, plan, seconds, apart=apart)
-            result[f"{model}, {queue}"] = found | {"ratios": _ratios(found)}
+            result[f"{model}, {queue}"] = found | {"ratios": ratios(found)}
     return result
 
 
@@ -45,17 +45,17 @@ def run_nameless(seconds: float) -> dict[str, Any]:
     for model in MODELS:
         plan = Plan("", model, 1, NAMELESS_HZ, 0.0, 0.0, WARM_S + seconds, "all", "unnamed", renames=True)
         found = {"alone": beside(model, "latest", None, seconds), "nameless": beside(model, "latest", plan, seconds)}
-        result[model] = found | {"ratios": _ratios(found)}
+        result[model] = found | {"ratios": ratios(found)}
     return result
 
 
 def beside(model: str, queue: str, flood: Plan | None, seconds: float, *, apart: bool = False) -> dict[str, Any]:
     """Returns the figures of the robots, with those of the flood, on a server of its own."""
-    cpu = _CLIENTS_CPU if apart else None
-    with Serving(MODELS, cpu=_SERVER_CPU if apart else None) as serving:
+    cpu = CLIENTS_CPU if apart else None
+    with Serving(MODELS, cpu=SERVER_CPU if apart else None) as serving:
         plans = [Plan(serving.address, model, ROBOTS, ROBOT_HZ, 0.0, WARM_S, seconds, queue, cpu=cpu)]
         if flood is not None:
-            plans.append(replace(flood, server=serving.address, cpu=cpu, nice=_LAST if apart else 0))
+            plans.append(replace(flood, server=serving.address, cpu=cpu, nice=LAST if apart else 0))
         with Cpu(serving.process) as used:
             outcomes = together(plans)
         result: dict[str, Any] = {**outcomes[0].as_dict(), **used.figures()}
@@ -69,7 +69,8 @@ def _short(outcome: Outcome) -> dict[str, Any]:
     return {key: value for key, value in outcome.as_dict().items() if key in keys}
 
 
-def _ratios(found: dict[str, Any]) -> dict[str, dict[str, float]]:
+def ratios(found: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Returns the robots' p50 and p99 beside each flood as multiples of those alone."""
     alone = found["alone"]
     return {
         name: {key: round(figures[key] / alone[key], 1) for key in ("p50_ms", "p99_ms") if key in figures}

@@ -6,6 +6,8 @@ import ctypes
 import time
 from typing import Any
 
+import numpy as np
+
 BATCH_S, SINGLE_S, LOCKED_S = 0.003, 0.005, 0.010
 
 
@@ -18,6 +20,12 @@ def single(observation: dict[str, Any]) -> Any:
     """Takes 5 ms in a thread."""
     time.sleep(SINGLE_S)
     return observation["state"]
+
+
+def chunk(observation: dict[str, Any]) -> Any:
+    """Takes 5 ms in a thread, and gives 50 actions."""
+    time.sleep(SINGLE_S)
+    return np.zeros((50, 6), np.float32)
 
 
 def locking(observation: dict[str, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""How much earlier robots are to ask: as much longer as their next answer may take than they know of."""
+"""What is remembered of robots: how much earlier they are to ask, since when they wait, and what they starved."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from inferential.scheduler import InferenceRequest
-from inferential.scheduler.chunk_client import ChunkClient, Usual, note_reserves, note_served
+from inferential.scheduler.chunk_client import MEMORY_S, ChunkClient, Usual, note_reserves, note_served, owed
 from inferential.scheduler.slo_model import answer_within_s
 from inferential.scheduler.time.availability import ReplicaSlot
 from inferential.scheduler.time.profile import LatencyProfile
@@ -138,3 +140,80 @@ def test_what_gains_nothing_leaves_its_client_its_turn(make_request: MakeRequest
     brief = (NOW - 0.1, NOW + 0.05, 0.5, NOW - 0.2, NOW + 1.3)
     note_served([(make_request("a"), client)], [brief], NOW + 0.1, NOW, Usual())
     assert client.since == NOW - 0.2
+
+
+Play = Callable[..., ChunkClient]
+LASTS_S = PERIOD_S = 0.5
+
+
+@pytest.fixture(scope="session")
+def play(make_request: MakeRequest) -> Play:
+    """`play(usual, answers=10, stands_s=0.2)`: a robot that is served each 0.5 s, and stood for so long each time."""
+
+    def play(usual: Usual, answers: int, stands_s: float) -> ChunkClient:
+        client, request = ChunkClient(NOW), make_request("a")
+        for number in range(answers):
+            answered_at = NOW + number * PERIOD_S
+            brief = (answered_at - stands_s, answered_at + PERIOD_S - stands_s, LASTS_S, client.since, math.inf)
+            note_served([(request, client)], [brief], answered_at, answered_at - 0.1, usual)
+        return client
+
+    return play
+
+
+def usually(starved: float) -> Usual:
+    usual = Usual()
+    usual.starved = starved
+    return usual
+
+
+@pytest.mark.parametrize("answers", [3, 10, 100])
+def test_a_robot_that_starved_as_much_as_is_usual_owes_nothing_since_when_it_is_there(play: Play, answers: int) -> None:
+    client = play(usually(0.5), answers, stands_s=0.25)
+    assert owed(client, usually(0.55), LASTS_S) == 0.0
+    assert 0 < owed(client, usually(0.4), LASTS_S) < 0.5
+
+
+@pytest.mark.parametrize("before_s", [0.0, 3.0, 1e9])
+def test_what_a_robot_waited_for_its_first_answer_it_did_not_starve(make_request: MakeRequest, before_s: float) -> None:
+    client = ChunkClient(NOW - before_s)
+    brief = (NOW - before_s, NOW + 0.5, LASTS_S, NOW - before_s, math.inf)
+    note_served([(make_request("a"), client)], [brief], NOW + 0.1, NOW, Usual())
+    assert owed(client, Usual(), LASTS_S) == client.known_s == 0.0
+
+
+def test_the_more_a_robot_starved_the_more_it_is_owed(play: Play) -> None:
+    found = [owed(play(usually(0.1), 60, stands_s), usually(0.1), LASTS_S) for stands_s in (0.0, 0.06, 0.2, 0.5)]
+    assert found[0] == 0.0
+    assert found == sorted(found)
+    assert found[-1] == pytest.approx(0.9 * MEMORY_S / LASTS_S, rel=0.1)
+
+
+def test_what_is_owed_is_forgotten(play: Play) -> None:
+    usual = usually(0.1)
+    client = play(usual, 20, stands_s=0.5)
+    before = client.starved_s
+    client.lasts_until = math.inf  # it has actions until its next answer
+    brief = (math.inf, math.inf, LASTS_S, NOW, math.inf)
+    later_s = client.answered_at + MEMORY_S
+    note_served([(InferenceRequest.__new__(InferenceRequest), client)], [brief], later_s, later_s - 0.1, usual)
+    assert client.starved_s == pytest.approx(before / math.e)
+
+
+_S = st.floats(-1e6, 1e6)
+
+
+@given(
+    sent=st.lists(st.tuples(_S, _S, st.floats(1e-3, 1e6), st.floats(-1.0, 100.0)), max_size=20), share=st.floats(0, 1)
+)
+def test_whatever_robots_say_what_they_starved_is_within_what_passed(
+    make_request: MakeRequest, sent: list[tuple[float, float, float, float]], share: float
+) -> None:
+    usual, client, now = usually(share), ChunkClient(NOW), NOW
+    for left_s, covers_s, lasts_s, passes_s in sent:
+        now = max(now + passes_s, NOW)
+        brief = (now + left_s, now + covers_s, lasts_s, now, math.inf)
+        note_served([(make_request("a"), client)], [brief], now + 0.1, now, usual)
+        assert -1e-9 <= client.starved_s - 1e-9 <= client.known_s <= MEMORY_S
+        assert 0 <= usual.starved <= 1 + 1e-9
+        assert 0 <= owed(client, usual, lasts_s) <= MEMORY_S / max(lasts_s, MEMORY_S * usual.starved) + 1e-9

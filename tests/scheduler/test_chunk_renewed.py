@@ -47,7 +47,7 @@ def column(
         weight=chance.choice([0.5, 1.0, 2.0]),
         since=now - chance.random(),
         starvation_s=0.3,
-        starved=chance.random(),
+        owed=chance.random(),
         old_from=now,
         renewed_from=math.inf,
         refused_from=math.inf,

@@ -34,7 +34,7 @@ def column(chance: random.Random, now: float, kinds: str) -> list[float]:
         weight=chance.choice([0.5, 1.0, 2.0]),
         since=now - chance.random(),
         starvation_s=chance.choice([0.0, 0.2, 1.0]),
-        starved=chance.random(),
+        owed=chance.random(),
         old_from=math.inf,
         renewed_from=math.inf,
         refused_from=math.inf,

@@ -64,6 +64,12 @@ def is_short(columns: Sequence[Sequence[float]], profile: LatencyProfile, limit:
     return sum(column[values.RUNS_OUT] <= NOW for column in columns) > efficient
 
 
+def may_cover_more(column: Sequence[float]) -> bool:
+    """Whether an answer may cover more than is played of it from when it comes on, as `ChunkTable` knows of each."""
+    until = min(column[values.COVERS], max(column[values.RUNS_OUT], NOW) + column[values.MOST])
+    return until - NOW > column[values.LASTS] + values.ROUNDING_S
+
+
 def in_order(
     columns: Sequence[Sequence[float]], profile: LatencyProfile, limit: int, turn: int | None, size: int
 ) -> list[int]:
@@ -124,7 +130,7 @@ def columns_of(
             weight=chance.choice([0.25, 0.5, 1.0, 2.0]),
             since=NOW - chance.random(),
             starvation_s=math.inf,
-            starved=chance.random(),
+            owed=chance.random(),
             old_from=math.inf,
             renewed_from=math.inf,
             refused_from=math.inf,
@@ -177,7 +183,7 @@ def test_arrays_choose_what_one_request_after_the_other_would(
                 column[values.MOST] = max(column[values.LASTS] - left_s, 0.0)
     turn = chance.randrange(count) if has_turn else None
     known = values.Columns(np.array(columns).T)
-    known.with_rest = not are_plain
+    known.with_rest = any(map(may_cover_more, columns))
     places = choose(known, profile, limit, NOW, turn, size).tolist()
     order = in_order(columns, profile, min(limit, count), turn, size)
     assert places == order[: len(places)]

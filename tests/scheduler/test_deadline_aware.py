@@ -10,7 +10,7 @@ import pytest
 
 from inferential.config.schema import SchedulingConfig
 from inferential.scheduler import DeadlineAwareScheduler, InferenceRequest, ModelDeadlineScheduler, register_policy
-from inferential.scheduler.score import ASIDE_S
+from inferential.scheduler.score import AFTER_S, ASIDE_S
 
 MakeRequest = Callable[..., InferenceRequest]
 
@@ -121,17 +121,21 @@ def test_an_unknown_policy_is_an_error(scheduler: DeadlineAwareScheduler) -> Non
     assert scheduler.status()["policy"] is None
 
 
-def test_a_client_that_floods_goes_after_the_others_for_a_while(
-    scheduler: DeadlineAwareScheduler | ModelDeadlineScheduler, clock: Any, make_request: MakeRequest
+@pytest.mark.parametrize(("fields", "for_s"), [({"pace_s": 0.1}, ASIDE_S), ({"goes_aside": True}, AFTER_S)])
+def test_a_client_that_asks_for_more_than_its_share_goes_after_the_others_for_a_while(
+    fields: dict[str, Any],
+    for_s: float,
+    scheduler: DeadlineAwareScheduler | ModelDeadlineScheduler,
+    clock: Any,
+    make_request: MakeRequest,
 ) -> None:
-    flood = make_request("flood", time_until_next=0.0001)
-    flood.pace_s = 0.1
+    flood = make_request("flood", time_until_next=0.0001, **fields)
     scheduler.submit(flood)
-    clock.now += ASIDE_S / 2
+    clock.now += for_s / 2
     first = make_request("robot", time_until_next=0.2)
     scheduler.submit(first)
     assert scheduler.next_batch() == [first]
-    clock.now += ASIDE_S
+    clock.now += for_s
     second = make_request("robot", time_until_next=0.2)
     scheduler.submit(second)
     assert scheduler.next_batch() == [flood]  # by then it is its turn, however many wait

@@ -104,6 +104,18 @@ def test_where_others_leave_no_room_one_that_floods_runs_once_in_a_while(clock: 
     assert 8 <= len(served.flooded) <= 12
 
 
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_where_others_always_wait_one_that_floods_runs_all_the_same(
+    strategy: str, clock: Any, make_request: MakeRequest
+) -> None:
+    served = Served(clock, make_request, Capacity(1, 1), strategy=strategy)
+    asks_at = asking(clock.now, 0.004, clock.now + 9.0)  # more than the model does
+    served.run(asks_at, 0.004, 3, clock.now + 1.0)  # until it is known when the next is expected
+    served.flooded.clear()
+    served.run(asks_at, 0.004, 3, clock.now + 8.0)
+    assert 2 <= len(served.flooded) <= 8 / PATIENCE_S + 1
+
+
 def test_with_a_replica_left_for_others_those_who_flood_need_not_wait(clock: Any, make_request: MakeRequest) -> None:
     served = Served(clock, make_request, Capacity(1, 1, ("a", "b", "c")))
     until = clock.now + 1.0

@@ -459,7 +459,7 @@ def malformed(version: int = PROTOCOL_VERSION, request_id: int = 7) -> Observati
 
 @pytest.mark.parametrize(
     ("version", "request_id", "is_sent"),
-    [(PROTOCOL_VERSION, 7, True), (PROTOCOL_VERSION, 0, True), (0, 7, False), (0, 0, False)],
+    [(PROTOCOL_VERSION, 7, True), (PROTOCOL_VERSION, 0, False), (0, 7, False), (0, 0, False)],
 )
 async def test_a_malformed_message_is_counted_and_answered_if_its_sender_can_read_the_error(
     version: int, request_id: int, is_sent: bool, bench: EgressBench
@@ -467,7 +467,7 @@ async def test_a_malformed_message_is_counted_and_answered_if_its_sender_can_rea
     identity, heard = bench.enter()
     bench.egress.reject_malformed(identity_of(identity), identity, malformed(version, request_id))
     sent = [(one.message.status, one.message.request_id, one.model_id, one.message.reason) for one in heard]
-    assert sent == ([(Status.INVALID_OBSERVATION, request_id, "policy", "urgency: no")] if is_sent else [])
+    assert sent == ([(Status.INVALID_OBSERVATION, 7, "policy", "urgency: no")] if is_sent else [])
     assert bench.points(names.OBSERVATION_ERRORS) == [{"client": "?", "error": "invalid"}]
     assert not bench.ended  # it never was a request
 

@@ -223,6 +223,27 @@ def test_a_robot_that_asks_steadily_asks_as_often_as_was_learned() -> None:
     assert asked_every_s == pytest.approx(0.2)
 
 
+def test_how_long_after_an_answer_a_client_asks_again_is_learned_of_the_answer_to_its_newest_request() -> None:
+    rhythm = Rhythm(0.0)
+    assert rhythm.pause == math.inf
+
+    def ask(at: float) -> None:
+        rhythm.learn_pause(at, 0.5)
+        rhythm.last = at
+
+    ask(1.0)  # the first was not answered
+    assert rhythm.pause == math.inf
+    rhythm.on_answer(0.0, 1.9)  # of one before
+    ask(2.0)
+    assert rhythm.pause == math.inf
+    rhythm.on_answer(2.0, 2.5)
+    ask(2.6)
+    assert rhythm.pause == pytest.approx(0.1)
+    rhythm.on_answer(2.6, 3.0)
+    ask(3.3)
+    assert rhythm.pause == pytest.approx(0.2)
+
+
 @given(
     st.lists(st.floats(1e-4, 10.0), max_size=8), st.floats(1e-4, 10.0), st.integers(1, 30), st.sampled_from([0.1, 0.3])
 )

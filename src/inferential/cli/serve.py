@@ -39,7 +39,7 @@ from inferential.policies import split_target
 from inferential.replica.outcomes import ModelLoadError
 from inferential.replica.targets import TargetError, find_target
 from inferential.server import Server
-from inferential.server.service import service_class
+from inferential.server.service import NoRoom, service_class
 
 if TYPE_CHECKING:
     from inferential.cluster import ServerGroup
@@ -223,7 +223,11 @@ class _AnnouncedServer(Server):
         except ExtensionError as error:
             raise CliError(str(error)) from error
         stack = self._after if kind.outlives_server else self._beside
-        service = await stack.enter_async_context(kind(self, section))
+        try:
+            service = await stack.enter_async_context(kind(self, section))
+        except NoRoom as error:  # the robots of the others are served
+            logger.error("%s", error.strerror)
+            return f"{section.address().purpose}: not open, as the log says"
         return service.announcement()
 
     def _ending(self) -> str:

@@ -74,7 +74,7 @@ class Gr00tGateway(Gateway):
         except OSError as error:
             raise OSError(error.errno, f"gateways.gr00t: cannot listen on {where}: {system_reason(error)}") from error
         largest = 2 * self._server.config.observations.max_payload_bytes
-        self._router = ReqRouter(listener, largest, self._on_message)
+        self._router = ReqRouter(listener, largest, self._on_message, self._on_refused)
 
     async def stop(self) -> None:
         """Ends all connections. Idempotent."""
@@ -87,6 +87,9 @@ class Gr00tGateway(Gateway):
         await asyncio.gather(*self._answering, return_exceptions=True)
         self._clients.clear()
         await router.close()
+
+    def _on_refused(self, peer: ReqPeer) -> None:
+        self.count_ended_here(f"gr00t-{peer.identity.hex()}")
 
     def _on_message(self, peer: ReqPeer, message: bytes) -> None:
         assert self._router is not None

@@ -161,7 +161,12 @@ class OpenPiGateway(Gateway):
         websocket.connection_lost_waiter.add_done_callback(lambda _: robot.close())
         try:
             await self._converse(websocket, robot, name)
-        except (ConnectionClosed, ConnectionError):
+        except ConnectionClosed as error:
+            assert isinstance(websocket, BoundedConnection)
+            if websocket.refused(error):
+                self.count_ended_here(name)
+            logger.debug("%s has left", name)
+        except ConnectionError:
             logger.debug("%s has left", name)
         finally:
             robot.close()

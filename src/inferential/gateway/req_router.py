@@ -57,12 +57,20 @@ class ReqRouter:
         listener: where; it is closed with this.
         largest: the bytes of a message at most.
         on_message: called with each message and who it is from.
+        on_refused: called with a peer whose connection ends for its message.
     """
 
-    def __init__(self, listener: Listener, largest: int, on_message: Callable[[ReqPeer, bytes], None]) -> None:
+    def __init__(
+        self,
+        listener: Listener,
+        largest: int,
+        on_message: Callable[[ReqPeer, bytes], None],
+        on_refused: Callable[[ReqPeer], object] = lambda peer: None,
+    ) -> None:
         self._listener = listener
         self._largest = largest
         self._on_message = on_message
+        self._on_refused = on_refused
         self._loop = asyncio.get_running_loop()
         self._received = Receiving(largest)
         self._peers: dict[ReqPeer, None] = {}
@@ -138,7 +146,12 @@ class ReqRouter:
                 SILENT.forget(peer)
                 self._on_message(peer, bytes(frames[1]))
         except (ConnectionEnded, MemoryError) as error:
-            self._drop(peer, str(error) if isinstance(error, ProtocolError) else "")
+            if isinstance(error, ProtocolError):
+                self._refuse(peer, str(error))
+            elif isinstance(error, MemoryError):
+                self._refuse(peer, "no memory is left for its message")
+            else:
+                self._drop(peer, "")
             return
         self._flush(peer)
 
@@ -152,13 +165,13 @@ class ReqRouter:
     def _reserve(self, peer: ReqPeer, size: int) -> bool:
         """Notes that a large frame has begun; it is the only one of its message."""
         if peer.begun:
-            self._loop.call_soon(self._drop, peer, _NO_REQ)  # not in the midst of reading it
+            self._loop.call_soon(self._refuse, peer, _NO_REQ)  # not in the midst of reading it
         self._expect_no_more(peer)
         peer.begun = True
         peer.overdue = self._loop.call_later(RECEIVE_S, self._on_overdue, peer, "a message has not arrived in time")
         # Another peer may end for it, or this one: once it is not in the midst of reading.
         self._received.note(
-            peer, size, lambda: self._loop.call_soon(self._drop, peer, "its message takes the room of others")
+            peer, size, lambda: self._loop.call_soon(self._refuse, peer, "its message takes the room of others")
         )
         return True
 
@@ -219,7 +232,13 @@ class ReqRouter:
         if self._paused:  # what is late may be there already
             peer.overdue = self._loop.call_later(HANDSHAKE_S, self._on_overdue, peer, why)
         else:
-            self._drop(peer, why)
+            self._refuse(peer, why)
+
+    def _refuse(self, peer: ReqPeer, why: str) -> None:
+        """Ends a connection for what its peer sent, or did not send on; one without an identity has sent no message."""
+        if peer in self._peers and peer.identity:
+            self._on_refused(peer)
+        self._drop(peer, why)
 
     def _drop(self, peer: ReqPeer, why: str) -> None:
         if self._peers.pop(peer, peer) is peer:

@@ -7,6 +7,8 @@ import logging
 from typing import Any
 
 from websockets.asyncio.server import ServerConnection
+from websockets.exceptions import ConnectionClosed
+from websockets.frames import CloseCode
 
 from inferential.gateway.receiving import RECEIVE_S, Receiving
 from inferential.notices import Notices
@@ -17,6 +19,11 @@ logger: logging.Logger = logging.getLogger("inferential.gateway.websocket")
 
 _NOTED_FROM = 64 * 1024
 """Bytes of a message that is not whole; what is smaller is not worth to be noted."""
+_WRONG = {
+    CloseCode.PROTOCOL_ERROR: "a message is no websocket's",
+    CloseCode.INVALID_DATA: "a text is not UTF-8",
+    CloseCode.MESSAGE_TOO_BIG: "a message is too large",
+}
 _notices = Notices(logger)
 
 
@@ -32,6 +39,17 @@ class BoundedConnection(ServerConnection):
         super().__init__(*arguments, **options)
         self._received = received
         self._overdue: asyncio.TimerHandle | None = None
+        self._ended = False
+
+    def refused(self, error: ConnectionClosed) -> bool:
+        """Returns whether this end closed the connection for what came by it, which the log then says."""
+        if self._ended:
+            return True
+        if error.sent is None or error.rcvd_then_sent or error.sent.code not in _WRONG:
+            return False
+        why = f"{_WRONG[CloseCode(error.sent.code)]}: {error.sent.reason}"
+        _notices.say((self.remote_address[0], why[:80]), "%s: connection ended: %s", peer_of(self), why)
+        return True
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Takes no connection where descriptors are needed for robots."""
@@ -74,6 +92,7 @@ class BoundedConnection(ServerConnection):
         self._end("its message takes the room of others")
 
     def _end(self, why: str) -> None:
+        self._ended = True
         _notices.say((self.remote_address[0], why), "%s: connection ended: %s", peer_of(self), why)
         self.transport.abort()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
+from inferential.scheduler.chunk_columns import LEAST_S
 from inferential.scheduler.request import InferenceRequest
 
 MEAN_RATE = 0.02
@@ -12,9 +13,7 @@ MEAN_RATE = 0.02
 CREDIT = 0.25
 """The share of the usual wait, or of the time of a chunk, that one counts as waiting already that was served late."""
 MEMORY_S = 5.0
-"""Starved time counts by exp(-age / MEMORY_S)."""
-MOST_STARVED = 100.0
-"""Times of a chunk that a robot owes at most, by one wait."""
+"""Each second without an action, and each since its first answer, counts for a robot by exp(-age / MEMORY_S)."""
 
 
 class ChunkClient:
@@ -24,31 +23,30 @@ class ChunkClient:
         since: since when it waits, as it counts.
         lasts_until: until when its last chunk lasts; infinite before the first.
         answered_at: when its last call ended, as was expected.
-        starved, starved_at: the chunks' time that it starved lately, at that moment.
+        starved_s, known_s: seconds lately without an action, and in all, from its first answer until then.
         reserve_s: how much longer its next answer may take than it knows of, as the server suggested last.
         comes_at: when its turn comes, where its robot knows that; else minus infinity.
         waiting: how many of its requests wait.
     """
 
-    __slots__ = ("answered_at", "comes_at", "lasts_until", "reserve_s", "since", "starved", "starved_at", "waiting")
+    __slots__ = ("answered_at", "comes_at", "known_s", "lasts_until", "reserve_s", "since", "starved_s", "waiting")
 
     def __init__(self, since: float) -> None:
         self.since = since
         self.lasts_until = math.inf
         self.answered_at = -math.inf
-        self.starved = 0.0
-        self.starved_at = since
+        self.starved_s = self.known_s = 0.0
         self.reserve_s = 0.0
         self.comes_at = -math.inf
         self.waiting = 0
 
 
 class Usual:
-    """What is usual among the clients that are served, in times of a chunk.
+    """What is usual among the clients that are served.
 
     Attributes:
-        starved: what they starved lately.
-        wait: how long they waited.
+        starved: the share of the time lately for which they had no action.
+        wait: how long they waited, in times of a chunk.
     """
 
     __slots__ = ("starved", "wait")
@@ -56,6 +54,20 @@ class Usual:
     def __init__(self) -> None:
         self.starved = 0.0
         self.wait = 1.0
+
+
+def owed(client: ChunkClient, usual: Usual, lasts_s: float) -> float:
+    """Returns how much more than is usual a client starved lately, as a share of what is usual, or of its chunk; >= 0.
+
+    It is compared by the time for which it is known: one that came later than others starved less by that alone.
+
+    Args:
+        client: which.
+        usual: what is usual.
+        lasts_s: of its chunk, which counts where less is usual.
+    """
+    more_s = client.starved_s - usual.starved * client.known_s
+    return more_s / max(usual.starved * MEMORY_S, LEAST_S, lasts_s) if more_s > 0 else 0.0
 
 
 def note_served(
@@ -94,17 +106,15 @@ def note_served(
         else:  # it gains nothing, so that its turn is now
             client.since = max(client.since, now - (turn - since))
         lasts_until = client.lasts_until
-        starved_s = answered_at - (runs_out_at if runs_out_at < lasts_until else lasts_until)
-        starved = client.starved
-        if starved:
-            since_s = now - client.starved_at
-            if since_s > 0:
-                starved *= exp(-since_s / MEMORY_S)
-        if starved_s > 0:
-            chunks = starved_s / lasts_s
-            starved += chunks if chunks < MOST_STARVED else MOST_STARVED
-        client.starved, client.starved_at = starved, now
-        mean_starved += MEAN_RATE * (client.starved - mean_starved)
+        passed_s = answered_at - client.answered_at
+        if 0 < passed_s < math.inf:
+            kept = exp(-passed_s / MEMORY_S)
+            starved_s = client.starved_s * kept
+            stood_s = answered_at - (runs_out_at if runs_out_at < lasts_until else lasts_until)
+            if stood_s > 0:
+                starved_s += MEMORY_S * (1 - exp(-(stood_s if stood_s < passed_s else passed_s) / MEMORY_S))
+            client.starved_s, client.known_s = starved_s, MEMORY_S - (MEMORY_S - client.known_s) * kept
+            mean_starved += MEAN_RATE * (starved_s / client.known_s - mean_starved)
         client.lasts_until, client.answered_at = ends_at, answered_at
         client.comes_at = -math.inf
         client.waiting -= 1

@@ -17,7 +17,7 @@ from inferential.scheduler.time.robot_time import ChunkTime
 AGING = 1.0
 """By how much of itself a request's value grows while its robot waits for the time of one chunk."""
 OWING = 2.0
-"""By how much of itself it grows for each time of a chunk that its robot starved in the last seconds."""
+"""By how much of itself it grows where its robot starved once as much more than is usual (`chunk_client.owed`)."""
 LEAST_S = 1e-3
 """Seconds that a chunk lasts at least."""
 MOST_S = 1e6
@@ -105,7 +105,7 @@ def column(
     weight: float,
     since: float,
     starvation_s: float,
-    starved: float,
+    owed: float,
     old_from: float,
     renewed_from: float,
     refused_from: float,
@@ -120,7 +120,7 @@ def column(
         since: since when its client waits.
         starvation_s: how long beside the time of its chunk a client of weight 1 waits until it goes before others; one
             of no weight waits twice as long.
-        starved: times of a chunk that its robot starved lately.
+        owed: how much more than is usual its robot starved lately.
         old_from, renewed_from, refused_from: when another observation would be better, when its robot is asked for it
             though no call is to take it, and when it is refused.
         comes_at: when the call begins that it was renewed for; -inf: it was not.
@@ -134,7 +134,7 @@ def column(
     if lead_s and step_s > LEAST_STEP_S:
         least_s = max(observed_at - steps_at, 0.0) + step_s
         lead_s = least_s + min(max(lead_s - least_s, EARLY_S), step_s / 2)
-    worth, ages = _urgency(weight, lasts_s, since, starved)
+    worth, ages = _urgency(weight, lasts_s, since, owed)
     span_s = covers_until - observed_at
     seen_at = covers_until - span_s
     return [
@@ -185,11 +185,11 @@ def _near(at: float, now: float) -> float:
     return min(max(at, now - MOST_S), now + MOST_S) if at == at else now
 
 
-def _urgency(weight: float, lasts_s: float, since: float, starved: float) -> tuple[float, float]:
+def _urgency(weight: float, lasts_s: float, since: float, owed: float) -> tuple[float, float]:
     """Returns the factor of a value at time 0, and by how much it grows each second."""
     scale = weight / (2 * lasts_s)
     ages = scale * AGING / lasts_s
-    return scale * (1 + OWING * starved) - ages * since, ages
+    return scale * (1 + OWING * owed) - ages * since, ages
 
 
 def serve(of_row: list[float], covered_until: float, since: float, starvation_s: float) -> None:

@@ -27,7 +27,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from inferential.scheduler import chunk_columns as columns
-from inferential.scheduler.chunk_client import ChunkClient, Usual, note_reserves, note_served
+from inferential.scheduler.chunk_client import ChunkClient, Usual, note_reserves, note_served, owed
 from inferential.scheduler.chunk_gains import worth
 from inferential.scheduler.chunk_renewed import RenewedAlike
 from inferential.scheduler.chunk_table import ChunkTable
@@ -113,14 +113,13 @@ class ChunkLane:
         if client is None:
             client = self._clients[request.client_id] = ChunkClient(request.waiting_since)
         now = request.received_at
-        starved = max(client.starved - self._usual.starved, 0.0) / max(self._usual.starved, 1.0)
         column = columns.column(
             chunk,
             observed_at=now,
             weight=weight_of(request) if self._weighted else 1.0,
             since=client.since,
             starvation_s=self._starvation_s,
-            starved=starved,
+            owed=owed(client, self._usual, chunk.lasts_s),
             old_from=old_from,
             renewed_from=renewed_from,
             refused_from=refused_from,

@@ -8,11 +8,11 @@ what it would stand from now on until its answer comes is taken off, unless more
 once it has none. So a request is worth
 
     value = weight * (gain + min(gain, starved during the next call if it is not in this one)) / (2 * time of its chunk)
-            * (1 + AGING * wait / time of its chunk + OWING * starved)
+            * (1 + AGING * wait / time of its chunk + OWING * owed)
 
 with `wait` since its robot was last served, or since earlier where that was late (`chunk_client.note_served`), so that
-robots that are alike take turns, and with the times of a chunk that the robot starved in the last seconds, beyond the
-mean of all, so that it is not always the same that come last.
+robots that are alike take turns, and `owed` for what it starved more than others in the last seconds
+(`chunk_client.owed`), so that it is not always the same that come last.
 Gains are shares of the time that a robot's own chunk lasts: counted in seconds, those with long chunks would starve
 those with short ones. The best requests by value, as many as gain most per second of the call (`chunk_sizes`), are the
 call: what is lost by waiting says who goes first, and nothing of how many a call carries. So of robots that waited

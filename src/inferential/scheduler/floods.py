@@ -19,7 +19,7 @@ from inferential.scheduler.time.expected import Expected
 Key = TypeVar("Key", bound=Hashable)
 
 PATIENCE_S = 0.5
-"""After so long a request that floods runs all the same, where the others leave no room for it: one of each pool."""
+"""After so long requests that flood are shown all the same, where others leave no room for them: those of one call."""
 _MOST_OFF = 1.0
 """Calls by which the others may be off their cadence, on average; with more it does not tell when they come."""
 _MOST_POOLS = 64
@@ -78,14 +78,15 @@ class Floods(Generic[Key]):
             if not waiting:
                 self._forget(pool)
                 continue
-            free = [slot for slot in self._availability.slots(pool) if slot.free_at == FREE]
-            if not free or pool in taken or not is_idle(free[0]):
-                self._look_at[pool] = math.inf  # the end of a call is an event, and so is what the strategy waits for
+            slots, latest = self._availability.slots(pool), self._since[pool] + PATIENCE_S
+            free = [slot for slot in slots if slot.free_at == FREE]
+            if now < latest and (not free or pool in taken or not is_idle(free[0])):
+                self._look_at[pool] = latest  # before, the end of a call is an event, or what the strategy waits for
                 continue
-            rows = min(len(waiting), free[0].max_batch_size)
+            rows = min(len(waiting), (free or slots)[0].max_batch_size)
             at = now
-            if len(free) == 1:
-                at = min(self._clear_from(pool, now, free[0].profile.high(rows)), self._since[pool] + PATIENCE_S)
+            if now < latest and len(free) == 1:
+                at = min(self._clear_from(pool, now, free[0].profile.high(rows)), latest)
             self._look_at[pool] = at
             if at > now:
                 continue

@@ -175,6 +175,7 @@ class InferenceRequest:
         episode: how often its robot has begun a new episode with the model, see `proto.fields`. A connection numbers
             its episodes anew, and another one's request ids differ in their upper 32 bits.
         late: whether it is still served where it cannot be in time, after all that can, or refused at once.
+        goes_aside: it goes after requests of clients that ask for less than their share, as `time.fair_share` finds.
         chunk: what an answer adds to a robot that plays chunks; None: not known.
         client_type: what kind of robot its client is, as that says.
         keeps_state: whether its pool keeps state of its robot: it does not run again once the model has begun with it.
@@ -226,6 +227,7 @@ class InferenceRequest:
     pace_s: float = 0.0
     control_period_s: float | None = None
     episode: int = 0
+    goes_aside: bool = False
     chunk: ChunkTime | None = None
     client_type: str = ""
     keeps_state: bool = False

@@ -32,6 +32,8 @@ log: logging.Logger = logging.getLogger("inferential.scheduler")
 ASIDE_S = 2.0
 """For how long a request of a client that floods (`time.fair_share`) lets those of the others go first: its score is
 less by what so many seconds overdue are worth. Its cadence is so short that it would be overdue, and first, at once."""
+AFTER_S = 1.0
+"""The same of a client that would ask for more than its share and floods nothing."""
 # A latency budget comes from the client. Shorter ones count as this, so that no slope is infinite.
 _MIN_BUDGET_MS = 0.001
 
@@ -104,6 +106,8 @@ def standing_of(request: InferenceRequest, weights: Weights) -> float:
     score = weights.priority * (10 - min(request.priority, 10)) / 10
     if request.floods:
         score -= weights.overdue_per_s * ASIDE_S
+    elif request.goes_aside:
+        score -= weights.overdue_per_s * AFTER_S
     if request.urgency == request.urgency:  # not NaN
         score += weights.urgency * request.urgency
     steps = request.steps_remaining

@@ -149,8 +149,10 @@ class Accounting:
         request = incoming.request
         request.serve_interval_ms = self._shares.interval_ms(request.client_id, request.pool)
         # A robot that is asked for newer observations sends several for each answer, and floods nothing by that.
-        if request.serve_interval_ms and not incoming.renews and not request.in_order:
-            request.pace_s = self._shares.pace_s(request.client_id, request.pool)
+        if request.serve_interval_ms and not incoming.renews:
+            request.goes_aside = self._shares.sets_aside and self._shares.goes_aside(request.client_id, request.pool)
+            if not request.in_order:
+                request.pace_s = self._shares.pace_s(request.client_id, request.pool)
 
     def dispatched(self, batch: Batch, queue_depth: int) -> None:
         """Defers the record of a dispatched batch until `flush`."""
@@ -252,6 +254,8 @@ class Accounting:
         for result, request, times in zip(results, requests, self._call_times.of(requests), strict=True):
             track: Track | None = request.track
             counts = track.counts if track is not None and track.stands else self._counts(request)
+            if track is not None:
+                track.rhythm.on_answer(request.received_at, request.sent_at)
             if counts is not None:
                 reports = request.protocol_version >= PROTOCOL_VERSION and request.connection >= 0
                 cause = counts.on_answer(request.request_id if reports else 0, times)
@@ -351,7 +355,8 @@ class Accounting:
         if now >= self._shares_due_at:
             fleet = self.fleet
             self._shares_due_at = now + _SHARES_EACH_S * fleet.active_count
-            yield from self._shares.steps(fleet.periods(now), self._pressed(now), self._is_behind(has_unread))
+            is_behind = self._is_behind(has_unread)
+            yield from self._shares.steps(fleet.periods(now), self._pressed(now), is_behind, fleet.pause_s)
 
     def _is_behind(self, has_unread: Callable[[bytes], bool]) -> Callable[[str], bool]:
         """Returns a function which says of a client whether not all is read that it has sent."""

@@ -221,7 +221,7 @@ class Egress:
         name = label_of(identity)
         self._recorder.observation_error(name, _INVALID)
         self._notices.say((name, _INVALID), "client %s: an observation is invalid: %s", name, error.reason)
-        if error.protocol_version >= PROTOCOL_VERSION:
+        if error.protocol_version >= PROTOCOL_VERSION and error.request_id:
             envelope = write_refusal(
                 client_id=error.client_id,
                 model_id=error.model_id,

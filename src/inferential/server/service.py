@@ -5,6 +5,7 @@ A service declares the section that turns it on; `config.extensions` finds it by
 
 from __future__ import annotations
 
+import errno
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
@@ -15,6 +16,13 @@ from inferential.config.services import ServiceConfig
 
 if TYPE_CHECKING:
     from inferential.server.server import Server
+
+
+class NoRoom(OSError):
+    """The system's limits leave a service too little to be started; the server runs without it."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(errno.ENOMEM, reason)
 
 
 class Service(ABC):
@@ -51,6 +59,7 @@ class Service(ABC):
 
         Raises:
             OSError: the address cannot be bound.
+            NoRoom: the system's limits leave too little for it.
         """
 
     @abstractmethod

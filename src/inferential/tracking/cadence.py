@@ -74,6 +74,10 @@ class Rhythm:
     """The newest pauses: up to which interval, and how long."""
     renewed_at: float = -math.inf
     """When the last request was last renewed; its client is not silent meanwhile."""
+    answered_at: float = -math.inf
+    """When the newest request was answered."""
+    pause: float = math.inf
+    """How long after the answer to its newest request the client asks again, on average; infinite: not known."""
 
     @property
     def confidence(self) -> float:
@@ -124,6 +128,17 @@ class Rhythm:
         """Returns whether the next request may come from now until then; one that is overdue is not waited for."""
         earliest = self.last if self.is_irregular else self.last + self.period - _EARLY * self.spread
         return earliest < until and now < self._heard_at() + self._lasting_s(multiplier)
+
+    def on_answer(self, received_at: float, sent_at: float) -> None:
+        """Notes the answer to a request; that to one before the newest says nothing of when its client asks again."""
+        if received_at == self.last:
+            self.answered_at = sent_at
+
+    def learn_pause(self, now: float, alpha: float) -> None:
+        """Updates the pause as the client asks again; to be called before the new request is the last one."""
+        if self.answered_at >= self.last:
+            pause = now - self.answered_at
+            self.pause = pause if self.pause == math.inf else self.pause + alpha * (pause - self.pause)
 
     def learn(self, interval: float, alpha: float) -> None:
         """Updates the period with an interval, by the table above."""

@@ -162,6 +162,7 @@ class Fleet:
                 interval, rhythm.renewed_at = None, now
             else:
                 interval = now - rhythm.last
+                rhythm.learn_pause(now, self.cadence.alpha)
                 rhythm.last = now
                 rhythm.learn(interval, self.cadence.alpha)
         returned = False
@@ -228,6 +229,11 @@ class Fleet:
             for model_id, rhythm in list(self.cadence.rhythms(client_id).items()):
                 if not math.isnan(period_s := rhythm.asked_every_s(now)):
                     yield client_id, model_id, period_s
+
+    def pause_s(self, client_id: str, model_id: str) -> float:
+        """Returns how long after the answer to its newest request a client asks again, in s; infinite: not known."""
+        rhythm = self.cadence.rhythms(client_id).get(model_id)
+        return math.inf if rhythm is None else rhythm.pause
 
     def expects(self, now: float, within_s: float) -> bool:
         """Returns whether an observation of any client may come within so many seconds, as far as its cadence is known.

@@ -156,3 +156,39 @@ def test_a_client_that_floods_and_is_read_less_for_that_floods_until_all_of_it_i
         assert shares.pace_s("flooder", "m") == pytest.approx(pace_s)
     shares.update([as_it_is_read, *robots])
     assert shares.pace_s("flooder", "m") == 0.0
+
+
+def test_clients_that_ask_as_soon_as_they_are_answered_go_after_those_that_ask_for_less_than_their_share() -> None:
+    shares = FairShares(Models({"m": 0.005}))
+    asked = [("closed", "m", 0.011), ("other", "m", 0.011), ("robot", "m", 0.2)]
+    pauses_s = {"closed": 0.0005, "other": 0.0005, "robot": 0.19}
+    shares.update(asked, pause_s=lambda client_id, model_id: pauses_s[client_id])
+    assert shares.sets_aside
+    assert [shares.goes_aside(client_id, "m") for client_id in ("closed", "other", "robot")] == [True, True, False]
+    shares.update(asked)  # where it is not known, they ask for less than a share
+    assert not shares.sets_aside
+
+
+def test_beside_one_that_would_ask_for_much_more_all_that_ask_for_more_than_their_share_go_after_the_others() -> None:
+    shares = FairShares(Models({"m": 0.01}))
+    asked = [("closed", "m", 0.02), ("fast", "m", 0.02), ("slow", "m", 0.2)]
+    pauses_s = {"closed": 0.0, "fast": 0.01, "slow": 0.18}
+    shares.update(asked, pause_s=lambda client_id, model_id: pauses_s[client_id])
+    assert [shares.goes_aside(client_id, "m") for client_id in ("closed", "fast", "slow")] == [True, True, False]
+
+
+def test_where_a_model_serves_all_that_is_asked_no_client_goes_after_others() -> None:
+    shares = FairShares(Models({"m": 0.01}))
+    pauses_s = {"closed": 0.01, "robot": 0.19}
+    shares.update([("closed", "m", 0.02), ("robot", "m", 0.2)], pause_s=lambda client_id, model_id: pauses_s[client_id])
+    assert not shares.sets_aside
+
+
+def test_how_soon_a_client_asks_again_is_known_by_the_model_that_it_names_whichever_version_answers_it() -> None:
+    shares = FairShares(Models({"m@2": 0.005}))
+    pauses_s = {("closed", "m"): 0.0005, ("other", "m"): 0.0005, ("robot", "m"): 0.19}
+    for client_id, model_id in pauses_s:
+        shares.note(client_id, model_id, 1.0, pool="m@2")
+    asked = [("closed", "m", 0.011), ("other", "m", 0.011), ("robot", "m", 0.2)]
+    shares.update(asked, pause_s=lambda *named: pauses_s[named])
+    assert [shares.goes_aside(client_id, "m@2") for client_id in ("closed", "other", "robot")] == [True, True, False]

@@ -27,6 +27,7 @@ from inferential.config.services import GatewayConfig
 from inferential.gateway.base import Gateway
 from inferential.gateway.clients import CLIENT_ID_HEADER, Clients
 from inferential.gateway.grpc_listening import MOST_CALLS, end_call, listen, listening_options
+from inferential.gateway.grpc_room import check_room
 from inferential.gateway.kserve.inference import UNSERVED, Inference
 from inferential.gateway.kserve.messages import SERVICE, message_class
 from inferential.gateway.kserve.rpc_health import HEALTH, NOT_SERVING, SERVING, HealthRequest
@@ -115,6 +116,7 @@ class KServeGrpcGateway(Gateway):
 
     async def start(self) -> None:
         """Begins to listen; OSError if the address cannot be bound, or a file of TLS cannot be read."""
+        check_room(f"gateways.{self.name}")
         listening = grpc.aio.server(
             options=(
                 *listening_options(),

@@ -36,6 +36,7 @@ from inferential.config.services import GatewayConfig
 from inferential.errors import InferentialError
 from inferential.gateway.base import Gateway, describe_error
 from inferential.gateway.grpc_listening import end_call, listen, listening_options
+from inferential.gateway.grpc_room import check_room
 from inferential.gateway.lerobot.messages import (
     MAX_MESSAGE_BYTES,
     SERVICE,
@@ -122,6 +123,7 @@ class LeRobotGateway(Gateway):
 
     async def start(self) -> None:
         """Begins to listen; OSError if the address cannot be bound."""
+        check_room("gateways.lerobot")
         listening = grpc.aio.server(
             options=(
                 *listening_options(),

@@ -5,6 +5,10 @@ model, while a good part of the others (MODEST) ask for less than theirs, or for
 served at that share only (`pace_s`): it finds the model busy anyway, and the others find it free as often as
 UTILISATION says.
 
+A client that asks again as soon as it is answered asks only as often as it is served, but would ask for more. Where one
+would ask for more than BEYOND times its share, all that would ask for more than theirs go after the others
+(`goes_aside`), and get what these leave, which is their share and more.
+
 The models of one device, or a model alone, have one capacity, and a level `w` (answers per second): a client that asks
 r times a second is served min(r, g w) times, g being its weight. While more is asked than UTILISATION of the capacity,
 the level is the one that fills it (max-min fairness by water filling; Bertsekas and Gallager, Data Networks, 1992).
@@ -23,6 +27,8 @@ from inferential.scheduler.time.planned_rates import ClassRate, RateRequest, fil
 
 UTILISATION = 0.9
 FLOOD = 3.0
+BEYOND = 2.0
+"""Of a share, what a client would ask for; below, learned rates are too vague to act on."""
 MODEST = 0.2
 """Where fewer of the clients ask for less than their share, the model is too slow, and no client floods it."""
 RISE = 1.25
@@ -47,6 +53,7 @@ class FairShares:
     Attributes:
         limits_any: whether any client has an interval.
         finds_floods: whether any client is held back that floods a model.
+        sets_aside: whether any client goes after others.
     """
 
     def __init__(self, availability: Availability) -> None:
@@ -57,6 +64,8 @@ class FairShares:
         self._paces_s: dict[tuple[str, str], float] = {}
         self.limits_any: bool = False
         self.finds_floods: bool = False
+        self.sets_aside: bool = False
+        self._aside: set[tuple[str, str]] = set()
         self._flood_rates: dict[tuple[str, str], float] = {}  # of the same, how much they asked, per second
         self._weights: dict[tuple[str, str], tuple[float, str]] = {}
         self._classes: Mapping[str, ClassRate] = {}
@@ -87,11 +96,16 @@ class FairShares:
         """Returns how long after a call a client is not served again that floods a model, in s; 0: it does not."""
         return self._paces_s.get((client_id, model_id), 0.0)
 
+    def goes_aside(self, client_id: str, model_id: str) -> bool:
+        """Returns whether requests of a client go after those of others, which ask for less than their share."""
+        return (client_id, model_id) in self._aside
+
     def update(
         self,
         periods: Iterable[tuple[str, str, float]],
         pressed: Collection[str] = (),
         is_behind: Callable[[str], bool] = lambda client_id: False,
+        pause_s: Callable[[str, str], float] = lambda client_id, model_id: math.inf,
     ) -> None:
         """Computes the shares of the clients that ask now, and forgets the others.
 
@@ -100,8 +114,10 @@ class FairShares:
             pressed: models for which clients wait that do not flood them: there is less to share than is known.
             is_behind: returns whether a client has sent more than was read of it. One that floods is read less, and
                 seems to ask for less then: it counts as asking for what it did.
+            pause_s: returns how long after the answer to its newest request a client asks a model again, in seconds;
+                infinite: not known.
         """
-        for _ in self.steps(periods, pressed, is_behind):
+        for _ in self.steps(periods, pressed, is_behind, pause_s):
             pass
 
     def steps(
@@ -109,6 +125,7 @@ class FairShares:
         periods: Iterable[tuple[str, str, float]],
         pressed: Collection[str],
         is_behind: Callable[[str], bool],
+        pause_s: Callable[[str, str], float],
     ) -> Iterator[None]:
         """Does what `update` does, a part with each step; until the last the shares are those from before."""
         groups = yield from self._asked(periods, is_behind)
@@ -129,9 +146,14 @@ class FairShares:
         self._intervals_ms = {(request.client_id, request.model_id): 1e3 / rate for request, rate in due.items()}
         self.limits_any = bool(self._intervals_ms)
         self._paces_s, self._flood_rates = {}, {}
-        for asked in groups.values():
-            self._find_floods([request for request in asked if request in due], due)
-        self.finds_floods = bool(self._paces_s)
+        aside: set[tuple[str, str]] = set()
+        for group, asked in groups.items():
+            limited = [request for request in asked if request in due]
+            self._find_floods(limited, due)
+            yield
+            aside |= yield from self._beyond_share(limited, due, self._factors.get(group, 1.0), pause_s)
+        self._aside = aside
+        self.finds_floods, self.sets_aside = bool(self._paces_s), bool(aside)
 
     def _asked(
         self, periods: Iterable[tuple[str, str, float]], is_behind: Callable[[str], bool]
@@ -151,7 +173,7 @@ class FairShares:
                 rate = flood_rate if is_behind(client_id) else rate
             if (asked := of_pool.get(pool)) is None:
                 asked = of_pool[pool] = groups.setdefault(min(self._availability.colocated_models(pool)), [])
-            asked.append(RateRequest(client_id, pool, rate, *known))
+            asked.append(RateRequest(client_id, pool, rate, *known, model_id))
             if not number % STEP:
                 yield
         self._weights, self._pools = weights, pools
@@ -169,6 +191,34 @@ class FairShares:
             if part > FLOOD and (enough or request.per_second / request.weight > FAR * modest):
                 key = request.client_id, request.model_id
                 self._paces_s[key], self._flood_rates[key] = 1 / due[request], request.per_second
+
+    def _beyond_share(
+        self,
+        asked: Sequence[RateRequest],
+        due: Mapping[RateRequest, float],
+        factor: float,
+        pause_s: Callable[[str, str], float],
+    ) -> Generator[None, None, set[tuple[str, str]]]:
+        """Returns the clients of a device that would ask for more than their share, were they never kept waiting.
+
+        A robot that is kept waiting for longer than its period asks again at once, and counts as one of them, too.
+        None where no client would ask for much more. Where less is shared for the sake of clients that wait beside a
+        flood (`factor`), these ask for no more than their share by that.
+        """
+        calls_s = {
+            model_id: min(slot.profile.typical(1) for slot in self._availability.slots(model_id))
+            for model_id in {request.model_id for request in asked}
+        }
+        parts = []
+        for number, request in enumerate(asked, start=1):
+            least_s = pause_s(request.client_id, request.asked_id) + calls_s[request.model_id]
+            share = due[request] / factor
+            parts.append(max(request.per_second, 1 / max(least_s, _SHORTEST_S)) / share)
+            if not number % STEP:
+                yield
+        if max(parts, default=0.0) <= BEYOND:
+            return set()
+        return {(one.client_id, one.model_id) for one, part in zip(asked, parts, strict=True) if part > 1}
 
     def _adjust(self, groups: Mapping[str, list[RateRequest]], pressed: Collection[str]) -> None:
         """Shares less of a model while a flood keeps others waiting, and more again in time."""

@@ -25,6 +25,7 @@ class RateRequest:
         per_second: how often.
         weight: of its share beside others of the same value, above 0.
         robot_class: the type that the client states.
+        asked_id: the model as the client names it, of which `model_id` is the pool that answers it.
     """
 
     client_id: str
@@ -32,6 +33,7 @@ class RateRequest:
     per_second: float
     weight: float
     robot_class: str = ""
+    asked_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
