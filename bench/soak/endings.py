@@ -192,6 +192,8 @@ class Drive:
         life = self._open(former.name, former.life)
         life.sent = {number: former.sent[number] for number in former.open_ids()}
         life.asked_after = frozenset(life.sent)
+        if not life.sent:
+            return  # nothing is asked, as the SDK does
         asked = Cancellation(awaited_ids=list(life.sent), protocol_version=PROTOCOL_VERSION)
         asked.client.id = life.name
         life.write(message(b"", asked.SerializeToString(), b""))
