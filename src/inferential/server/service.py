@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any, ClassVar, Self, cast
 from inferential.config.exposure import NEITHER
 from inferential.config.extensions import GATEWAYS, SERVICES, load_extension
 from inferential.config.services import ServiceConfig
+from inferential.errors import InferentialError
 
 if TYPE_CHECKING:
     from inferential.server.server import Server
 
 
-class NoRoom(OSError):
+class NoRoom(InferentialError, OSError):
     """The system's limits leave a service too little to be started; the server runs without it."""
 
     def __init__(self, reason: str) -> None:
