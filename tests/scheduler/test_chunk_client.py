@@ -217,3 +217,10 @@ def test_whatever_robots_say_what_they_starved_is_within_what_passed(
         assert -1e-9 <= client.starved_s - 1e-9 <= client.known_s <= MEMORY_S
         assert 0 <= usual.starved <= 1 + 1e-9
         assert 0 <= owed(client, usual, lasts_s) <= MEMORY_S / max(lasts_s, MEMORY_S * usual.starved) + 1e-9
+
+
+def test_two_answers_at_almost_the_same_moment_say_nothing_of_what_a_robot_starved(make_request: MakeRequest) -> None:
+    usual, client = Usual(), ChunkClient(0.0)
+    client.answered_at = client.lasts_until = 0.0
+    note_served([(make_request("a"), client)], [(0.0, 0.5, 0.5, 0.0, 1.0)], 1e-20, 0.0, usual)
+    assert (client.starved_s, client.known_s, usual.starved) == (0.0, 0.0, Usual().starved)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from inferential.scheduler.chunk_columns import LEAST_S
+from inferential.scheduler.chunk_columns import LEAST_S, ROUNDING_S
 from inferential.scheduler.request import InferenceRequest
 
 MEAN_RATE = 0.02
@@ -107,7 +107,7 @@ def note_served(
             client.since = max(client.since, now - (turn - since))
         lasts_until = client.lasts_until
         passed_s = answered_at - client.answered_at
-        if 0 < passed_s < math.inf:
+        if ROUNDING_S < passed_s < math.inf:
             kept = exp(-passed_s / MEMORY_S)
             starved_s = client.starved_s * kept
             stood_s = answered_at - (runs_out_at if runs_out_at < lasts_until else lasts_until)
