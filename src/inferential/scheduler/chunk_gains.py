@@ -36,11 +36,8 @@ def played_from(columns: Columns, row: Rows, ends_at: Array | float, varies_s: f
     steps_at, step_s = row[BEGINS], row[STEP]
     if is_blurred(columns, varies_s):
         return ends_at + step_s / 2
-    if columns.alike:
-        width = np.array(max(min(2 * varies_s / columns.longest_step_s, 1.0), SHARPEST))
-    else:
-        width = np.minimum(2 * varies_s / step_s, 1.0)
-        np.maximum(width, SHARPEST, out=width)
+    width = np.minimum(2 * varies_s / step_s, 1.0)
+    np.maximum(width, SHARPEST, out=width)
     steps: Array = ends_at - steps_at
     steps /= step_s
     whole = np.rint(steps)
