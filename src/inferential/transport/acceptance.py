@@ -336,20 +336,22 @@ class Acceptance:
         """Gives the identity of a connection that has ended to the newest of its rivals, which is asked as it was."""
         rivals = self._rivals.get(client.identity, {})
         rivals.pop(client, None)
-        if not client.rival or not rivals:
-            timer = self._timers.pop(client.identity, None)
-            if timer is not None:
-                timer.cancel()
-        heir = None
-        if not client.rival and rivals:
-            heir, _ = rivals.popitem()
-            heir.rival = False
-            self._connections.by_identity[heir.identity] = heir
-            self._admit(heir)
+        if client.rival and rivals:
+            return
+        timer = self._timers.pop(client.identity, None)
+        if timer is not None:
+            timer.cancel()
         if not rivals:
             self._rivals.pop(client.identity, None)
-        elif heir is not None:
+            return
+        heir, _ = rivals.popitem()
+        heir.rival = False
+        self._connections.by_identity[heir.identity] = heir
+        self._admit(heir)
+        if rivals:
             self._ask(heir)
+        else:
+            self._rivals.pop(client.identity, None)
 
 
 def _machine_of(host: str) -> str:
