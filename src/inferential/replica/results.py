@@ -37,11 +37,10 @@ class ResultWriter:
             if size > _MAX_RESULT_BYTES:
                 raise ValueError(f"a result of {size} bytes; at most {_MAX_RESULT_BYTES} are sent")
             return self._writer.values(values)
-        except InvalidObservation as error:
-            refusal = write_refusal("INVALID_OBSERVATION", error.reason, cause=BY_MODEL), b""
-            forget_frames(error)
-            return refusal
         except BaseException as error:  # a result that the wire cannot carry, or that is not what it seems, fails alone
-            refusal = write_refusal("MODEL_FAILED", words_of(error), self._places.of(error)), b""
+            if isinstance(error, InvalidObservation):
+                refusal = write_refusal("INVALID_OBSERVATION", error.reason, cause=BY_MODEL)
+            else:
+                refusal = write_refusal("MODEL_FAILED", words_of(error), self._places.of(error))
             forget_frames(error)
-            return refusal
+            return refusal, b""
