@@ -358,19 +358,23 @@ class ClientQueues(OrderedWaiting):
         self._ended.append(request)
 
     def _leave(self, requests: Sequence[InferenceRequest], now: float) -> None:
-        """Removes requests from every table; the next ones of their queues move up."""
+        """Removes requests of one pool from every table; the next ones of their queues move up."""
         self._leave_tables(requests)
+        stood = self._stands.pop
         for request in requests:
-            _, queue = self._stands.pop(request)
+            _, queue = stood(request)
             if queue.latest is request:
                 queue.latest = None
             if queue.behind:
                 del (queue.behind if request in queue.behind else queue.shown)[request]
                 self._move_up(queue, queue.key, now)
+                if queue.shown or queue.behind:
+                    continue
             else:
                 del queue.shown[request]
-            if not queue.shown and not queue.behind:
-                self._client_queues.pop(queue.key, None)
+                if queue.shown:
+                    continue
+            self._client_queues.pop(queue.key, None)
 
     def _move_up(self, queue: ClientQueue, key: Key, now: float) -> None:
         while queue.behind and self._has_room(queue) and not self._is_stopped(next(iter(queue.behind)), key, now):

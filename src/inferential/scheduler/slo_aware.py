@@ -296,7 +296,9 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         """Removes and returns requests that cannot be in time and want to be refused then, each with the reason."""
         now = time.monotonic()
         infeasible: list[tuple[InferenceRequest, str]] = []
-        for model_id, lane in list(self._lanes.items()):
+        for model_id, lane in [*self._lanes.items()]:
+            if lane.loses_nothing(now):
+                continue
             for spent in lane.spent(now):
                 self.remove(spent)
                 infeasible.append((spent, "it waited too long: no action of its chunk would be left to play"))
