@@ -71,6 +71,9 @@ class ClientQueues(OrderedWaiting):
         self._floods_waiting = self.floods.waiting
         self.perishes: bool = False  # whether any request of lately may become stale
         self._ended: list[InferenceRequest] = []
+        self.leaving: Sequence[InferenceRequest] = ()
+        """Requests that `choose` took, and that are in the tables until `settle`."""
+        self._left_at = 0.0
         self._configure(config, scheduler)
 
     def _configure(self, config: SchedulingConfig, scheduler: Scheduler) -> None:
@@ -245,7 +248,15 @@ class ClientQueues(OrderedWaiting):
     # Leaving
 
     def take(self, slots: Sequence[ReplicaSlot], now: float) -> tuple[ReplicaSlot, list[InferenceRequest]] | None:
+        """Does what `choose` does, and removes the requests from every table."""
+        taken = self.choose(slots, now)
+        self.settle()
+        return taken
+
+    def choose(self, slots: Sequence[ReplicaSlot], now: float) -> tuple[ReplicaSlot, list[InferenceRequest]] | None:
         """Takes the requests of one call, in the strategy's order, and marks them as dispatched.
+
+        They may be in the tables until `settle` is called, as the call does not wait for that.
 
         Args:
             slots: replicas of one model that can begin a call now, in the order in which to offer them.
@@ -254,6 +265,7 @@ class ClientQueues(OrderedWaiting):
         Returns:
             The replica that runs the call, and its requests; None if the strategy gives nothing for any of them.
         """
+        self.settle()
         for slot in slots:
             taken: list[InferenceRequest] = []
             while len(taken) < slot.max_batch_size:
@@ -264,6 +276,9 @@ class ClientQueues(OrderedWaiting):
                     request.move(DISPATCHED)
                     if request.pace_s:
                         self.dispatched(request, now)
+                if self._gives_whole_calls and len(self._stands) - len(batch) == self._order.queue_len():
+                    self.leaving, self._left_at = batch, now  # nothing is held back that moves up
+                    return slot, batch
                 self._leave(batch, now)
                 taken.extend(batch)
             if taken:
@@ -271,6 +286,12 @@ class ClientQueues(OrderedWaiting):
             if not self._compares_replicas:
                 break
         return None
+
+    def settle(self) -> None:
+        """Removes the requests from the tables that `choose` took."""
+        if self.leaving:
+            leaving, self.leaving = self.leaving, ()
+            self._leave(leaving, self._left_at)
 
     def refuse_infeasible(self, now: float) -> None:
         """Refuses what cannot be in time and must not be served late."""

@@ -30,6 +30,7 @@ class OrderedWaiting(Waiting):
         self._straight_on = "may_defer" in vars(kind)
         # A strategy that ignores the replica answers alike for each free one, so it is asked for the first only.
         self._compares_replicas = kind.next_batch_on is not ModelAwareScheduler.next_batch_on
+        self._gives_whole_calls = vars(kind).get("gives_whole_calls", False)  # as above
         self._refuses = kind.take_infeasible is not ModelAwareScheduler.take_infeasible
         is_ours = kind.__module__.partition(".")[0] == __package__.partition(".")[0]
         self._order: ModelAwareScheduler = order if is_ours else GuardedScheduler(order)

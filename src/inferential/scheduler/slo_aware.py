@@ -78,6 +78,7 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
 
     strategy = "slo_aware"
     window: int | None = None
+    gives_whole_calls = True
 
     def __init__(self, config: SchedulingConfig) -> None:
         super().__init__(config)
