@@ -532,7 +532,8 @@ def test_of_rows_that_change_their_order_only_those_are_moved_that_must_be(brows
       [3, 1],
     ].map((order) => {
       const list = window.list ??= document.createElement('ul');
-      const items = window.items ??= [...Array(10).keys()].map((name) => Object.assign(document.createElement('li'), { name }));
+      const make = (name) => Object.assign(document.createElement('li'), { name });
+      const items = window.items ??= [...Array(10).keys()].map(make);
       if (!list.firstChild) list.append(...items.slice(0, 8));
       const watch = new MutationObserver(() => {});
       watch.observe(list, { childList: true });
