@@ -131,7 +131,7 @@ class InProcessReplica:
     def run(self, observations: Sequence[Observation]) -> Coroutine[Any, Any, Sequence[Any]]:
         """Runs the model; returns a result or an exception for each observation."""
         if self._batch is not None and (len(observations) > 1 or self._each is None):
-            return self._batch(list(observations))
+            return self._batch(observations)
         assert self._each is not None
         return self._each(observations)
 
@@ -170,7 +170,7 @@ class InProcessReplica:
 
     # In threads
 
-    async def _run_batch_in_thread(self, form: Method, rows: list[Observation]) -> Sequence[Any]:
+    async def _run_batch_in_thread(self, form: Method, rows: Sequence[Observation]) -> Sequence[Any]:
         run = _Batch(form)
         try:
             results = await self._in_thread(run, rows)
@@ -264,7 +264,7 @@ class _Batch:
     def __call__(self, rows: Sequence[Observation]) -> Any:
         """Runs rows; returns what the model does."""
         began = time.perf_counter()
-        results = self._form(rows)
+        results = self._form(list(rows))  # a model may take them out of it
         self.took_s = time.perf_counter() - began
         return results
 
@@ -300,10 +300,10 @@ class _Rows:
 # model's own.
 
 
-async def _run_batch(form: Callable[[Any], Awaitable[Any]], rows: list[Observation]) -> Sequence[Any]:
+async def _run_batch(form: Callable[[Any], Awaitable[Any]], rows: Sequence[Observation]) -> Sequence[Any]:
     IN_CALL.set(True)
     try:
-        results = await form(rows)
+        results = await form(list(rows))
     except (Exception, GeneratorExit):
         raise
     except BaseException as error:
@@ -329,10 +329,10 @@ async def _run_each(form: Callable[[Any], Awaitable[Any]], observations: Sequenc
     return results
 
 
-async def _run_batch_inline(form: Method, rows: list[Observation]) -> Sequence[Any]:
+async def _run_batch_inline(form: Method, rows: Sequence[Observation]) -> Sequence[Any]:
     IN_CALL.set(True)
     try:
-        results = form(rows)
+        results = form(list(rows))
     except BaseException as error:
         raise failure_of(error) from error
     finally:
