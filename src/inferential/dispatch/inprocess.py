@@ -23,6 +23,7 @@ from inferential.dispatch.threads import CallThreads
 from inferential.errors import words_of
 from inferential.replica.busy_polling import Usefulness
 from inferential.replica.condition import Condition, ModelState
+from inferential.replica.deadline import Deadline
 from inferential.replica.model import Method, is_async, methods_of
 from inferential.replica.pace import SHARED_ROWS, Pace
 from inferential.replica.pending import Pending
@@ -208,7 +209,7 @@ class InProcessReplica:
             if self.sessions is not None and isinstance(row, SessionRow):
                 self.sessions.abandon(row)
 
-    async def _in_thread(self, function: Callable[[Any], Any], argument: Any) -> Any:
+    async def _in_thread(self, function: _Batch | _Rows, argument: Sequence[Observation]) -> Any:
         waits = self._took_s < WORTH_S and self._waiting.begins()
         began = time.perf_counter()
         future = self._threads.call(function, argument, STANDS_S if waits else 0.0)
@@ -216,11 +217,13 @@ class InProcessReplica:
             self._waiting.ended(time.perf_counter() - began - HELD_S, 0.0, came=future.done())
         if self._timeout_s is None or future.done():
             return await future
-        timer = asyncio.get_running_loop().call_later(self._timeout_s, self._give_up, future)
+        timeout_s = self._timeout_s
+        deadline = Deadline(lambda: function.began_at + timeout_s, lambda: self._give_up(future))
+        deadline.watch(future.get_loop())
         try:
             return await future
         finally:
-            timer.cancel()
+            deadline.stop()
 
     def _give_up(self, future: Pending[Any]) -> None:
         if future.done():
@@ -255,11 +258,13 @@ class _Batch:
 
     Attributes:
         took_s: how many seconds it took.
+        began_at: when it was handed over, in seconds of `time.monotonic()`.
     """
 
     def __init__(self, form: Method) -> None:
         self._form = form
         self.took_s = 0.0
+        self.began_at = time.monotonic()
 
     def __call__(self, rows: Sequence[Observation]) -> Any:
         """Runs rows; returns what the model does."""
@@ -275,10 +280,12 @@ class _Rows:
     Attributes:
         outcomes: of those that have ended.
         stopped: whether it begins none any more.
+        began_at: when the row that runs began, in seconds of `time.monotonic()`; each has the time of a call.
     """
 
     def __init__(self, form: Method) -> None:
         self._form = form
+        self.began_at = time.monotonic()
         self.outcomes: list[Any] = []
         self.stopped = False
 
@@ -288,6 +295,7 @@ class _Rows:
         for row in rows:
             if self.stopped:
                 break
+            self.began_at = time.monotonic()
             try:
                 result = self._form(row)
                 self.outcomes.append(result if len(rows) == 1 else own(result))

@@ -15,7 +15,7 @@ import select
 import socket
 import sys
 from collections.abc import Mapping, Sequence
-from time import perf_counter  # not by way of the module: a model may replace what that has
+from time import monotonic_ns, perf_counter  # not by way of the module: a model may replace what that has
 from typing import Any
 
 from inferential.errors import InvalidObservation, reason_of, words_of
@@ -385,7 +385,7 @@ class Worker:
 
     def _begin(self, call: int, row: int, rows: int) -> None:
         if self._memory is not None:
-            self._memory.mark(call, row)
+            self._memory.mark(call, row, monotonic_ns())
         self._notice.begin(call if row == ALL_ROWS or rows == 1 else 0, rows)
 
     def _ended(self, rows: int, *, announces: bool) -> None:
