@@ -97,10 +97,10 @@ class InProcessReplica:
                 methods.batch, runs_inline, _run_batch, _run_batch_inline, self._run_batch_in_thread
             )
 
-    @staticmethod
-    def _run_form(form: Method, runs_inline: bool, run_async: Any, run_inline: Any, run_in_thread: Any) -> Any:
-        run = run_async if is_async(form) else run_inline if runs_inline else run_in_thread
-        return functools.partial(run, form)
+    def _run_form(self, form: Method, runs_inline: bool, run_async: Any, run_inline: Any, run_in_thread: Any) -> Any:
+        if not is_async(form) and not runs_inline:
+            return functools.partial(run_in_thread, form)
+        return functools.partial(run_async if is_async(form) else run_inline, self._model_id, form)
 
     @property
     def max_batch_size(self) -> int:
@@ -180,7 +180,7 @@ class InProcessReplica:
             raise
         self._took_s = run.took_s
         if inspect.isawaitable(results):  # a plain function may return one, as a partial of a coroutine function does
-            return await asyncio.create_task(_awaited_rows(results, len(rows)))
+            return await asyncio.create_task(_awaited_rows(self._model_id, results, len(rows)))
         return results if isinstance(results, list) else rows_of(results, len(rows))
 
     async def _run_each_in_thread(self, form: Method, rows: Sequence[Observation]) -> Sequence[Any]:
@@ -200,7 +200,7 @@ class InProcessReplica:
         for number, outcome in enumerate(outcomes):
             if inspect.isawaitable(outcome):
                 # In a task, which asyncio.timeout and others ask for: the model was not called within one.
-                outcomes[number] = own((await asyncio.create_task(_run_each(_awaited, [outcome])))[0])
+                outcomes[number] = own((await asyncio.create_task(_run_each(self._model_id, _awaited, [outcome])))[0])
         return outcomes
 
     def _abandon(self, rows: Sequence[Observation]) -> None:
@@ -308,8 +308,10 @@ class _Rows:
 # model's own.
 
 
-async def _run_batch(form: Callable[[Any], Awaitable[Any]], rows: Sequence[Observation]) -> Sequence[Any]:
-    IN_CALL.set(True)
+async def _run_batch(
+    model_id: str, form: Callable[[Any], Awaitable[Any]], rows: Sequence[Observation]
+) -> Sequence[Any]:
+    IN_CALL.set(model_id)
     try:
         results = await form(list(rows))
     except (Exception, GeneratorExit):
@@ -317,14 +319,14 @@ async def _run_batch(form: Callable[[Any], Awaitable[Any]], rows: Sequence[Obser
     except BaseException as error:
         raise failure_of(error) from error
     finally:
-        IN_CALL.set(False)
+        IN_CALL.set("")
     return results if isinstance(results, list) else rows_of(results, len(rows))
 
 
-async def _run_each(form: Callable[[Any], Awaitable[Any]], observations: Sequence[Any]) -> Sequence[Any]:
+async def _run_each(model_id: str, form: Callable[[Any], Awaitable[Any]], observations: Sequence[Any]) -> Sequence[Any]:
     results = []
     for observation in observations:
-        IN_CALL.set(True)
+        IN_CALL.set(model_id)
         try:
             result = await form(observation)
             results.append(result if len(observations) == 1 else own(result))
@@ -333,44 +335,44 @@ async def _run_each(form: Callable[[Any], Awaitable[Any]], observations: Sequenc
         except BaseException as error:
             results.append(failure_of(error))
         finally:
-            IN_CALL.set(False)
+            IN_CALL.set("")
     return results
 
 
-async def _run_batch_inline(form: Method, rows: Sequence[Observation]) -> Sequence[Any]:
-    IN_CALL.set(True)
+async def _run_batch_inline(model_id: str, form: Method, rows: Sequence[Observation]) -> Sequence[Any]:
+    IN_CALL.set(model_id)
     try:
         results = form(list(rows))
     except BaseException as error:
         raise failure_of(error) from error
     finally:
-        IN_CALL.set(False)
+        IN_CALL.set("")
     if inspect.isawaitable(results):
-        return await _awaited_rows(results, len(rows))
+        return await _awaited_rows(model_id, results, len(rows))
     return results if isinstance(results, list) else rows_of(results, len(rows))
 
 
-async def _run_each_inline(form: Method, observations: Sequence[Observation]) -> Sequence[Any]:
+async def _run_each_inline(model_id: str, form: Method, observations: Sequence[Observation]) -> Sequence[Any]:
     results = []
     for observation in observations:
-        IN_CALL.set(True)
+        IN_CALL.set(model_id)
         try:
             result = form(observation)
             if inspect.isawaitable(result):
-                (result,) = await _run_each(_awaited, [result])
+                (result,) = await _run_each(model_id, _awaited, [result])
             results.append(result if len(observations) == 1 else own(result))
         except GeneratorExit:
             raise
         except BaseException as error:
             results.append(failure_of(error))
         finally:
-            IN_CALL.set(False)
+            IN_CALL.set("")
     return results
 
 
-async def _awaited_rows(awaitable: Awaitable[Any], rows: int) -> Sequence[Any]:
+async def _awaited_rows(model_id: str, awaitable: Awaitable[Any], rows: int) -> Sequence[Any]:
     """Returns the results that an awaitable gives, which a function has returned for so many rows."""
-    (results,) = await _run_each(_awaited, [awaitable])
+    (results,) = await _run_each(model_id, _awaited, [awaitable])
     if isinstance(results, Exception):
         raise results
     return results if isinstance(results, list) else rows_of(results, rows)
