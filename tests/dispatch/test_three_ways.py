@@ -31,10 +31,6 @@ class Text(str):
 class Base(BaseException):
     pass
 
-class Dark(InvalidObservation):
-    def __init__(self, lux):
-        self.lux = lux
-
 class Unreadable:
     def __str__(self):
         raise RuntimeError("no words")
@@ -50,7 +46,8 @@ RAISED = {
     "invalid": InvalidObservation("bad"),
     "invalid by error": InvalidObservation(ValueError("bad light")),
     "invalid by number": InvalidObservation(5),
-    "invalid by class": Dark(2),
+    # As of a class that does not call the constructor of its base.
+    "invalid by class": InvalidObservation.__new__(InvalidObservation, 2),
     "invalid unreadable": InvalidObservation(Unreadable()),
 }
 
