@@ -46,7 +46,7 @@ RAISED = {
     "invalid": InvalidObservation("bad"),
     "invalid by error": InvalidObservation(ValueError("bad light")),
     "invalid by number": InvalidObservation(5),
-    # As of a class that does not call the constructor of its base.
+    # Like one of a class that does not call the constructor of its base.
     "invalid by class": InvalidObservation.__new__(InvalidObservation, 2),
     "invalid unreadable": InvalidObservation(Unreadable()),
 }
