@@ -52,11 +52,12 @@ class Admission:
     @property
     def queues(self) -> ClientQueues:
         """The clients' queues, once what was taken has left them, and all that was staged has entered."""
-        if self._queues.leaving:
-            self._queues.settle()
+        queues = self._queues
+        if queues.leaving:
+            queues.settle()
         if self.staged:
             self._enter_staged()
-        return self._queues
+        return queues
 
     @property
     def _settled(self) -> ClientQueues:
@@ -84,7 +85,10 @@ class Admission:
 
     def waits(self, connection: int) -> int:
         """Returns how many requests of a connection wait; staged ones, which are about to be dispatched, do not."""
-        return self._settled.waits(connection)
+        queues = self._queues
+        if queues.leaving:
+            queues.settle()
+        return queues.waits(connection)
 
     def supersedes(self, request: InferenceRequest) -> bool:
         """Returns whether a new request would take the place of one that waits; of a staged one, it would not."""
@@ -100,10 +104,13 @@ class Admission:
 
     def can_bypass(self, request: InferenceRequest) -> bool:
         """Returns whether nothing that waits could go before a new request, so that it may be staged."""
+        queues = self._queues
+        if queues.leaving:
+            queues.settle()
         group = self.staged.get(request.pool)
         if group is None:
-            return self._settled.is_alone(request)
-        return request.client_id not in group and (not request.pace_s or self._settled.may_follow(request))
+            return queues.is_alone(request)
+        return request.client_id not in group and (not request.pace_s or queues.may_follow(request))
 
     def stage(self, request: InferenceRequest) -> None:
         """Keeps a new request for which `can_bypass` is true, as others for the same model may follow at once."""

@@ -265,7 +265,8 @@ class ClientQueues(OrderedWaiting):
         Returns:
             The replica that runs the call, and its requests; None if the strategy gives nothing for any of them.
         """
-        self.settle()
+        if self.leaving:
+            self.settle()
         for slot in slots:
             taken: list[InferenceRequest] = []
             while len(taken) < slot.max_batch_size:
@@ -276,7 +277,8 @@ class ClientQueues(OrderedWaiting):
                     request.move(DISPATCHED)
                     if request.pace_s:
                         self.dispatched(request, now)
-                if self._gives_whole_calls and len(self._stands) - len(batch) == self._order.queue_len():
+                many = len(batch)
+                if self._gives_whole_calls and many > 1 and len(self._stands) - many == self._order.queue_len():
                     self.leaving, self._left_at = batch, now  # nothing is held back that moves up
                     return slot, batch
                 self._leave(batch, now)

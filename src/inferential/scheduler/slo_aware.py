@@ -297,7 +297,7 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         now = time.monotonic()
         infeasible: list[tuple[InferenceRequest, str]] = []
         for model_id, lane in [*self._lanes.items()]:
-            if lane.loses_nothing(now):
+            if lane.chunks is not None and lane.loses_nothing(now):
                 continue
             for spent in lane.spent(now):
                 self.remove(spent)

@@ -192,7 +192,7 @@ class SloLane(Lane):
 
     def loses_nothing(self, now: float) -> bool:
         """Returns whether nothing here becomes late or infeasible by then: only requests of `chunks` wait, if any."""
-        return not self._client_queues and (self.chunks is None or not self.chunks.may_refuse(now))
+        return not self._client_queues and (not self.chunks or not self.chunks.may_refuse(now))
 
     def spent(self, now: float) -> Sequence[InferenceRequest]:
         """Returns the requests of `chunks` that want to be refused, where the time for that has come."""
