@@ -68,8 +68,7 @@ class EventPump:
         self.draining: bool = False
         self.runs: int = 0
         self._transport, self._ingress = transport, ingress
-        self._accounting, self._engine = accounting, engine
-        self._egress = egress
+        self._accounting, self._engine, self._egress = accounting, engine, egress
         self._loop = asyncio.get_running_loop()
         self._idle = asyncio.Event()
         self._running = False
