@@ -73,7 +73,7 @@ class BusyPolling:
     def announces(self) -> bool:
         """Returns whether to have the process look for a call, of which the loop has found the observation by looking.
 
-        A robot that asks less often has a core for itself until then: the process would wake on that of the loop.
+        For a robot that asks less often, for whose observation the loop slept, it was measured to take longer so.
         """
         if self._is_announced:  # none has followed
             self._is_announced = False
