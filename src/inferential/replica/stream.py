@@ -78,7 +78,7 @@ class MessageReader:
         self._usual: tuple[bytes, int, struct.Struct] | None = None  # head, size and cut of the message that came last
         self.space: memoryview | None = None
         self.announced: bool = False
-        """Whether what came last announces a message, of which nothing is there; whoever waits for it resets this."""
+        """Whether what came last announces a message, of which nothing is there yet; its reader resets this."""
         self.usual_messages: int = 0
         """How many messages came alone and were cut like the one before, which takes a quarter of the steps."""
 
