@@ -299,13 +299,9 @@ class ChunkLane:
             asked.append(request)
         return asked
 
-    def may_refuse(self, now: float) -> bool:
-        """Returns whether `too_late` may return something."""
-        return self._refused_from <= now and self.may_be_due
-
     def too_late(self, now: float) -> list[InferenceRequest]:
         """Returns the requests that are to be refused now."""
-        if not self.may_refuse(now):
+        if self._refused_from > now:
             return []
         refused = self._settled().row[columns.REFUSED]
         self._refused_from = columns.least(refused)

@@ -71,9 +71,6 @@ class ClientQueues(OrderedWaiting):
         self._floods_waiting = self.floods.waiting
         self.perishes: bool = False  # whether any request of lately may become stale
         self._ended: list[InferenceRequest] = []
-        self.leaving: Sequence[InferenceRequest] = ()
-        """Requests that `choose` took, and that are in the tables until `settle`."""
-        self._left_at = 0.0
         self._configure(config, scheduler)
 
     def _configure(self, config: SchedulingConfig, scheduler: Scheduler) -> None:
@@ -195,11 +192,8 @@ class ClientQueues(OrderedWaiting):
         queue.sort()
         self._move_up(queue, key, now)
 
-    def _has_room(self, queue: ClientQueue) -> bool:
-        return (window := 1 if queue.serial else self._order.window) is None or len(queue.shown) < window
-
     def release(self, now: float) -> None:
-        """Shows the strategy the requests that were held back until now; call it before `take`."""
+        """Shows the strategy the requests that were held back until now; call it before `choose`."""
         for key in self._holds.due(now):
             if (queue := self._client_queues.get(key)) is not None:
                 self._move_up(queue, key, now)
@@ -210,10 +204,6 @@ class ClientQueues(OrderedWaiting):
         for key in keys:
             self._show_next(self._client_queues[key], now)
         return bool(keys)
-
-    def _has_next_of(self, key: Key) -> bool:
-        queue = self._client_queues.get(key)
-        return queue is not None and bool(queue.behind) and self._has_room(queue)
 
     def held_until(self) -> float | None:
         """Returns when `release` or `show_floods` next has something to do; None: nothing is held back."""
@@ -247,12 +237,6 @@ class ClientQueues(OrderedWaiting):
 
     # Leaving
 
-    def take(self, slots: Sequence[ReplicaSlot], now: float) -> tuple[ReplicaSlot, list[InferenceRequest]] | None:
-        """Does what `choose` does, and removes the requests from every table."""
-        taken = self.choose(slots, now)
-        self.settle()
-        return taken
-
     def choose(self, slots: Sequence[ReplicaSlot], now: float) -> tuple[ReplicaSlot, list[InferenceRequest]] | None:
         """Takes the requests of one call, in the strategy's order, and marks them as dispatched.
 
@@ -277,9 +261,8 @@ class ClientQueues(OrderedWaiting):
                     request.move(DISPATCHED)
                     if request.pace_s:
                         self.dispatched(request, now)
-                many = len(batch)
-                if self._gives_whole_calls and many > 1 and len(self._stands) - many == self._order.queue_len():
-                    self.leaving, self._left_at = batch, now  # nothing is held back that moves up
+                if len(batch) > 1 and self._holds_nothing_back_beside(batch):
+                    self.leaving, self._left_at = batch, now
                     return slot, batch
                 self._leave(batch, now)
                 taken.extend(batch)
@@ -391,13 +374,10 @@ class ClientQueues(OrderedWaiting):
             if queue.behind:
                 del (queue.behind if request in queue.behind else queue.shown)[request]
                 self._move_up(queue, queue.key, now)
-                if queue.shown or queue.behind:
-                    continue
             else:
                 del queue.shown[request]
-                if queue.shown:
-                    continue
-            self._client_queues.pop(queue.key, None)
+            if not queue.shown and not queue.behind:
+                self._client_queues.pop(queue.key, None)
 
     def _move_up(self, queue: ClientQueue, key: Key, now: float) -> None:
         while queue.behind and self._has_room(queue) and not self._is_stopped(next(iter(queue.behind)), key, now):

@@ -296,9 +296,7 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         """Removes and returns requests that cannot be in time and want to be refused then, each with the reason."""
         now = time.monotonic()
         infeasible: list[tuple[InferenceRequest, str]] = []
-        for model_id, lane in [*self._lanes.items()]:
-            if lane.chunks is not None and lane.loses_nothing(now):
-                continue
+        for model_id, lane in [item for item in self._lanes.items() if not item[1].loses_nothing(now)]:
             for spent in lane.spent(now):
                 self.remove(spent)
                 infeasible.append((spent, "it waited too long: no action of its chunk would be left to play"))

@@ -20,6 +20,9 @@ class Waiting:
         self._backlogs: dict[int, Backlog] = {}
         self._stands: dict[InferenceRequest, tuple[int, ClientQueue]] = {}  # its rank, and the queue that it is in
         self._held_bytes = 0
+        self.leaving: Sequence[InferenceRequest] = ()
+        """Requests that a call took at `_left_at`, and that are in the tables until `ClientQueues.settle`."""
+        self._left_at = 0.0
 
     def __len__(self) -> int:
         return len(self._stands)  # one table further than `_ages` is, and `work` asks for every request
