@@ -205,7 +205,7 @@ def _draw(rows: Sequence[Row]) -> None:
         fleet.setdefault(row.strategy, []).append((row.load, row.goodput_per_s))
         if row.strategy == "slo_aware":
             fleet.setdefault("bound", []).append((row.load, row.bound_per_s))
-    pictures.save_goodput(curves, _files("sim-goodput"))
+    pictures.save_goodput(curves, [IMAGES / "sim-goodput.png"])
     fleet_of = {name: example(name) for name in ("mixed-all", "shared")}
     runs = {
         (name, strategy): simulate(
@@ -217,14 +217,10 @@ def _draw(rows: Sequence[Row]) -> None:
         )
         for name, strategy in product(fleet_of, ("slo_aware", *BASELINES))
     }
-    pictures.save_ages([runs["mixed-all", name] for name in ("slo_aware", *BASELINES)], _files("sim-ages"))
+    pictures.save_ages([runs["mixed-all", name] for name in ("slo_aware", *BASELINES)], [IMAGES / "sim-ages.png"])
     for strategy in ("slo_aware", "deadline_aware"):
-        drawn = _files(f"sim-timeline-{strategy}")
+        drawn = [IMAGES / f"sim-timeline-{strategy}.png"]
         pictures.save_timeline(runs["shared", strategy], drawn, begin_s=10.0, models=("control", "chunks"))
-
-
-def _files(name: str) -> list[Path]:
-    return [IMAGES / f"{name}.{kind}" for kind in ("png", "svg")]
 
 
 def missed(rows: Sequence[Row]) -> Iterator[str]:

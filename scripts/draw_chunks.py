@@ -1,4 +1,4 @@
-"""Draws docs/images/chunks.png and .svg: how a robot plays chunks, step by step, and what it does while it has none.
+"""Draws docs/images/chunks.png: how a robot plays chunks, step by step, and what it does while it has none.
 
 The steps are those of a `ChunkRuntime`, with a made-up clock and a made-up network that is away for a while.
 
@@ -262,4 +262,4 @@ def _draw_requests(story: Story, axes: Any) -> None:
 
 
 if __name__ == "__main__":
-    draw(play(), [IMAGES / f"chunks.{suffix}" for suffix in ("png", "svg")])
+    draw(play(), [IMAGES / "chunks.png"])

@@ -105,12 +105,11 @@ async def main() -> None:
                 time.sleep(10)  # until the first of each kind is overdue
                 for name, opened, options in SHOTS:
                     browser.open(page.address, **options)
-                    browser.wait("import('/timeline.js').then((timeline) => timeline.batches.size > 20)")
+                    time.sleep(6)  # of the calls before it was open the timeline has some
                     if opened:
                         row = f"[...document.querySelectorAll('.opens')].find((one) => one.textContent === '{opened}')"
                         browser.evaluate(f"{row}.click(), {row}.closest('tr').scrollIntoView({{block: 'start'}}); true")
                         browser.wait("document.querySelectorAll('.answers tbody tr').length > 5")
-                    time.sleep(0.8)
                     browser.do("screenshot", path=str(ROOT / "docs" / "images" / f"page-{name}.png"))
 
         threading.Thread(target=photograph).start()

@@ -1,6 +1,6 @@
 """`python -m bench.closed_loop`: the closed loop with options.
 
-It writes bench/results/closed_loop.json and docs/images/closed-loop.png and .svg; with --peers those of
+It writes bench/results/closed_loop.json and docs/images/closed-loop.png; with --peers those of
 closed_loop_peers; with --quick, nothing.
 """
 
@@ -49,7 +49,7 @@ def main() -> None:
     name, draw = ("closed_loop_peers", picture.save_peers) if args.peers else ("closed_loop", picture.save)
     result = measure(options, console)
     if not args.quick:
-        for path in (save(name, result), *draw(result["cells"])):
+        for path in (save(name, result), draw(result["cells"])):
             console.print(f"saved {path}")
 
 

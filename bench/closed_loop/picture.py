@@ -9,18 +9,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-PATH = Path(__file__).parents[2] / "docs" / "images" / "closed-loop"
-PEERS_PATH = PATH.with_name("closed-loop-peers")
+PATH = Path(__file__).parents[2] / "docs" / "images" / "closed-loop.png"
+PEERS_PATH = PATH.with_name("closed-loop-peers.png")
 _MARKERS = "osv^D<>X"
 
 
-def save(cells: Sequence[dict[str, Any]], path: Path = PATH) -> list[Path]:
-    """Draws cells as `bench.closed_loop.run` gives them; the files that it wrote."""
+def save(cells: Sequence[dict[str, Any]], path: Path = PATH) -> Path:
+    """Draws cells as `bench.closed_loop.run` gives them; the file that it wrote."""
     tasks = list(dict.fromkeys(cell["task"] for cell in cells))
     figure = Figure(figsize=(5.8 * len(tasks), 4.2), layout="constrained")
     FigureCanvasAgg(figure)
@@ -32,7 +31,7 @@ def save(cells: Sequence[dict[str, Any]], path: Path = PATH) -> list[Path]:
     return _write(figure, path)
 
 
-def save_peers(cells: Sequence[dict[str, Any]], path: Path = PEERS_PATH) -> list[Path]:
+def save_peers(cells: Sequence[dict[str, Any]], path: Path = PEERS_PATH) -> Path:
     """Draws a panel each for robots that never fell, the age of actions and their number, a line for each software."""
     figure = Figure(figsize=(14.4, 3.9), layout="constrained")
     FigureCanvasAgg(figure)
@@ -58,13 +57,10 @@ def save_peers(cells: Sequence[dict[str, Any]], path: Path = PEERS_PATH) -> list
     return _write(figure, path)
 
 
-def _write(figure: Figure, path: Path) -> list[Path]:
-    written = [path.with_suffix(suffix) for suffix in (".png", ".svg")]
+def _write(figure: Figure, path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with matplotlib.rc_context({"svg.hashsalt": "closed-loop"}):  # the same figures give the same file
-        for file in written:
-            figure.savefig(file, dpi=110, metadata={"Date": None} if file.suffix == ".svg" else None)
-    return written
+    figure.savefig(path, dpi=110)
+    return path
 
 
 def _panel(cells: Sequence[dict[str, Any]], axes: Any) -> None:

@@ -109,7 +109,7 @@ def draw() -> None:
 
     (cell,) = (cell for cell in CELLS if cell.name == DRAWN)
     runs = [_run(cell.fleet, Job(cell, rule, 0, DRAWN_SECONDS), 1.0) for rule in DRAWN_RULES]
-    pictures.save_starved(runs, [IMAGES / "sim-starved.png", IMAGES / "sim-starved.svg"])
+    pictures.save_starved(runs, [IMAGES / "sim-starved.png"])
     curves = {}
     for name in PLANNED:
         (planned,) = (one for one in CELLS if one.name == name)
@@ -118,7 +118,7 @@ def draw() -> None:
             carried = {devices: search.most_robots(devices, PLANNED_SHARE) for devices in range(1, PLANNED_DEVICES + 1)}
             (robots,) = planned.fleet.robots.values()
             curves[f"chunks of {robots.horizon_steps}, {rule}"] = carried
-    pictures.save_plan(curves, [IMAGES / "sim-plan.png", IMAGES / "sim-plan.svg"], target=PLANNED_SHARE)
+    pictures.save_plan(curves, [IMAGES / "sim-plan.png"], target=PLANNED_SHARE)
 
 
 def compare(cells: Sequence[Cell], names: Sequence[str], seeds: Sequence[int], seconds: float) -> dict[str, Any]:

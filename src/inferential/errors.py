@@ -113,14 +113,37 @@ def system_reason(error: OSError) -> str:
     return error.strerror or str(error)
 
 
+class Carried(InferentialError):
+    """Stands for its cause where only some exceptions can be raised, as a future takes no SystemExit."""
+
+
 def words_of(error: BaseException) -> str:
     """Returns type and message of an exception that code of others raised."""
-    try:
-        text = str(error)
-    except BaseException as broken:  # what raises it may raise anything
-        text = f"its message cannot be read: {type(broken).__name__}"
+    if isinstance(error, Carried) and error.__cause__ is not None:
+        error = error.__cause__
+    text = _text_of(error, "message")
     text = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return text if len(text) <= _MAX_WORDS else f"{text[:_MAX_WORDS]}... ({len(text)} characters)"
+
+
+def kind_of(error: BaseException) -> str:
+    """Returns the type of an exception, as `words_of` begins with it."""
+    return words_of(error).partition(":")[0]
+
+
+def reason_of(error: InferenceError) -> str:
+    """Returns the reason of an error that code of others made, which may have given any object for it, or none."""
+    reason = getattr(error, "reason", None)
+    if reason is None:  # of a class that does not call the constructor of its base
+        reason = error.args[0] if error.args else ""
+    return reason if type(reason) is str else _text_of(reason, "reason")
+
+
+def _text_of(said: object, what: str) -> str:
+    try:
+        return str(said)
+    except BaseException as broken:  # of code of others, which may raise anything
+        return f"its {what} cannot be read: {type(broken).__name__}"
 
 
 def place_of(error: BaseException) -> str:

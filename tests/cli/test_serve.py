@@ -306,12 +306,18 @@ def test_the_log_goes_to_standard_error_from_its_level_on(start: Start) -> None:
 
 
 LEAVES = """
-import asyncio, sys
+import asyncio, contextvars, sys
+
+def leave():
+    sys.exit(5)
 
 async def leaving(observation):
-    def leave():
-        sys.exit(5)
     asyncio.get_running_loop().call_soon(leave)
+    await asyncio.sleep(0.01)
+    return observation
+
+async def ending(observation):
+    asyncio.get_running_loop().call_soon(leave, context=contextvars.Context())
     await asyncio.sleep(60)
 """
 
@@ -320,14 +326,18 @@ def test_where_code_that_runs_in_it_calls_sys_exit_the_log_says_where_and_what_k
     start: Start, place: Path
 ) -> None:
     (place / "leaves.py").write_text(LEAVES)
-    (place / "f.yaml").write_text("models: {known: {leaving: {target: 'leaves:leaving', run: inline}}}")
+    known = ", ".join(f"{name}: {{target: 'leaves:{name}', run: inline}}" for name in ("leaving", "ending"))
+    (place / "f.yaml").write_text(f"models: {{known: {{{known}}}}}")
     process = start("serve", "f.yaml", "--bind", "tcp://127.0.0.1:0")
-    with Connection(address(process), "robot") as connection:
-        connection.model("leaving").observe(state=STATE)
+    where = address(process)
+    assert infer(where, "leaving") is not None  # what a model left ends alone
+    assert f"{place / 'leaves.py'}:5" in line_with("model leaving: a callback that it left", process.stderr)
+    with Connection(where, "robot") as connection:
+        connection.model("ending").observe(state=STATE)
         said = line_with("the server ends", process.stderr)
         process.communicate(timeout=60)
     assert process.returncode == 5
-    assert f"{place / 'leaves.py'}:6" in said
+    assert f"{place / 'leaves.py'}:5" in said
     assert "run: process" in said
 
 

@@ -48,6 +48,10 @@ def test_a_call_shows_the_answer_and_where_its_time_went(run: Any, served: tuple
     assert "batch of 1" in ran.out
 
 
+def test_a_model_is_called_in_either_order_of_model_and_server(run: Any, served: tuple[str, str]) -> None:
+    assert run("call", "arm", served[0], "state=1", "--json").json["model_id"] == "arm"
+
+
 def test_json_has_all_values(run: Any, served: tuple[str, str], place: Path) -> None:
     np.save(place / "state.npy", np.arange(3))
     result = run("call", served[0], "echo", "a:int64=@state.npy", "text=pick it up", "n=0.5", "--json").json

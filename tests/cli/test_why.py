@@ -229,9 +229,15 @@ async def test_causes_on_the_server_are_named_of_a_robot_behind_a_gateway_too(
     assert f" {cause} (p95 " in said, (said, names)
 
 
-async def test_a_robot_that_is_not_there_is_an_error_that_names_those_that_are() -> None:
+async def test_a_robot_that_is_not_there_or_not_given_is_an_error_that_names_those_that_are(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     async with serving(fast) as (server, page):
         await alone(server, once)
+        await asyncio.to_thread(run, ["why", page.address, "arm"])
+        assert capsys.readouterr().out.startswith("arm: ")
+        with pytest.raises(CliError, match=r"a robot's id is missing: inferential why ROBOT http://.*; there is: arm$"):
+            await asyncio.to_thread(run, ["why", page.address])
         with pytest.raises(CliError, match=r"no robot 'leg' at .*; there is: arm"):
             await asyncio.to_thread(run, ["why", "leg", page.address])
 

@@ -146,6 +146,29 @@ async def test_a_call_over_its_time_fails_and_its_slot_is_lost_until_it_returns(
     assert not dispatcher.problems()
 
 
+async def test_rows_that_share_a_hand_over_have_the_time_of_a_call_each(
+    serve: Serve, request_of: MakeRequest, pass_time: Callable[[float], None], finish: Any
+) -> None:
+    began, may_end = threading.Semaphore(0), threading.Semaphore(0)
+
+    def takes_most_of_it(observation: dict[str, Any]) -> Any:
+        began.release()
+        assert may_end.acquire(timeout=60)
+        return observation["state"]
+
+    dispatcher = serve(m=ModelThread(takes_most_of_it, call_timeout_ms=HANGS_AFTER_MS))
+    requests = [request_of(values={"state": np.full(1, float(n))}) for n in range(4)]
+    running = asyncio.create_task(dispatcher.dispatch(requests))
+    for _ in requests:
+        assert await asyncio.to_thread(began.acquire, timeout=60)
+        pass_time(HANGS_AFTER_MS / 1e3 * 0.7)
+        await asyncio.sleep(0.01)  # its timers ring
+        may_end.release()
+    results = await finish(running)
+    assert [result.error for result in results] == [None] * 4
+    assert dispatcher.lost_slots("m") == 0
+
+
 async def test_rows_behind_one_that_hangs_are_run_all_the_same(
     serve: Serve, request_of: MakeRequest, pass_time: Callable[[float], None]
 ) -> None:

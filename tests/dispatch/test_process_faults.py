@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.dispatch.conftest import Serving, load, models_of, robot, until
+from tests.dispatch.conftest import Serving, in_time, load, make_request, models_of, robot, until
 from tests.dispatch.conftest import ask_robot as ask
 
 from inferential import LocalDispatcher, ModelFailed, ModelProcess, ModelThread, Server
@@ -135,6 +135,10 @@ class Policy:
         if what == "thread exits":
             threading.Thread(target=sys.exit).start()
         return {"actions": np.zeros(2), "pid": os.getpid()}
+
+def slow(observation):
+    time.sleep(float(observation["state"][0]))
+    return observation["state"]
 
 class Batch:
     max_batch_size = 4
@@ -347,3 +351,16 @@ def test_arguments_that_cannot_be_are_named(options: dict[str, Any], text: str) 
 def test_a_time_limit_of_a_thread_must_be_a_number() -> None:
     with pytest.raises((TypeError, ValueError), match="call_timeout_ms: expected a number above 0, got '5'"):
         ModelThread(len, call_timeout_ms="5")  # type: ignore[arg-type]
+
+
+async def test_rows_that_go_over_together_have_the_time_of_a_call_each(models: Any) -> None:
+    dispatcher = LocalDispatcher({"m": models("slow", call_timeout_ms=1000.0)})
+    await dispatcher.start()
+    try:
+        requests = [make_request(values={"state": np.full(1, seconds)}) for seconds in (0.4, 0.4, 0.4, 600.0, 0.0)]
+        results = await in_time(dispatcher.dispatch(requests))
+        causes = [None if one.refusal is None else one.refusal.cause for one in results]
+    finally:
+        await dispatcher.close()
+    # The one that took too long ends the process, and with it what was not sent yet: that is run again.
+    assert causes == ["ReplicaLost"] * 3 + ["CallTimeout", "ReplicaLost"]

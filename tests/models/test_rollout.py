@@ -53,7 +53,16 @@ async def test_versions_and_their_shares_are_in_the_status(serve: Serve) -> None
         ("b", "rollout", 0.25, 2),
     ]
     assert status.calls == 16
-    assert sum(one.requests for one in status.versions) == 16
+    assert sum(one.requests or 0 for one in status.versions) == 16
+
+
+async def test_what_is_not_counted_by_version_is_unknown_and_not_zero(serve: Serve) -> None:
+    server = await serve(m=two())
+    await until(lambda: server.status().models[0].versions[0].state == "ready")
+    await ask(server, "arm")
+    (status,) = server.status().models
+    assert status.calls == 1
+    assert [(one.requests, one.errors, one.deadline_misses) for one in status.versions] == [(None,) * 3] * 2
 
 
 async def test_robots_are_named_for_a_trial_by_id_and_by_type(serve: Serve) -> None:

@@ -29,6 +29,17 @@ def test_a_calls_time_begins_when_the_one_before_it_ends() -> None:
     assert life.deadline() == math.inf
 
 
+def test_each_row_of_a_call_has_the_time_of_a_call() -> None:
+    life = Lifecycle(load_timeout_s=10.0, call_timeout_s=2.0)
+    life.started(0.0)
+    life.loaded(1.0)
+    life.call_sent(5.0)
+    assert life.deadline(row_began_at=4.0) == 7.0  # that of a former call
+    assert life.deadline(row_began_at=6.5) == 8.5
+    life.call_answered(7.0, more=False)
+    assert life.deadline(row_began_at=6.5) == math.inf
+
+
 def test_restarts_wait_longer_each_time_up_to_a_limit() -> None:
     life = Lifecycle(10.0, None)
     delays = []

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from inferential import LocalDispatcher, ModelProcess
 from inferential.replica import spawn
 
 
@@ -20,3 +23,13 @@ async def test_where_no_memory_can_be_shared_a_worker_starts_all_the_same(monkey
         assert spawned.process.poll() is None
     finally:
         spawned.discard()
+
+
+@pytest.mark.parametrize("options", [{}, {"PYTHONSAFEPATH": "1"}])
+async def test_a_worker_finds_the_modules_that_its_environment_names(options: dict[str, str], tmp_path: Path) -> None:
+    """With PYTHONSAFEPATH the folder of a script is not where Python looks first: nothing is to be taken out."""
+    (tmp_path / "named_by_path.py").write_text("def policy(observation):\n    return observation['state']\n")
+    spec = ModelProcess("named_by_path:policy", env={"PYTHONPATH": str(tmp_path), **options})
+    dispatcher = LocalDispatcher({"m": spec})
+    await dispatcher.start()
+    await dispatcher.close()

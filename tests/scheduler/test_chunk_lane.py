@@ -447,6 +447,14 @@ def test_a_call_is_smaller_where_robots_would_stand_for_a_larger_one(
     assert sorted(names(lane.take(profile, 8, NOW))) == [f"soon {number}" for number in range(4)]
 
 
+def test_a_call_is_as_efficient_as_it_can_be_where_no_robot_would_stand(
+    lane: ChunkLane, ask: Callable[..., InferenceRequest], profile: LatencyProfile
+) -> None:
+    for number in range(6):
+        lane.push(whole(ask, str(number), left_s=0.4))
+    assert len(lane.take(profile, 8, NOW)) == 6
+
+
 @pytest.mark.parametrize("waiting", [12, 40])
 def test_calls_are_the_most_efficient_ones_where_more_starve_than_they_take(
     waiting: int, lane: ChunkLane, ask: Callable[..., InferenceRequest]

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from inferential.scheduler import chunk_columns as values
+from inferential.scheduler.chunk_sizes import UNLOST
 from inferential.scheduler.chunk_values import choose
 from inferential.scheduler.time.profile import LatencyProfile
 from inferential.scheduler.time.robot_time import ChunkTime
@@ -53,7 +54,7 @@ def gain_and_lost(
     plays_whole = stands_from is not None and runs_out > stands_from and ends <= covers
     gain = max(min(min(ends, covers) - begins_at, column[values.MOST]), column[values.LEAST])
     lost = min(max(answered_at + next_s - begins_at, 0.0), gain)
-    return (lost if plays_whole else gain), lost
+    return (lost + UNLOST * (gain - lost) if plays_whole else gain), lost
 
 
 def is_short(columns: Sequence[Sequence[float]], profile: LatencyProfile, limit: int) -> bool:

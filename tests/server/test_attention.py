@@ -19,10 +19,10 @@ from tests.transport.test_budget import HELLO
 
 from inferential import Server
 from inferential.proto import Cancellation, Client, ModelResponse, Observation, Status
+from inferential.proto.messages import MAX_CANCELLED
 from inferential.server import attention as attention_module
 from inferential.server import pump
 from inferential.server.attention import CHARGED_BURST, CHARGED_PER_S, Attention
-from inferential.server.ingress import MAX_CANCELLED
 from inferential.tracking import newcomers
 from inferential.transport import parking
 from inferential.zmtp import protocol as p
@@ -124,8 +124,11 @@ async def test_a_flood_of_what_is_refused_on_arrival_is_parked(kind: str, serve:
 
 
 @pytest.mark.parametrize("field", ["request_ids", "awaited_ids"])
-async def test_no_message_takes_back_or_asks_for_more_requests_than_a_robot_has(field: str, serve: Any) -> None:
+async def test_a_message_that_takes_back_or_asks_for_too_many_requests_is_refused(
+    field: str, serve: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     message = Cancellation(client=Client(id="robot"), protocol_version=2, **{field: range(1, MAX_CANCELLED + 2)})
+    caplog.set_level("INFO")
     async with serve({"m": lambda observation: observation}) as server:
         host, _, port = server.address.removeprefix("tcp://").rpartition(":")
         with socket.create_connection((host, int(port))) as robot:
@@ -133,6 +136,7 @@ async def test_no_message_takes_back_or_asks_for_more_requests_than_a_robot_has(
             async with asyncio.timeout(60):
                 while not server.metrics.get_latest("observation_errors"):  # noqa: ASYNC110 (nothing tells of it)
                     await asyncio.sleep(0.001)
+    assert "it takes back or asks for 4097 requests; at most 4096 in a message" in caplog.text
 
 
 async def test_a_connection_that_uses_ever_new_client_ids_is_parked(serve: Any) -> None:

@@ -519,6 +519,31 @@ def test_of_very_many_robots_the_first_are_shown_and_the_others_when_they_are_as
         robots.stop()
 
 
+def test_of_rows_that_change_their_order_only_those_are_moved_that_must_be(browser: Browser, site: Site) -> None:
+    """Each row that is moved is laid out anew: where the first became the last, all others were moved before it."""
+    browser.open(site.url)
+    moved = """import('/page.js').then(({ arrange }) => [
+      [1, 2, 3, 4, 5, 6, 7, 0],
+      [7, 0, 1, 2, 3, 4, 5, 6],
+      [7, 0, 4, 1, 2, 9, 3, 6, 5],
+      [8, 5, 2],
+      [2, 5, 8],
+      [],
+      [3, 1],
+    ].map((order) => {
+      const list = window.list ??= document.createElement('ul');
+      const make = (name) => Object.assign(document.createElement('li'), { name });
+      const items = window.items ??= [...Array(10).keys()].map(make);
+      if (!list.firstChild) list.append(...items.slice(0, 8));
+      const watch = new MutationObserver(() => {});
+      watch.observe(list, { childList: true });
+      arrange(list, order.map((at) => items[at]));
+      const added = watch.takeRecords().reduce((sum, one) => sum + one.addedNodes.length, 0);
+      return [[...list.children].map((item) => item.name).join() === order.join(), added];
+    }))"""
+    assert browser.evaluate(moved) == [[True, count] for count in (1, 2, 3, 2, 2, 0, 1)]
+
+
 def test_the_worst_come_first_by_state(browser: Browser, site: Site, robots: Robots) -> None:
     browser.open(site.url)
     browser.wait("document.querySelectorAll('#robots tr').length === 3")

@@ -20,6 +20,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from inferential import Connection, InferenceError
+from inferential.cli.arguments import in_order
 from inferential.cli.errors import CliError, no_answer
 from inferential.cli.observation import observation
 from inferential.cli.output import print_json
@@ -97,6 +98,7 @@ def bench(
     """
     if closed and rate is not None:
         raise CliError("--closed has no rate: leave out --rate, or --closed")
+    model, server = in_order(model, server)
     given = _observation(values, payload)
     rate_hz = None if closed else _RATE_HZ if rate is None else rate
     keys = secret_keys(secret_key, robots)

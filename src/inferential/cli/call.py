@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from inferential import Connection, InferenceError, Model, Result
+from inferential.cli.arguments import in_order
 from inferential.cli.errors import CliError, no_answer
 from inferential.cli.observation import observation
 from inferential.cli.output import printable, printable_lines
@@ -59,6 +60,7 @@ def call(
 
     Exit code 1: the server refused it, or gave no answer in time.
     """
+    model, server = in_order(model, server)
     sent = observation(values)
     try:
         with Connection(

@@ -98,7 +98,7 @@ def _compared(model: dict[str, Any]) -> list[tuple[str, ...]]:
             printable(model["model_id"]),
             printable(one["version"]) or _ABSENT,
             one["role"],
-            str(one["requests"]) if one["requests"] or one["latency_ms"] is not None else _ABSENT,
+            _number(one["requests"]),
             _share(one["errors"], one["requests"]),
             _share(one["deadline_misses"], one["requests"]),
             _ABSENT if one["latency_ms"] is None else f"{one['latency_ms']:.1f}",
@@ -113,8 +113,8 @@ def _dimensions(version: dict[str, Any]) -> list[tuple[str, ...]]:
     return [(str(number), f"{mean:.4g}", f"{largest:.4g}") for number, (mean, largest) in enumerate(pairs)]
 
 
-def _share(count: int, of: int) -> str:
-    return f"{count} ({100 * count / of:.1f} %)" if of else _ABSENT
+def _share(count: int | None, of: int | None) -> str:
+    return f"{count} ({100 * count / of:.1f} %)" if of and count is not None else _ABSENT
 
 
 def _number(value: int | None) -> str:

@@ -34,6 +34,7 @@ from inferential.config.services import GatewayConfig, ServiceConfig, services
 from inferential.config.watcher import ConfigWatcher
 from inferential.dispatch.base import Dispatcher
 from inferential.dispatch.local import LocalDispatcher
+from inferential.dispatch.started_tasks import run_contained
 from inferential.errors import place_of
 from inferential.policies import split_target
 from inferential.replica.outcomes import ModelLoadError
@@ -132,10 +133,10 @@ def _serve(config: Path | None, overrides: dict[str, Any], servers: int) -> None
     server = _build(loaded, config)
     watcher.on_reload(Reloads(server).take_on)
     try:
-        asyncio.run(_run(server, watcher))
+        run_contained(_run(server, watcher))
     except EndedBeforeTheLoop:
         raise
-    except SystemExit as error:  # in a task, where asyncio lets it pass to what runs the event loop
+    except SystemExit as error:  # of what no model began, which asyncio lets pass to what runs the event loop
         remedy = "a model that does so harms itself alone with run: process"
         logger.error("the server ends: what runs in it called sys.exit%s; %s", place_of(error), remedy)
         raise

@@ -143,17 +143,12 @@ def _versions(model: dict[str, Any]) -> list[tuple[str, ...]]:
             one["role"] if one.get("share") is None else f"{one['role']} {100 * one['share']:.0f} %",
             one["state"],
             "-" if one["robots"] is None else str(one["robots"]),
-            # Counted by version only while there is another one to compare with.
-            *(str(one[count]) if _is_counted(one) else "-" for count in ("requests", "errors", "deadline_misses")),
+            *("-" if one[name] is None else str(one[name]) for name in ("requests", "errors", "deadline_misses")),
             _number(one["latency_ms"]),
             " ".join(f"{mean:.2g}" for mean in one["difference_mean"]),
         )
         for one in loaded
     ]
-
-
-def _is_counted(version: dict[str, Any]) -> bool:
-    return bool(version["requests"]) or version["latency_ms"] is not None
 
 
 def _version_table(rows: Sequence[Sequence[str]]) -> _Table:

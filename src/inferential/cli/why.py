@@ -12,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from inferential.cli.arguments import in_order
 from inferential.cli.errors import CliError
 from inferential.cli.output import print_json, print_line
 from inferential.cli.page_reader import DEFAULT_URL, Certificate, Page, Token, Url, read_robot, read_status
@@ -38,12 +39,14 @@ def why(
     minute, what made most of them late, and what has not changed; then why
     requests got no answer.
     """
+    robot, url = in_order(robot, url)
+    if "://" in robot:
+        there = _known(Page(robot, token, certificate))
+        raise CliError(f"a robot's id is missing: inferential why ROBOT {robot}; there is: {there}")
     page = Page(url, token, certificate)
     found = read_robot(page, robot)
     if found is None:
-        clients = read_status(page)["clients"]
-        known = ", ".join(sorted(client["client_id"] for client in clients)[:20]) or "none"
-        raise CliError(f"no robot {robot!r} at {url}; there is: {known}")
+        raise CliError(f"no robot {robot!r} at {url}; there is: {_known(page)}")
     uses = found["client"]["models"]
     models = {one["model_id"]: one for one in found["models"]}
     if as_json:
@@ -73,6 +76,10 @@ def why(
         state = found["client"]["state"]
         what = "its figures went with it: ask while it is connected" if state == "gone" else "it asks no model"
         print_line(f"{robot} is {state}; {what}")
+
+
+def _known(page: Page) -> str:
+    return ", ".join(sorted(client["client_id"] for client in read_status(page)["clients"])[:20]) or "none"
 
 
 def _name(robot: str, use: dict[str, Any], models: int) -> str:

@@ -23,6 +23,7 @@ from inferential.dispatch.threads import CallThreads
 from inferential.errors import words_of
 from inferential.replica.busy_polling import Usefulness
 from inferential.replica.condition import Condition, ModelState
+from inferential.replica.deadline import Deadline
 from inferential.replica.model import Method, is_async, methods_of
 from inferential.replica.pace import SHARED_ROWS, Pace
 from inferential.replica.pending import Pending
@@ -96,10 +97,10 @@ class InProcessReplica:
                 methods.batch, runs_inline, _run_batch, _run_batch_inline, self._run_batch_in_thread
             )
 
-    @staticmethod
-    def _run_form(form: Method, runs_inline: bool, run_async: Any, run_inline: Any, run_in_thread: Any) -> Any:
-        run = run_async if is_async(form) else run_inline if runs_inline else run_in_thread
-        return functools.partial(run, form)
+    def _run_form(self, form: Method, runs_inline: bool, run_async: Any, run_inline: Any, run_in_thread: Any) -> Any:
+        if not is_async(form) and not runs_inline:
+            return functools.partial(run_in_thread, form)
+        return functools.partial(run_async if is_async(form) else run_inline, self._model_id, form)
 
     @property
     def max_batch_size(self) -> int:
@@ -131,7 +132,7 @@ class InProcessReplica:
     def run(self, observations: Sequence[Observation]) -> Coroutine[Any, Any, Sequence[Any]]:
         """Runs the model; returns a result or an exception for each observation."""
         if self._batch is not None and (len(observations) > 1 or self._each is None):
-            return self._batch(list(observations))
+            return self._batch(observations)
         assert self._each is not None
         return self._each(observations)
 
@@ -170,7 +171,7 @@ class InProcessReplica:
 
     # In threads
 
-    async def _run_batch_in_thread(self, form: Method, rows: list[Observation]) -> Sequence[Any]:
+    async def _run_batch_in_thread(self, form: Method, rows: Sequence[Observation]) -> Sequence[Any]:
         run = _Batch(form)
         try:
             results = await self._in_thread(run, rows)
@@ -179,7 +180,7 @@ class InProcessReplica:
             raise
         self._took_s = run.took_s
         if inspect.isawaitable(results):  # a plain function may return one, as a partial of a coroutine function does
-            return await asyncio.create_task(_awaited_rows(results, len(rows)))
+            return await asyncio.create_task(_awaited_rows(self._model_id, results, len(rows)))
         return results if isinstance(results, list) else rows_of(results, len(rows))
 
     async def _run_each_in_thread(self, form: Method, rows: Sequence[Observation]) -> Sequence[Any]:
@@ -199,7 +200,7 @@ class InProcessReplica:
         for number, outcome in enumerate(outcomes):
             if inspect.isawaitable(outcome):
                 # In a task, which asyncio.timeout and others ask for: the model was not called within one.
-                outcomes[number] = own((await asyncio.create_task(_run_each(_awaited, [outcome])))[0])
+                outcomes[number] = own((await asyncio.create_task(_run_each(self._model_id, _awaited, [outcome])))[0])
         return outcomes
 
     def _abandon(self, rows: Sequence[Observation]) -> None:
@@ -208,7 +209,7 @@ class InProcessReplica:
             if self.sessions is not None and isinstance(row, SessionRow):
                 self.sessions.abandon(row)
 
-    async def _in_thread(self, function: Callable[[Any], Any], argument: Any) -> Any:
+    async def _in_thread(self, function: _Batch | _Rows, argument: Sequence[Observation]) -> Any:
         waits = self._took_s < WORTH_S and self._waiting.begins()
         began = time.perf_counter()
         future = self._threads.call(function, argument, STANDS_S if waits else 0.0)
@@ -216,11 +217,13 @@ class InProcessReplica:
             self._waiting.ended(time.perf_counter() - began - HELD_S, 0.0, came=future.done())
         if self._timeout_s is None or future.done():
             return await future
-        timer = asyncio.get_running_loop().call_later(self._timeout_s, self._give_up, future)
+        timeout_s = self._timeout_s
+        deadline = Deadline(lambda: function.began_at + timeout_s, lambda: self._give_up(future))
+        deadline.watch(future.get_loop())
         try:
             return await future
         finally:
-            timer.cancel()
+            deadline.stop()
 
     def _give_up(self, future: Pending[Any]) -> None:
         if future.done():
@@ -255,16 +258,18 @@ class _Batch:
 
     Attributes:
         took_s: how many seconds it took.
+        began_at: when it was handed over, in seconds of `time.monotonic()`.
     """
 
     def __init__(self, form: Method) -> None:
         self._form = form
         self.took_s = 0.0
+        self.began_at = time.monotonic()
 
     def __call__(self, rows: Sequence[Observation]) -> Any:
         """Runs rows; returns what the model does."""
         began = time.perf_counter()
-        results = self._form(rows)
+        results = self._form(list(rows))  # a model may take them out of it
         self.took_s = time.perf_counter() - began
         return results
 
@@ -275,10 +280,12 @@ class _Rows:
     Attributes:
         outcomes: of those that have ended.
         stopped: whether it begins none any more.
+        began_at: when the row that runs began, in seconds of `time.monotonic()`; each has the time of a call.
     """
 
     def __init__(self, form: Method) -> None:
         self._form = form
+        self.began_at = time.monotonic()
         self.outcomes: list[Any] = []
         self.stopped = False
 
@@ -288,6 +295,7 @@ class _Rows:
         for row in rows:
             if self.stopped:
                 break
+            self.began_at = time.monotonic()
             try:
                 result = self._form(row)
                 self.outcomes.append(result if len(rows) == 1 else own(result))
@@ -300,23 +308,25 @@ class _Rows:
 # model's own.
 
 
-async def _run_batch(form: Callable[[Any], Awaitable[Any]], rows: list[Observation]) -> Sequence[Any]:
-    IN_CALL.set(True)
+async def _run_batch(
+    model_id: str, form: Callable[[Any], Awaitable[Any]], rows: Sequence[Observation]
+) -> Sequence[Any]:
+    IN_CALL.set(model_id)
     try:
-        results = await form(rows)
+        results = await form(list(rows))
     except (Exception, GeneratorExit):
         raise
     except BaseException as error:
         raise failure_of(error) from error
     finally:
-        IN_CALL.set(False)
+        IN_CALL.set("")
     return results if isinstance(results, list) else rows_of(results, len(rows))
 
 
-async def _run_each(form: Callable[[Any], Awaitable[Any]], observations: Sequence[Any]) -> Sequence[Any]:
+async def _run_each(model_id: str, form: Callable[[Any], Awaitable[Any]], observations: Sequence[Any]) -> Sequence[Any]:
     results = []
     for observation in observations:
-        IN_CALL.set(True)
+        IN_CALL.set(model_id)
         try:
             result = await form(observation)
             results.append(result if len(observations) == 1 else own(result))
@@ -325,44 +335,44 @@ async def _run_each(form: Callable[[Any], Awaitable[Any]], observations: Sequenc
         except BaseException as error:
             results.append(failure_of(error))
         finally:
-            IN_CALL.set(False)
+            IN_CALL.set("")
     return results
 
 
-async def _run_batch_inline(form: Method, rows: list[Observation]) -> Sequence[Any]:
-    IN_CALL.set(True)
+async def _run_batch_inline(model_id: str, form: Method, rows: Sequence[Observation]) -> Sequence[Any]:
+    IN_CALL.set(model_id)
     try:
-        results = form(rows)
+        results = form(list(rows))
     except BaseException as error:
         raise failure_of(error) from error
     finally:
-        IN_CALL.set(False)
+        IN_CALL.set("")
     if inspect.isawaitable(results):
-        return await _awaited_rows(results, len(rows))
+        return await _awaited_rows(model_id, results, len(rows))
     return results if isinstance(results, list) else rows_of(results, len(rows))
 
 
-async def _run_each_inline(form: Method, observations: Sequence[Observation]) -> Sequence[Any]:
+async def _run_each_inline(model_id: str, form: Method, observations: Sequence[Observation]) -> Sequence[Any]:
     results = []
     for observation in observations:
-        IN_CALL.set(True)
+        IN_CALL.set(model_id)
         try:
             result = form(observation)
             if inspect.isawaitable(result):
-                (result,) = await _run_each(_awaited, [result])
+                (result,) = await _run_each(model_id, _awaited, [result])
             results.append(result if len(observations) == 1 else own(result))
         except GeneratorExit:
             raise
         except BaseException as error:
             results.append(failure_of(error))
         finally:
-            IN_CALL.set(False)
+            IN_CALL.set("")
     return results
 
 
-async def _awaited_rows(awaitable: Awaitable[Any], rows: int) -> Sequence[Any]:
+async def _awaited_rows(model_id: str, awaitable: Awaitable[Any], rows: int) -> Sequence[Any]:
     """Returns the results that an awaitable gives, which a function has returned for so many rows."""
-    (results,) = await _run_each(_awaited, [awaitable])
+    (results,) = await _run_each(model_id, _awaited, [awaitable])
     if isinstance(results, Exception):
         raise results
     return results if isinstance(results, list) else rows_of(results, rows)

@@ -69,8 +69,14 @@ class KServeModel:
         """Returns for each observation the outputs, or the error of one that does not fit.
 
         Raises:
-            RemoteModelError, ConnectionError, TimeoutError: as `infer`.
+            RemoteModelError: as `infer`.
         """
+        try:
+            return await self._ask_all(observations)
+        except (ConnectionError, TimeoutError) as error:  # the fault of no observation: alone, each would wait again
+            return [error] * len(observations)
+
+    async def _ask_all(self, observations: Sequence[Mapping[str, Any]]) -> list[Any]:
         async with self._asking():
             described = await self._describe()
             if not described.max_batch_size or not described.inputs:

@@ -137,7 +137,7 @@ class LoadedReplica(InProcessReplica):
         self._on_change()
 
     def _failed(self, error: Exception) -> None:
-        text = str(error) if isinstance(error, TargetError) else words_of(error)
+        text = str(error) if isinstance(error, TargetError | TypeError | ValueError) else words_of(error)
         text = text.removeprefix(f"model {self._model_id!r}: ")
         if self._first is not None and not self._first.done():
             self.close()

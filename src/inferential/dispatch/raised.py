@@ -6,14 +6,14 @@ import asyncio
 import signal
 import threading
 
-from inferential.errors import words_of
+from inferential.errors import Carried, words_of
 
 
 def carriable(raised: BaseException) -> Exception:
     """Returns what a model raised as an exception that a future can carry."""
     if isinstance(raised, Exception) and not isinstance(raised, StopIteration):
         return raised
-    error = RuntimeError(words_of(raised))
+    error = Carried(words_of(raised))
     error.__cause__ = raised
     return error
 

@@ -26,7 +26,7 @@ from inferential.dispatch.outcomes import (
     WorkerDied,
 )
 from inferential.dispatch.raised import failure_of
-from inferential.errors import InvalidObservation, words_of
+from inferential.errors import InvalidObservation, kind_of, reason_of, words_of
 from inferential.observation.slots import ObservationError
 from inferential.proto import PROTOCOL_VERSION
 from inferential.proto.messages import ResponseTiming, write_response
@@ -239,8 +239,8 @@ def _refusal(model_id: str, error: Exception) -> Refusal:
     if isinstance(error, BatchFailedError):
         return Refusal(RefusalKind.BATCH_FAILED, str(error), "batch_failed", logged=True)
     if isinstance(error, InvalidObservation):  # the model's own judgement
-        return Refusal(RefusalKind.INVALID_OBSERVATION, error.reason, "model")
+        return Refusal(RefusalKind.INVALID_OBSERVATION, reason_of(error), "model")
     if isinstance(error, RemoteModelError):
         return Refusal(RefusalKind.MODEL_FAILED, str(error), error.cause, logged=True)
     logged = not isinstance(error, _LOGGED)
-    return Refusal(RefusalKind.MODEL_FAILED, words_of(error), type(error).__name__, logged=logged)
+    return Refusal(RefusalKind.MODEL_FAILED, words_of(error), kind_of(error), logged=logged)

@@ -111,8 +111,6 @@ class Runner:
             if requests[0].keeps_state:
                 forget_frames(error)
                 return [not_again(words_of(error), len(requests)) for _ in requests]
-            if isinstance(error, ConnectionError | TimeoutError):  # the fault of no observation, and each would wait
-                return [error] * len(requests)
             why, place = words_of(error), place_of(error)
             forget_frames(error)
         else:

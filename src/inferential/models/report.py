@@ -24,7 +24,8 @@ class VersionStatus:
         robots: robots that it answers; None where it answers all.
         share: of the robots that no trial names, what its trial is to have; None where it is not on trial.
         waiting, in_flight: requests in the queue for it, and its running calls.
-        requests, errors, deadline_misses: of its trial so far.
+        requests, errors, deadline_misses: of its trial so far, or compared with the shadow; None where they are not
+            counted: there is no other version beside it.
         latency_ms: median of its calls in its trial or in the shadow; None before the first.
         compared: answers that were compared with those of the active version.
         difference_mean, difference_max: by action dimension, in the shadow.
@@ -37,9 +38,9 @@ class VersionStatus:
     since: float | None = None
     why: str = ""
     robots: int | None = None
-    requests: int = 0
-    errors: int = 0
-    deadline_misses: int = 0
+    requests: int | None = None
+    errors: int | None = None
+    deadline_misses: int | None = None
     latency_ms: float | None = None
     compared: int = 0
     difference_mean: list[float] = field(default_factory=list)
@@ -84,9 +85,9 @@ def _of(models: ModelManager, pool: Pool) -> VersionStatus:
         since,
         why,
         robots=None if robots is None else robots.get(pool.version, 0),
-        requests=0 if counts is None else counts.requests,
-        errors=0 if counts is None else counts.errors,
-        deadline_misses=0 if counts is None else counts.misses,
+        requests=None if counts is None else counts.requests,
+        errors=None if counts is None else counts.errors,
+        deadline_misses=None if counts is None else counts.misses,
         latency_ms=None if counts is None else counts.latency_ms,
     )
     plan = models.lineup.plans.get(pool.model_id)

@@ -18,7 +18,13 @@ def main():  # type: () -> None
 
     What follows them is the model's name, for people who list the machine's processes.
     """
-    sys.path.pop(0)  # this folder, whose modules must not hide those of others
+    # This folder, whose modules must not hide those of others; with PYTHONSAFEPATH or python -I it is not there. The
+    # file may be a link, as some installers make them.
+    if os.path.realpath(sys.path[0]) in (
+        os.path.realpath(os.path.dirname(__file__)),
+        os.path.dirname(os.path.realpath(__file__)),
+    ):
+        sys.path.pop(0)
     descriptors = [int(word) for word in sys.argv[1:5]]
     del sys.argv[1:]
     try:

@@ -23,7 +23,7 @@ from zmq.auth.thread import ThreadAuthenticator
 
 from inferential.dispatch.local import LocalDispatcher
 from inferential.dispatch.outcomes import Answer
-from inferential.dispatch.started_tasks import contain
+from inferential.dispatch.started_tasks import contain, run_contained
 from inferential.proto import inferential_pb2 as pb
 from inferential.proto.tensors import Buffer
 from inferential.replica.directory import prepare
@@ -200,7 +200,7 @@ class Endpoint:
 
     def _main(self) -> None:
         try:
-            asyncio.run(self._serve())
+            run_contained(self._serve())
         except BaseException as error:
             self._failure = error
             logger.exception("the replica's endpoint failed")

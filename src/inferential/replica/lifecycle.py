@@ -105,10 +105,15 @@ class Lifecycle:
         """The oldest call was answered; with `more` of them, the next one runs from now on."""
         self._call_began_at = now if more else None
 
-    def deadline(self) -> float:
-        """Returns when what the process does now has taken too long; inf: never."""
+    def deadline(self, row_began_at: float = 0.0) -> float:
+        """Returns when what the process does now has taken too long; inf: never.
+
+        Args:
+            row_began_at: when the latest row began, as the process says: of those that are run one after another in a
+                call, each has the time of a call.
+        """
         if self._load_by < math.inf:
             return self._load_by
         if self._call_began_at is None or self._call_timeout_s is None:
             return math.inf
-        return self._call_began_at + self._call_timeout_s
+        return max(self._call_began_at, row_began_at) + self._call_timeout_s

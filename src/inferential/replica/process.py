@@ -34,7 +34,7 @@ from inferential.replica.pending import Pending
 from inferential.replica.rows import RowReader, read_outcomes
 from inferential.replica.shared import ALL_ROWS
 from inferential.replica.spare import Spare
-from inferential.replica.spawn import Spawned, resident_mb, spawn, why_not
+from inferential.replica.spawn import Spawned, resident_mb, row_began_at, spawn, why_not
 from inferential.replica.spec import ModelProcess
 from inferential.replica.stream import Frame
 from inferential.replica.view import WorkerView
@@ -107,7 +107,7 @@ class WorkerProcess(WorkerView):
         self._process: Spawned | None = None
         self._lending = Lending(None, None)
         self._stream: Stream | None = None
-        self._deadline = Deadline(self._life.deadline, self._on_deadline)
+        self._deadline = Deadline(lambda: self._life.deadline(row_began_at(self._process)), self._on_deadline)
         self._turn = (turns or LoadingTurns()).turn(self._begin_now)
         self._memory_limit = MemoryLimit(
             spec.memory_limit_mb,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from inferential.errors import InvalidObservation, words_of
+from inferential.errors import InvalidObservation, reason_of, words_of
 from inferential.replica.failures import FailurePlaces, forget_frames
 from inferential.replica.outcomes import BY_MODEL
 from inferential.replica.rows import RowWriter, write_refusal
@@ -32,14 +32,14 @@ class ResultWriter:
             values = as_values(outcome)
             size = 0
             for value in values.values():
-                if type(value) is not str:
+                if not isinstance(value, str):
                     size += value.nbytes
             if size > _MAX_RESULT_BYTES:
                 raise ValueError(f"a result of {size} bytes; at most {_MAX_RESULT_BYTES} are sent")
             return self._writer.values(values)
         except BaseException as error:  # a result that the wire cannot carry, or that is not what it seems, fails alone
             if isinstance(error, InvalidObservation):
-                refusal = write_refusal("INVALID_OBSERVATION", error.reason, cause=BY_MODEL)
+                refusal = write_refusal("INVALID_OBSERVATION", reason_of(error), cause=BY_MODEL)
             else:
                 refusal = write_refusal("MODEL_FAILED", words_of(error), self._places.of(error))
             forget_frames(error)

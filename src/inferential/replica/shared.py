@@ -30,7 +30,7 @@ SHARED_FROM_BYTES = 64 * 1024  # below it, finding a place takes longer than it 
 SHARED_UP_TO_BYTES = 16 * 1024 * 1024  # above it the copy, which the event loop makes, would hold up others
 _PAGE = 4096
 _TOKEN_BYTES = 32
-_RUNS, _RUNS_AT = struct.Struct("<QI"), 64
+_RUNS, _RUNS_AT = struct.Struct("<QIxxxxQ"), 64
 _RAN, _RAN_AT = struct.Struct("<QQ"), 128
 ALL_ROWS = 2**32 - 1
 """Instead of the number of a row: all of a batch run at once."""
@@ -181,7 +181,13 @@ class ServersMemory:
 
     def marked(self) -> tuple[int, int]:
         """Returns the number of the call and of the row that the replica began last; 0 for a call: none."""
-        return _RUNS.unpack_from(self._map, _RUNS_AT)
+        call, row, _ = _RUNS.unpack_from(self._map, _RUNS_AT)
+        return call, row
+
+    def began_at(self) -> float:
+        """Returns when the replica began that row, in seconds of `time.monotonic()`, which is one for all processes."""
+        _, _, began_ns = _RUNS.unpack_from(self._map, _RUNS_AT)
+        return float(began_ns) / 1e9
 
     def run_noted(self) -> tuple[int, int]:
         """Returns for how many nanoseconds, and how many rows, the replica's model has run in all."""
@@ -235,9 +241,9 @@ class ReplicasMemory:
         self.token: str = self._map[:_TOKEN_BYTES].decode("ascii", "replace")
         self._freed: deque[int] = deque()  # filled by whatever thread lets go last
 
-    def mark(self, call: int, row: int) -> None:
-        """Notes which row is about to run, should the process end there; ALL_ROWS: a whole batch."""
-        _RUNS.pack_into(self._map, _RUNS_AT, call, row)
+    def mark(self, call: int, row: int, now_ns: int) -> None:
+        """Notes which row is about to run, should the process end there, and since when; ALL_ROWS: a whole batch."""
+        _RUNS.pack_into(self._map, _RUNS_AT, call, row, now_ns)
 
     def note_run(self, nanoseconds: int, rows: int) -> None:
         """Notes for how long, and how many rows, the model has run in all."""

@@ -133,6 +133,11 @@ def resident_mb(spawned: Spawned | None) -> float | None:
     return None if use is None else use.memory_mb
 
 
+def row_began_at(spawned: Spawned | None) -> float:
+    """Returns when a process began the latest row, in seconds of `time.monotonic()`; 0.0 where it does not say."""
+    return 0.0 if spawned is None or spawned.memory is None else spawned.memory.began_at()
+
+
 def _ran_ns(pid: int) -> int:
     """Returns for how long a process has run on any core, in nanoseconds.
 

@@ -38,7 +38,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from inferential.errors import InferentialError, InvalidObservation
+from inferential.errors import InferentialError, InvalidObservation, reason_of, words_of
 from inferential.proto import inferential_pb2 as pb
 from inferential.proto.messages import put_metadata, read_response, split_values
 from inferential.proto.tensors import Buffer, pack
@@ -134,9 +134,9 @@ def write_row(outcome: Any) -> tuple[bytes, Buffer]:
         elif type(outcome).__name__ == "BatchFailedError":  # of the room above
             status, reason = "BATCH_FAILED", str(outcome)
         elif isinstance(outcome, InvalidObservation):
-            status, reason, cause = "INVALID_OBSERVATION", outcome.reason, BY_MODEL
+            status, reason, cause = "INVALID_OBSERVATION", reason_of(outcome), BY_MODEL
         else:
-            status, reason = "MODEL_FAILED", f"{type(outcome).__name__}: {outcome}"
+            status, reason = "MODEL_FAILED", words_of(outcome)
         return write_refusal(status, reason, cause=cause), b""
     message = pb.ModelResponse()
     tensors, metadata = split_values(outcome)

@@ -15,10 +15,10 @@ import select
 import socket
 import sys
 from collections.abc import Mapping, Sequence
-from time import perf_counter  # not by way of the module: a model may replace what that has
+from time import monotonic_ns, perf_counter  # not by way of the module: a model may replace what that has
 from typing import Any
 
-from inferential.errors import InvalidObservation, words_of
+from inferential.errors import InvalidObservation, reason_of, words_of
 from inferential.policies.batching import split
 from inferential.replica.end_notice import EndNotice
 from inferential.replica.failures import FailurePlaces
@@ -374,7 +374,7 @@ class Worker:
                 assert self._single is not None
                 result = self._call(self._single, row)
             except InvalidObservation as error:
-                parts += (write_refusal("INVALID_OBSERVATION", error.reason, cause=BY_MODEL), b"")
+                parts += (write_refusal("INVALID_OBSERVATION", reason_of(error), cause=BY_MODEL), b"")
             except BaseException as error:
                 parts += (write_refusal("MODEL_FAILED", words_of(error), self._places.of(error)), b"")
             else:
@@ -385,7 +385,7 @@ class Worker:
 
     def _begin(self, call: int, row: int, rows: int) -> None:
         if self._memory is not None:
-            self._memory.mark(call, row)
+            self._memory.mark(call, row, monotonic_ns())
         self._notice.begin(call if row == ALL_ROWS or rows == 1 else 0, rows)
 
     def _ended(self, rows: int, *, announces: bool) -> None:

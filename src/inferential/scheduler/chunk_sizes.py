@@ -2,7 +2,8 @@
 
 A robot that plays as much of a chunk whenever it comes loses no part of it while it stands. While no more starve than
 the most efficient call takes, calls are so large that robots stand least: the time that one stands is taken off its
-gain, and of one that has actions left and plays a whole chunk all the same only that counts which it would starve.
+gain, and of one that has actions left and plays a whole chunk all the same only that counts which it would starve;
+where none would, the size is the best that gains most per second: what robots have left carries them through a crowd.
 While more starve, what a call takes longer keeps others waiting either way, and the most efficient calls are the best
 for all.
 """
@@ -19,6 +20,8 @@ from inferential.scheduler.chunk_columns import COVERS, LASTS, MOST_S, RUNS_OUT,
 from inferential.scheduler.chunk_gains import covers, gained, is_blurred, lost, played_from
 from inferential.scheduler.time.batch_sizes import BatchSizes
 
+UNLOST = 1e-4
+"""How much a gain counts that is not lost by waiting: where none is lost, the size is the best that gains most."""
 _ONE_BY_ONE = 16  # rows up to which numbers of Python are faster than arrays
 
 
@@ -93,7 +96,9 @@ def best_of_all(columns: Columns, places: Places, now: float, sizes: BatchSizes,
         plays_from = np.minimum(answered_at, np.maximum(runs_out, now))
         is_whole = (plays_from + lasts_s <= row[COVERS]) & (runs_out > now)
         gains = gained(columns, row, plays_from, begins_at)
-        np.copyto(gains, lost(answered_at + sizes.longest_s / 2, begins_at, gains), where=is_whole)
+        lost_s = lost(answered_at + sizes.longest_s / 2, begins_at, gains)
+        lost_s += UNLOST * (gains - lost_s)
+        np.copyto(gains, lost_s, where=is_whole)
     gains *= row[SHARE]
     rates = gains.cumsum(1).take(sizes.totals_at)
     rates /= sizes.seconds_of

@@ -35,7 +35,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from inferential.scheduler.base import register_scheduler
-from inferential.scheduler.chunk_lane import WAKE_S, ChunkLane, limits_of
+from inferential.scheduler.chunk_lane import ChunkLane, limits_of
 from inferential.scheduler.queued import QueueScheduler
 from inferential.scheduler.request import InferenceRequest
 from inferential.scheduler.slo_lane import SloLane
@@ -46,6 +46,7 @@ from inferential.scheduler.slo_model import (
     infeasible_from,
     is_alone,
     is_crowded_out,
+    must_begin_by,
     planned_call,
     rows_wanted,
     smallest_sufficient,
@@ -244,11 +245,9 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         enough = live >= min(needed, model.demand.clients(now)) or (self._any_chunks and len(lane) >= needed)
         if enough or is_alone(slot.model_id, self._availability):
             return -math.inf
-        slots = self._availability.slots(slot.model_id)
-        free = [other.profile.high(live + 1) for other in slots if other.free_at == -math.inf]
-        latest_start = first.deadline - min(free, default=slot.profile.high(live + 1)) - WAKE_S
+        must_begin = must_begin_by(first.deadline, live + 1, slot, self._availability, self._models)
         # Not the present rate, which falls while nothing comes, so that the end of the wait would move away from it.
-        return min(latest_start, first.waiting_since + 2 * needed / max(model.demand.last_per_second(), 1e-9))
+        return min(must_begin, first.waiting_since + 2 * needed / max(model.demand.last_per_second(), 1e-9))
 
     def in_turn(self, model_ids: Sequence[str]) -> Sequence[str]:
         """Returns the models, first that whose request must begin soonest; under overload, whose turn comes first."""

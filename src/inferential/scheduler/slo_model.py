@@ -7,7 +7,7 @@ from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 
-from inferential.scheduler.chunk_lane import ChunkLane
+from inferential.scheduler.chunk_lane import WAKE_S, ChunkLane
 from inferential.scheduler.lookahead import Planned, next_call
 from inferential.scheduler.request import InferenceRequest
 from inferential.scheduler.slo_lane import SloLane
@@ -61,6 +61,28 @@ def is_alone(model_id: str, availability: Availability) -> bool:
     call could answer, as long as larger ones carry the demand.
     """
     return len(availability.slots(model_id)) == 1 and len(availability.colocated_models(model_id)) == 1
+
+
+def must_begin_by(
+    deadline: float, rows: int, slot: ReplicaSlot, availability: Availability, models: Mapping[str, ModelState]
+) -> float:
+    """Returns when a call that waits for more rows is to begin at the latest, so that it ends before a deadline.
+
+    Other models of its device whose robots play chunks begin a call as soon as that gains something: it may take the
+    device just when this one has to begin, so this one begins so much earlier.
+
+    Args:
+        deadline: of its tightest member.
+        rows: of the call.
+        slot: a replica of its model, which counts where none is free.
+        availability: of all replicas.
+        models: what is known of each.
+    """
+    free = [one.profile.high(rows) for one in availability.slots(slot.model_id) if one.free_at == -math.inf]
+    others = [name for name in availability.colocated_models(slot.model_id) if name != slot.model_id and name in models]
+    of_chunks = [one for name in others if models[name].chunks for one in availability.slots(name)]
+    taken_s = [one.profile.typical(min(one.max_batch_size, one.profile.explored())) for one in of_chunks]
+    return deadline - min(free, default=slot.profile.high(rows)) - WAKE_S - max(taken_s, default=0.0)
 
 
 def why_infeasible(request: InferenceRequest, slots: Sequence[ReplicaSlot], now: float) -> str:

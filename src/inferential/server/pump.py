@@ -200,10 +200,11 @@ class EventPump:
             incoming = self._ingress.receive(*received)
         except ObservationError as error:
             self._attention.charge(received[4], received[3])
-            if (cancellation := self._ingress.cancellation(received[1])) is not None:
-                self._cancel(cancellation, received[4])
+            found = self._ingress.cancellation(received[1], error)
+            if isinstance(found, Cancellation):
+                self._cancel(found, received[4])
             else:
-                self._egress.reject_malformed(received[0], received[4], error)
+                self._egress.reject_malformed(received[0], received[4], found)
             return
         request = incoming.request
         refusal = _DRAINING if self.draining else incoming.refusal or self._accounting.refusal_as_new(request)

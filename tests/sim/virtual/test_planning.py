@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.sim.virtual.conftest import simulated
 
+from inferential.scheduler.time.planned_rates import LEAST_RATE_HZ
 from inferential.sim.virtual.fleet_file import Fleet, example
 from inferential.sim.virtual.planning import search as search_module
-from inferential.sim.virtual.planning.placement import MOST_MODELS, placements
+from inferential.sim.virtual.planning.placement import MOST_MODELS, placements, rates
 from inferential.sim.virtual.planning.search import Plan, Search
 from inferential.sim.virtual.starvation import play_by_class
 
@@ -27,8 +28,8 @@ def fleet(**robots: dict[str, Any]) -> Fleet:
     return Fleet.model_validate({"models": models, "robots": robots})
 
 
-def planned(described: Fleet, devices: int, load: float = 1.0) -> Plan:
-    return Search(described, "slo_aware", seconds=3.0, seed=0).best(devices, load)
+def planned(described: Fleet, devices: int, load: float = 1.0, seconds: float = 3.0) -> Plan:
+    return Search(described, "slo_aware", seconds=seconds, seed=0).best(devices, load)
 
 
 models = st.builds(
@@ -60,6 +61,7 @@ def test_every_placement_holds_each_model_once_on_the_devices_there_are(
         )
 
 
+VALUED = {**WATCHER, "count": 12, "value": 20}
 FAST = {"model": "policy", "kind": "chunked", "rate_hz": 50, "horizon_steps": 25, "delay_ms": 5}
 
 
@@ -87,6 +89,28 @@ def test_what_is_estimated_of_robots_with_chunks_is_about_what_is_simulated(
         for name, one in described.robots.items()
     )
     assert placed.estimate == pytest.approx(gained, rel=0.15)  # a tenth of the time is planned to be idle
+
+
+@pytest.mark.parametrize(
+    ("described", "load"),
+    [
+        *((example("shared"), load) for load in (0.5, 1.0, 1.5, 2.0, 3.0)),
+        *((fleet(arm={**FAST, "horizon_steps": 50, "count": 12}, watcher=VALUED), load) for load in (0.5, 1.0, 1.5)),
+    ],
+)
+def test_what_is_estimated_of_models_that_share_a_device_is_about_what_its_best_plan_gains(
+    described: Fleet, load: float
+) -> None:
+    (placed, *_) = placements(described, 1, load)
+    assert placed.estimate == pytest.approx(planned(described, 1, load, seconds=6.0).value_per_s, rel=0.15)
+
+
+@pytest.mark.parametrize("load", [1.5, 3.0])
+def test_beyond_capacity_no_class_of_robots_is_planned_to_go_without_answers(load: float) -> None:
+    described = example("shared")
+    call_s = {"control": 0.018, "chunks": 0.07}
+    found = rates(described.robots, {name: one / 8 for name, one in call_s.items()}, call_s, 1, load)
+    assert min(found.values()) >= LEAST_RATE_HZ
 
 
 @pytest.mark.parametrize("watchers", [0, 1])

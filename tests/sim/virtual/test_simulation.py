@@ -9,10 +9,12 @@ from collections.abc import Callable
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.sim.virtual.conftest import simulated
 
 from inferential.scheduler import scheduler_names
 from inferential.sim.virtual import generate
 from inferential.sim.virtual.fleet_file import Fleet, example
+from inferential.sim.virtual.measures import measure
 from inferential.sim.virtual.simulation import simulate
 from inferential.sim.virtual.world import Arrival, ModelSpec
 
@@ -148,3 +150,16 @@ def test_every_arrival_has_one_outcome_whatever_the_strategy(
         assert ends["open"] == 0
         assert sum(call.rows for call in run.calls) == ends["answered"]
         assert sum(call.in_time for call in run.calls) == sum(outcome.in_time for outcome in run.outcomes)
+
+
+def test_a_call_that_waits_for_more_rows_leaves_time_for_one_of_robots_with_chunks_on_its_device(
+    make_fleet: Callable[..., Fleet],
+) -> None:
+    models = {
+        "policy": {"fixed_ms": 65, "per_row_ms": 10, "max_batch_size": 2, "device": "gpu"},
+        "safety": {"fixed_ms": 20, "per_row_ms": 5, "max_batch_size": 8, "device": "gpu"},
+    }
+    arm = {"model": "policy", "count": 12, "kind": "chunked", "rate_hz": 50, "horizon_steps": 50, "budget_ms": None}
+    described = make_fleet(models, arm=arm, watcher={"model": "safety", "count": 12, "rate_hz": 2, "budget_ms": 250})
+    watched = measure(simulated(described, seconds=6.0)).classes["watcher"]
+    assert watched.in_time >= 0.9 * (watched.offered - watched.open_yet)

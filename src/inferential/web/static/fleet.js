@@ -1,6 +1,6 @@
 // The fleet: a row for each robot and model, kept as long as the status lists the robot. A row opens into its robot.
-// Of many rows the first are in the table, in the order that is chosen: to lay out a thousand takes half a second.
-import { announce, byId, make, number, setText } from "./page.js";
+// Of many rows the first are in the table, in the order that is chosen: each one costs time, seen or not.
+import { announce, arrange, byId, make, number, setText } from "./page.js";
 import { closeRobot, openRobot } from "./robot.js";
 
 // Name, heading, value of a row, digits of a number, what it is sorted by if not by that value.
@@ -43,6 +43,7 @@ let open = null;
 for (const [index, [, title]] of COLUMNS.entries()) {
   const head = make("th");
   head.scope = "col";
+  head.setAttribute("role", "columnheader");
   const button = make("button", title);
   button.type = "button";
   button.addEventListener("click", () => {
@@ -128,8 +129,11 @@ function rank() {
   for (const [place, [row]] of named.entries()) row.place = place;
 }
 
+// Rows are drawn as grids (style.css), and some browsers take them for rows of a table no more: their roles are named.
 function build(row) {
   Object.assign(row, { element: make("tr"), cells: COLUMNS.map(() => make("td")), button: make("button"), texts: [] });
+  row.element.setAttribute("role", "row");
+  for (const cell of row.cells) cell.setAttribute("role", "cell");
   row.button.type = "button";
   row.button.className = "opens";
   row.button.setAttribute("aria-expanded", "false");
@@ -168,7 +172,9 @@ function toggle(row) {
   if (!row.element) build(row);
   row.details = make("tr");
   row.details.className = "details";
+  row.details.setAttribute("role", "row");
   const cell = row.details.insertCell();
+  cell.setAttribute("role", "cell");
   cell.colSpan = COLUMNS.length;
   const inside = make("div", undefined, "robot");
   inside.id = "robot";
@@ -205,21 +211,15 @@ function order() {
   setText(byId("shown"), `The first ${shows} of ${found.length} are shown.`);
   const body = byId("robots");
   const focused = document.activeElement;
-  let at = body.firstElementChild;
   for (const row of shown) {
     showRow(row);
-    for (const element of row.details ? [row.element, row.details] : [row.element]) {
-      element.hidden = false;
-      if (element === at) at = at.nextElementSibling;
-      else body.insertBefore(element, at);
-    }
+    row.element.hidden = false;
   }
-  while (at) {
-    const next = at.nextElementSibling;
-    if (at === open?.element || at === open?.details) at.hidden = true;  // it comes back as it was
-    else at.remove();
-    at = next;
+  if (open) {
+    open.element.hidden = open.details.hidden = !shown.includes(open);
+    if (open.element.hidden) shown.push(open);  // it comes back as it was
   }
+  arrange(body, shown.flatMap((row) => (row.details ? [row.element, row.details] : [row.element])));
   // What is moved loses the focus.
   if (focused !== document.activeElement && body.contains(focused)) focused.focus({ preventScroll: true });
 }

@@ -72,16 +72,14 @@ function showVersions(card, versions) {
   const table = card.versions;
   const shown = versions.length > 1 || versions[0]?.version ? versions : [];
   card.element.classList.toggle("wide", shown.length > 0);
-  // Requests are counted by version only while there is another one to compare with.
-  const count = (one, value) => (one.requests || one.latency_ms !== null ? String(value) : "–");
   fill(table, VERSIONS, shown.map((one) => [
     one.version || one.pool,
     one.share === null ? one.role : `${one.role} ${number(100 * one.share, 0)} %`,
     one.state,
-    one.robots === null ? "–" : String(one.robots),
-    count(one, one.requests),
-    count(one, one.errors),
-    count(one, one.deadline_misses),
+    number(one.robots),
+    number(one.requests),
+    number(one.errors),
+    number(one.deadline_misses),
     number(one.latency_ms, 1),
     one.difference_mean.map((mean) => mean.toPrecision(2)).join(", "),
   ]));

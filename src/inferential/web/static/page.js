@@ -74,3 +74,36 @@ export function announce(kind, name, state) {
     for (const some of Object.values(changes)) some.clear();
   }, 2000);
 }
+
+// Makes elements the children of their parent, in this order. As many as can stay where they are: what is moved is laid out anew.
+export function arrange(parent, elements) {
+  const wanted = new Set(elements);
+  for (const child of [...parent.children]) if (!wanted.has(child)) child.remove();
+  const places = new Map([...parent.children].map((child, place) => [child, place]));
+  const staying = increasing(elements.map((element) => places.get(element) ?? -1));
+  let next = null;
+  for (const [at, element] of [...elements.entries()].reverse()) {
+    if (!staying.has(at)) parent.insertBefore(element, next);
+    next = element;
+  }
+}
+
+// Returns where the longest increasing subsequence of some numbers is, negative ones left out (Schensted 1961).
+function increasing(numbers) {
+  const ends = [];  // of the subsequences of each length, where the one with the smallest end has it
+  const before = [];
+  for (const [at, value] of numbers.entries()) {
+    if (value < 0) continue;
+    let [low, high] = [0, ends.length];
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (numbers[ends[middle]] < value) low = middle + 1;
+      else high = middle;
+    }
+    before[at] = ends[low - 1];
+    ends[low] = at;
+  }
+  const found = new Set();
+  for (let at = ends.at(-1); at !== undefined; at = before[at]) found.add(at);
+  return found;
+}

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from inferential.scheduler.time.planned_rates import ClassRate, RateRequest, planned
+from inferential.scheduler.time.planned_rates import LEAST_RATE_HZ, ClassRate, RateRequest, planned
 from inferential.sim.virtual.fleet_file import Fleet, FleetModel, RobotClass
 from inferential.sim.virtual.generate import latencies_s
 
@@ -175,7 +175,10 @@ def rates(
         count = max(1, round(one.count * load))
         requests.append(RateRequest(name, one.model, count * needed_hz(one, call_s[one.model]), 1.0, name))
     classes = {
-        name: ClassRate(one.min_rate_hz * max(1, round(one.count * load)), _value_of_answer(one, call_s[one.model]))
+        name: ClassRate(
+            max(one.min_rate_hz, LEAST_RATE_HZ) * max(1, round(one.count * load)),
+            _value_of_answer(one, call_s[one.model]),
+        )
         for name, one in robots.items()
     }
     found = planned(requests, cost_s, classes, utilisation * devices)
