@@ -207,7 +207,7 @@ class EventPump:
                 self._egress.reject_malformed(received[0], received[4], found)
             return
         request = incoming.request
-        refusal = _DRAINING if self.draining else incoming.refusal
+        refusal = _DRAINING if self.draining else incoming.refusal or self._accounting.refusal_as_new(request)
         objection = self._transport.objection(received[4]) if received[4] > 0 else None
         if objection is not None:
             refusal = CLIENT_LEFT if objection is GONE else Refusal(RefusalKind.REJECTED, objection, "id_in_use")
