@@ -35,6 +35,7 @@ class Plan:
         queue: "latest" or "all".
         prefix: of their ids.
         renames: each message has a new client id, and the connections have no identity.
+        reconnects_after: messages after which a client ends its connection and opens another one; 0: it does not.
         cpu: the core that their process is kept to; None: any.
         nice: how much their process gives way to others on its core, 19 the most.
     """
@@ -49,6 +50,7 @@ class Plan:
     queue: str = "latest"
     prefix: str = "robot"
     renames: bool = False
+    reconnects_after: int = 0
     cpu: int | None = None
     nice: int = 0
 
@@ -98,19 +100,27 @@ class Outcome:
 
 
 class _Client:
-    __slots__ = ("answered_at", "due", "frames", "messages", "numbers", "pending", "sent_at", "socket", "writing")
+    __slots__ = (
+        *("answered_at", "due", "frames", "identity", "messages", "numbers", "pending", "sent", "sent_at", "server"),
+        *("socket", "writing"),
+    )
 
     def __init__(self, plan: Plan, number: int, numbers: itertools.count[int]) -> None:
         name = f"{plan.prefix}-{number}"
-        self.socket, self.frames = connect(plan.server, b"" if plan.renames else name.encode())
-        self.socket.setblocking(False)
+        self.server, self.identity = plan.server, b"" if plan.renames else name.encode()
+        self.connect()
         self.messages = Observations(name, plan.model_id, plan.queue)
         self.numbers = numbers
-        self.pending = b""
-        self.writing = False  # the poll tells when the rest of `pending` can be sent
         self.answered_at = plan.start + plan.warm_s
         self.due = plan.start + number / plan.clients / plan.rate_hz
         self.sent_at: dict[int, float] = {}
+
+    def connect(self) -> None:
+        """Opens a connection."""
+        self.socket, self.frames = connect(self.server, self.identity)
+        self.socket.setblocking(False)
+        self.pending, self.sent = b"", 0
+        self.writing = False  # the poll tells when the rest of `pending` can be sent
 
 
 def drive(plan: Plan) -> Outcome:
@@ -163,6 +173,9 @@ class _Drive:
         if client.pending or client.socket.fileno() < 0:
             self.outcome.unsent += count if counted else 0
             return
+        if plan.reconnects_after and client.sent >= plan.reconnects_after:
+            self._reconnect(client)
+        client.sent += count
         now_ns = time.time_ns()
         parts = []
         for request_id in itertools.islice(client.numbers, count):
@@ -175,6 +188,14 @@ class _Drive:
         self.outcome.sent += count if counted else 0
         client.pending = b"".join(parts)
         self._flush(client)
+
+    def _reconnect(self, client: _Client) -> None:
+        del self.by_fd[client.socket.fileno()]
+        self.poll.unregister(client.socket)
+        client.socket.close()
+        client.connect()
+        self.by_fd[client.socket.fileno()] = client
+        self.poll.register(client.socket, select.EPOLLIN)
 
     def _flush(self, client: _Client) -> None:
         try:

@@ -18,7 +18,13 @@ from bench.overload.serving import Serving
 MODELS = {"single": "bench.overload.models:single", "batch": "bench.overload.models:SlowBatch"}
 ROBOTS, ROBOT_HZ = 10, 5.0
 FLOODS = {"one": (1, 19_000.0), "ten": (10, 4_000.0)}
-NAMELESS_HZ = 5_000.0
+NAMELESS = {
+    "nameless": (5_000.0, 0),
+    "reconnects after 1000": (5_000.0, 1000),
+    "reconnects after 20": (5_000.0, 20),
+    "reconnects after 1": (500.0, 1),
+}
+"""Observations a second, and after how many of them the connection is replaced by another one; 0: never."""
 WARM_S = 2.0
 SERVER_CPU, CLIENTS_CPU, LAST = 0, 1, 19
 
@@ -43,8 +49,10 @@ def run_nameless(seconds: float) -> dict[str, Any]:
     """Returns the same of one connection without an identity that has a new client id in every message."""
     result: dict[str, Any] = {}
     for model in MODELS:
-        plan = Plan("", model, 1, NAMELESS_HZ, 0.0, 0.0, WARM_S + seconds, "all", "unnamed", renames=True)
-        found = {"alone": beside(model, "latest", None, seconds), "nameless": beside(model, "latest", plan, seconds)}
+        found = {"alone": beside(model, "latest", None, seconds, apart=True)}
+        for name, (rate_hz, after) in NAMELESS.items():
+            plan = Plan("", model, 1, rate_hz, 0.0, 0.0, WARM_S + seconds, "all", "unnamed", True, after)
+            found[name] = beside(model, "latest", plan, seconds, apart=True)
         result[model] = found | {"ratios": ratios(found)}
     return result
 

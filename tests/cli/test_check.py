@@ -112,6 +112,25 @@ def test_problems_are_reported_a_line_each_with_exit_code_1(run: Any, place: Pat
     assert result.json["values"] == []
 
 
+def test_limits_and_fallbacks_are_named_by_their_place_in_the_file(run: Any, place: Path) -> None:
+    arm = "arm:\n      target: 'policies:Arm'\n      actions: {low: 2, high: 1}"
+    (place / "f.yaml").write_text(f"models:\n  known:\n    {arm}\n")
+    (place / "g.yaml").write_text("models:\n  known:\n    arm:\n      target: 'policies:Arm'\n      fallback: leg\n")
+    said = without_columns(run("check", "f.yaml").out + run("check", "g.yaml").out)
+    assert said.splitlines() == [
+        "models.known.arm.actions: low: expected at most high (1.0), got 2.0 (f.yaml:5)",
+        "models.known.arm.fallback: expected the id of another model that has a target, got 'leg' (g.yaml:5)",
+    ]
+
+
+def test_it_says_that_models_were_not_imported_where_they_were_not(run: Any, place: Path) -> None:
+    (place / "f.yaml").write_text("models: {known: {arm: {target: 'policies:echo'}}}")
+    hint = "models are not imported; whether they can be, --import finds out"
+    assert hint in run("check", "f.yaml").out
+    assert hint not in run("check", "--import", "f.yaml").out
+    assert hint not in run("check").out
+
+
 def test_what_is_wrong_with_a_value_is_reported_beside_what_the_schema_finds(run: Any, place: Path) -> None:
     (place / "f.yaml").write_text(
         "scheduling: {strategy: slo_awre, max_retries: -1, slo_aware: {latency_quantil: 1}}\n"

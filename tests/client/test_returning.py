@@ -47,8 +47,9 @@ class Session:
     def lost_all(self, reason: str) -> int:
         return self.lost(self.sent_ids(), reason)
 
-    def cancellation(self, request_ids: Any, awaited: list[int]) -> list[int]:
-        return awaited
+    def cancellations(self, request_ids: list[int], *, awaited: bool) -> list[list[int]]:
+        assert awaited
+        return [request_ids] if request_ids else []
 
 
 @pytest.fixture

@@ -29,9 +29,9 @@ from inferential.client.encoding import EncodingRules
 from inferential.client.handle import Handle
 from inferential.client.mailbox import MAX_UNREAD, Mailbox
 from inferential.client.session import MAX_OPEN, MAX_UNSENT, Session, SessionSizes
-from inferential.proto import LATE_REFUSE, QUEUE_ALL, QUEUE_LATEST, ModelResponse, Observation, Status
+from inferential.proto import LATE_REFUSE, QUEUE_ALL, QUEUE_LATEST, Cancellation, ModelResponse, Observation, Status
 from inferential.proto.fields import DEFAULT_BUDGET_MS
-from inferential.proto.messages import content_of
+from inferential.proto.messages import MAX_CANCELLED, content_of
 
 NewTalk = Callable[[], Any]
 
@@ -607,3 +607,14 @@ def test_of_what_a_server_says_again_and_again_of_one_request_the_last_counts(ta
         talk.session.receive(notice.SerializeToString(), b"", 1.0)
     assert len(mailbox.unread) == MAX_UNREAD
     assert [request_id for request_id, _ in mailbox.unread].count(ids[2]) == 1
+
+
+@pytest.mark.parametrize(("awaited", "field"), [(False, "request_ids"), (True, "awaited_ids")])
+def test_many_requests_are_taken_back_and_asked_for_in_as_many_messages_as_servers_read(
+    awaited: bool, field: str, talk: Any
+) -> None:
+    ids = list(range(1, 2 * MAX_CANCELLED + 3))
+    found = [Cancellation.FromString(frames[1]) for frames in talk.session.cancellations(ids, awaited=awaited)]
+    assert [len(getattr(one, field)) for one in found] == [MAX_CANCELLED, MAX_CANCELLED, 2]
+    assert [one for message in found for one in getattr(message, field)] == ids
+    assert list(talk.session.cancellations([], awaited=awaited)) == []

@@ -31,6 +31,8 @@ from inferential import (
     Server,
 )
 from inferential.config import InferentialConfig
+from inferential.replica.busy_polling import BusyPolling
+from inferential.replica.channel import Stream
 from inferential.replica.outcomes import ModelLoadError
 from inferential.telemetry.prometheus import Exporter
 
@@ -171,6 +173,27 @@ async def test_what_a_model_says_of_itself_is_known_in_the_server(serving: Servi
     server, _ = await serving(m=models("Speaking"), plain=models("echo"))
     assert await server.model_metadata("m") == {"action_horizon": 16, "mean": [0.0, 0.0], "names": ["x", "y"]}
     assert await server.model_metadata("plain") == {}
+
+
+async def test_a_call_is_announced_to_the_process_that_ran_short_ones(
+    serving: Serving, models: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    announced: list[Stream] = []
+    announce = Stream.announce
+
+    def note(stream: Stream) -> None:
+        announced.append(stream)
+        announce(stream)
+
+    monkeypatch.setattr(Stream, "announce", note)
+    monkeypatch.setattr(BusyPolling, "announces", lambda self: True)  # however busy the machine is
+    server, _ = await serving(m=models("echo"))
+    async with robot(server, "m") as model:
+        for _ in range(2000):  # until its calls were short, some in a row
+            assert (await ask(model, state=np.ones(2)))["actions"].tolist() == [1.0, 1.0]
+            if announced:
+                break
+        assert announced
 
 
 async def test_memory_and_cpu_time_of_processes_are_known(serving: Serving, models: Any) -> None:

@@ -175,3 +175,43 @@ def test_with_one_processor_it_never_looks(loop: Any, monkeypatch: pytest.Monkey
     polling.call_sent(loop)
     polling.all_answered(loop)
     assert not loop.scheduled
+
+
+def looking(loop: Any) -> BusyPolling:
+    """It looks for the next call."""
+    polling = BusyPolling()
+    polling.call_sent(loop)
+    polling.all_answered(loop)
+    return polling
+
+
+def test_a_call_that_was_looked_for_is_announced(loop: Any) -> None:
+    polling = looking(loop)
+    for _ in range(100):
+        loop.turns(5)
+        assert polling.announces()
+        polling.call_sent(loop)
+        loop.turns(5)
+        polling.all_answered(loop)
+
+
+def test_no_call_is_announced_for_which_the_loop_has_slept(loop: Any) -> None:
+    polling = looking(loop)
+    loop.turns()
+    assert not polling.announces()
+
+
+def test_no_call_is_announced_while_another_runs(loop: Any) -> None:
+    polling = looking(loop)
+    polling.call_sent(loop)
+    assert not polling.announces()
+
+
+def test_calls_that_do_not_follow_are_announced_no_more(loop: Any) -> None:
+    polling = looking(loop)
+    assert [polling.announces() for _ in range(4 + FIRST_PAUSE)] == [True] * 4 + [False] * FIRST_PAUSE
+
+
+def test_with_one_processor_no_call_is_announced(loop: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    assert not looking(loop).announces()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inferential.replica.stream import MessageReader, write_message
+from inferential.replica.stream import ANNOUNCEMENT, MessageReader, write_message
 
 MESSAGES = st.lists(st.lists(st.binary(max_size=40), min_size=1, max_size=5), max_size=6)
 
@@ -45,6 +45,42 @@ def test_messages_that_come_alone_are_the_same_between_others_however_these_are_
     assert reader.usual_messages >= 2 * len(messages)
 
 
+@given(messages=MESSAGES, cuts=st.lists(st.integers(1, 50), max_size=20))
+def test_announcements_are_no_messages_however_the_stream_is_cut(messages: list[list[bytes]], cuts: list[int]) -> None:
+    parts = [ANNOUNCEMENT + b"".join(map(bytes, write_message(message))) for message in messages]
+    stream = b"".join([*parts, ANNOUNCEMENT])
+    reader, found, at = MessageReader(), [], 0
+    for size in [*cuts, len(stream) + 1]:
+        reader.feed(stream[at : at + size])
+        at += size
+        found += reader.take()
+    assert found == messages
+    assert reader.announced
+
+
+def test_any_number_of_announcements_may_come_together() -> None:
+    reader = MessageReader()
+    reader.feed(10_000 * ANNOUNCEMENT)
+    assert reader.take() == []
+    assert reader.announced
+
+
+def test_a_message_is_announced_until_it_is_there_and_usual_all_the_same() -> None:
+    message = [b"1", b"C", b"head", b"observation"]
+    whole = b"".join(map(bytes, write_message(message)))
+    reader = MessageReader()
+    reader.feed(whole)
+    assert reader.take() == [message]
+    reader.feed(ANNOUNCEMENT)
+    assert reader.take() == []
+    assert reader.announced
+    reader.announced = False
+    reader.feed(ANNOUNCEMENT + whole)
+    assert reader.take() == [message]
+    assert not reader.announced
+    assert reader.usual_messages == 1
+
+
 def test_large_frames_are_not_joined() -> None:
     frames = [b"head", bytes(300_000)]
     buffers = write_message(frames)
@@ -55,7 +91,7 @@ def test_large_frames_are_not_joined() -> None:
     assert reader.take() == [frames]
 
 
-@pytest.mark.parametrize("count", [0, 1 << 20])
+@pytest.mark.parametrize("count", [(1 << 16) + 1, 1 << 20])
 def test_what_is_no_message_is_refused(count: int) -> None:
     reader = MessageReader()
     reader.feed(struct.pack("<I", count))

@@ -20,7 +20,7 @@ from inferential import ModelProcess
 from inferential.proto import inferential_pb2 as pb
 from inferential.proto.tensors import pack
 from inferential.replica.spawn import spawn
-from inferential.replica.stream import Frame, MessageReader, write_message
+from inferential.replica.stream import ANNOUNCEMENT, Frame, MessageReader, write_message
 from inferential.replica.wire import CALL, HELLO, NO_CALL, RESULT, write_head
 
 if sys.platform != "linux":
@@ -66,20 +66,27 @@ def _until(holds: Callable[[], bool]) -> None:
         os.sched_yield()
 
 
+def _load(server: _Server) -> None:
+    settings: dict[str, Any] = {"model_id": "policy", **ModelProcess("policy:policy").settings()}
+    server.send(NO_CALL, HELLO, json.dumps(settings).encode())
+    assert server.receive()[1] == HELLO
+
+
+def _call(number: int) -> list[bytes]:
+    message = pb.Observation()
+    payload = bytes(pack(message.tensors, {"state": np.zeros(4, np.float32)}))
+    return [number.to_bytes(8, "little"), CALL, write_head(0, [None]), message.SerializeToString(), payload]
+
+
 def test_it_sleeps_on_while_its_answers_are_read(tmp_path: Path) -> None:
     (tmp_path / "policy.py").write_text("def policy(observation):\n    return observation['state']\n")
     spawned = asyncio.run(spawn(None, {"PYTHONPATH": str(tmp_path)}))
     try:
         server, pid = _Server(spawned.connected), spawned.pid
-        settings: dict[str, Any] = {"model_id": "policy", **ModelProcess("policy:policy").settings()}
-        server.send(NO_CALL, HELLO, json.dumps(settings).encode())
-        assert server.receive()[1] == HELLO
-        message = pb.Observation()
-        payload = bytes(pack(message.tensors, {"state": np.zeros(4, np.float32)}))
-        description = message.SerializeToString()
+        _load(server)
         before = 0
         for number in range(1, _CALLS + 2):
-            server.send(number.to_bytes(8, "little"), CALL, write_head(0, [None]), description, payload)
+            server.send(*_call(number))
             select.select([server.connected], [], [], 120)
             _until(lambda: _sleeps(pid))
             assert server.receive()[1] == RESULT
@@ -87,6 +94,21 @@ def test_it_sleeps_on_while_its_answers_are_read(tmp_path: Path) -> None:
                 _sleeps(pid)
             before = before or _switches(pid)
         assert _switches(pid) - before < 1.5 * _CALLS
+    finally:
+        spawned.discard()
+
+
+def test_it_sleeps_where_no_call_follows_the_announcement_of_one(tmp_path: Path) -> None:
+    (tmp_path / "policy.py").write_text("def policy(observation):\n    return observation['state']\n")
+    spawned = asyncio.run(spawn(None, {"PYTHONPATH": str(tmp_path)}))
+    try:
+        server, pid = _Server(spawned.connected), spawned.pid
+        _load(server)
+        for number in range(1, 3):
+            server.connected.sendall(ANNOUNCEMENT)
+            _until(lambda: _sleeps(pid))
+            server.send(*_call(number))
+            assert server.receive()[1] == RESULT
     finally:
         spawned.discard()
 

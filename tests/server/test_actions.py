@@ -57,6 +57,16 @@ async def test_actions_are_clipped_where_the_file_says_so(serve: Serve, batch: b
     assert result["actions"].dtype == np.float32
 
 
+async def test_of_a_result_with_actions_and_action_both_are_checked(serve: Serve) -> None:
+    with pytest.raises(ModelFailed, match=r"'action': expected at most high 1, got 1.90909 at \[0, 0\]"):
+        await ask(serve, {"actions": GOOD, "action": GOOD[3] * 3}, high=1)
+    result = await ask(serve, {"actions": GOOD, "action": GOOD[3] * 3}, high=1, on_bad="clip")
+    assert np.array_equal(result["actions"], GOOD)
+    assert result["action"].tolist() == pytest.approx([1, 1, 1])
+    keys = {"actions": {"high": 1}}  # which says where they are
+    assert (await ask(serve, {"actions": GOOD, "action": GOOD[3] * 3}, keys=keys))["action"].max() == 3
+
+
 async def test_what_clipping_cannot_mend_fails(serve: Serve) -> None:
     with pytest.raises(ModelFailed, match="finite"):
         await ask(serve, np.array([[np.inf, 0, 0]]), low=-1, on_bad="clip")

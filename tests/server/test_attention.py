@@ -6,21 +6,24 @@ import asyncio
 import contextlib
 import itertools
 import socket
+import time
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from bench.overload import wire
 from tests.server.conftest import Gate
 from tests.transport.test_budget import HELLO
 
 from inferential import Server
-from inferential.proto import Cancellation, Client, Observation
+from inferential.proto import Cancellation, Client, ModelResponse, Observation, Status
+from inferential.proto.messages import MAX_CANCELLED
 from inferential.server import attention as attention_module
 from inferential.server import pump
 from inferential.server.attention import CHARGED_BURST, CHARGED_PER_S, Attention
-from inferential.server.ingress import MAX_CANCELLED
+from inferential.tracking import newcomers
 from inferential.transport import parking
 from inferential.zmtp import protocol as p
 
@@ -38,6 +41,16 @@ def test_a_connection_is_read_at_once_as_long_as_little_of_it_is_refused(engine:
         now = step / CHARGED_PER_S
         attention.charge(1, now)
         assert attention.waits(1) == 0
+
+
+def test_one_that_floods_counts_as_that_though_one_request_of_it_waits(engine: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr(attention_module, "time", SimpleNamespace(monotonic=lambda: 5.0))
+    engine.waits = lambda connection: 1
+    attention = Attention(engine)
+    for _ in range(2 * CHARGED_BURST):
+        attention.charge(1, 5.0)
+    assert attention.waits(1) == CHARGED_BURST
+    assert attention.waits(2) == 1
 
 
 def test_one_that_floods_is_read_later_and_within_a_second_of_its_last_message_at_once(
@@ -111,8 +124,11 @@ async def test_a_flood_of_what_is_refused_on_arrival_is_parked(kind: str, serve:
 
 
 @pytest.mark.parametrize("field", ["request_ids", "awaited_ids"])
-async def test_no_message_takes_back_or_asks_for_more_requests_than_a_robot_has(field: str, serve: Any) -> None:
+async def test_a_message_that_takes_back_or_asks_for_too_many_requests_is_refused(
+    field: str, serve: Any, caplog: pytest.LogCaptureFixture
+) -> None:
     message = Cancellation(client=Client(id="robot"), protocol_version=2, **{field: range(1, MAX_CANCELLED + 2)})
+    caplog.set_level("INFO")
     async with serve({"m": lambda observation: observation}) as server:
         host, _, port = server.address.removeprefix("tcp://").rpartition(":")
         with socket.create_connection((host, int(port))) as robot:
@@ -120,6 +136,7 @@ async def test_no_message_takes_back_or_asks_for_more_requests_than_a_robot_has(
             async with asyncio.timeout(60):
                 while not server.metrics.get_latest("observation_errors"):  # noqa: ASYNC110 (nothing tells of it)
                     await asyncio.sleep(0.001)
+    assert "it takes back or asks for 4097 requests; at most 4096 in a message" in caplog.text
 
 
 async def test_a_connection_that_uses_ever_new_client_ids_is_parked(serve: Any) -> None:
@@ -134,6 +151,33 @@ async def test_a_connection_that_uses_ever_new_client_ids_is_parked(serve: Any) 
 
     async with serve({"m": model}) as server:
         await _until_parked(server, flood, p.greeting() + p.ready(b"DEALER", b""))
+
+
+async def test_beside_a_flood_of_new_clients_one_first_request_of_a_connection_waits(
+    serve: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(newcomers, "AGAIN_S", 0.0)
+
+    def flood(address: str) -> str:
+        robot, frames = wire.connect(address, b"", 60.0)
+        with robot:
+            for number in itertools.count(1):
+                robot.sendall(wire.Observations(f"made-up-{number}", "m", "all").message(number, time.time_ns()))
+                robot.settimeout(0.005)
+                with contextlib.suppress(TimeoutError):
+                    for found in frames.feed(robot.recv(1 << 16)):
+                        response = ModelResponse.FromString(found[1]) if isinstance(found, list) else ModelResponse()
+                        if response.status:
+                            return f"{Status.Name(response.status)}: {response.reason}"
+        raise AssertionError
+
+    gate = Gate()
+    async with serve({"m": gate}) as server:
+        async with asyncio.timeout(60):
+            assert await asyncio.to_thread(flood, server.address) == (
+                "REJECTED: clients that ask once and never again flood the model"
+            )
+        gate.let(2)
 
 
 NOTHING = {"heartbeats": p.command(p.PING + b"\0\0") * 400, "empty messages": b"\0\0" * 1500}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 import random
 from collections.abc import Callable
 
@@ -53,6 +54,7 @@ class World:
         self._next: dict[str, Callable[[InferenceRequest], float]] = {}  # when a client asks again
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
+        self._connections: dict[str, int] = {}
         self._at(self.now, self._sweep)
 
     def robot(self, name: str, period_s: float, phase_s: float, jitter: random.Random | None = None) -> None:
@@ -70,6 +72,19 @@ class World:
         """A client that asks again as soon as it is answered."""
         self._next[name] = lambda request: self.now + think_s
         self._at(self.now, lambda: self._ask(name))
+
+    def passing(self, every_s: float) -> None:
+        """Clients that ask once each, one after the other, by connections of their own, which end 50 ms later."""
+
+        def ask() -> None:
+            name = f"passing-{next(self._order)}"
+            self._next[name] = lambda request: math.inf
+            self._ask(name)
+            connection = self._connections[name]
+            self._at(self.now + 0.05, lambda: self.engine.connection_gone(connection, self.now))
+            self._at(self.now + every_s, ask)
+
+        self._at(self.now, ask)
 
     def run(self, seconds: float) -> None:
         until = self.now + seconds
@@ -89,13 +104,15 @@ class World:
         heapq.heappush(self._events, (at, next(self._order), happen))
 
     def _sweep(self) -> None:
+        for _ in self.accounting.sweep_steps(self.now):
+            pass
         for _ in self.accounting.share_steps(self.now, lambda identity: False):
             pass
         self._at(self.now + SWEEP_S, self._sweep)
 
     def _ask(self, name: str) -> None:
         request = InferenceRequest(name, "m", name.encode(), b"", b"", self.now, 0.0, None, 0.0, 50.0, 1)
-        request.connection = 1 + sorted(self._next).index(name)
+        request.connection = self._connections.setdefault(name, len(self._connections) + 1)
         incoming = IncomingRequest(request, 0.0, None, None)
         if self.engine.can_bypass(request) and self.accounting.defer(incoming):
             self.engine.stage(request)
@@ -155,6 +172,37 @@ def test_robots_go_into_the_next_batch_before_clients_that_ask_as_soon_as_they_a
     world.run(2.0)
     assert max(world.waits("robot")) <= CALL_S
     assert world.per_second("closed", 2.0) >= 1500  # of 1,600 rows a second the robots take 50: none is left empty
+
+
+@pytest.mark.parametrize("per_second", [100, 400])
+def test_robots_wait_for_no_clients_that_ask_once_and_never_again(
+    per_second: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(monkeypatch)
+    for number in range(10):
+        world.robot(f"robot-{number}", 0.2, 0.021 * number)
+    world.run(2.0)
+    world.passing(1 / per_second)
+    world.run(3.0)  # until they are found
+    world.waited.clear()
+    world.run(4.0)
+    waits = world.waits("robot")
+    assert len(waits) == 200
+    assert waits[150] <= 1e-3
+    assert waits[-1] <= CALL_S
+    assert world.per_second("passing", 4.0) >= 50
+
+
+def test_a_robot_that_comes_where_others_ask_once_is_served_as_they_are_and_then_as_a_robot(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    world = World(monkeypatch)
+    world.passing(0.01)
+    world.run(4.0)
+    world.robot("late", 0.2, 0.0)
+    world.run(4.0)
+    assert len(world.waited["late"]) >= 18
+    assert max(world.waited["late"][5:]) <= 2 * CALL_S
 
 
 def test_robots_that_ask_for_more_than_is_served_go_after_those_that_do_not_and_are_served_alike(

@@ -53,6 +53,7 @@ class Endless:
 
     def __init__(self) -> None:
         self.read = 0
+        self.expected: list[int] = []  # calls, after so many messages
 
     def receive(self) -> Any:
         self.read += 1
@@ -70,7 +71,7 @@ def make_pump(monkeypatch: Any) -> tuple[EventPump, Loop, Endless]:
         patched.setattr(asyncio, "get_running_loop", lambda: loop)
         accounting: Any = SimpleNamespace(flush=None)
         pump = EventPump(transport, nothing, accounting, nothing, nothing)  # type: ignore[arg-type]
-    pump.start(SimpleNamespace(run_inline=None))  # type: ignore[arg-type]
+    pump.start(SimpleNamespace(run_inline=None, expect_call=lambda: transport.expected.append(transport.read)))  # type: ignore[arg-type]
     monkeypatch.setattr(pump_module, "time", Clock())
     monkeypatch.setattr(pump, "receive", lambda received: None)
     monkeypatch.setattr(pump, "work", lambda *args: None)
@@ -91,6 +92,12 @@ async def test_a_turn_reads_for_a_slice_of_time_and_not_a_number_of_messages(mon
     assert transport.read == 9  # of 0.1 ms each, and the slice is 1 ms
     transport.on_readable()  # in the same turn of the loop, or before the continuation had its turn
     assert transport.read == 9
+
+
+async def test_a_call_is_expected_as_soon_as_the_first_message_of_a_turn_has_come(monkeypatch: Any) -> None:
+    _, _, transport = make_pump(monkeypatch)
+    transport.on_readable()
+    assert transport.expected == [1]
 
 
 @pytest.mark.parametrize(("step_s", "read"), [(0.0002, 8), (0.0005, 3)])

@@ -86,6 +86,8 @@ def check(
                 for one, said in models.items()
             ]
             print_rows(TENSOR_COLUMNS, rows)
+        if not problems and not import_models and targets(loaded.config):
+            print_line("models are not imported; whether they can be, --import finds out")
         for warning in [] if problems else warnings:
             print_line(f"warning: {warning}", "yellow")
     if problems:

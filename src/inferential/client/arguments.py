@@ -5,7 +5,6 @@ They run when a connection or a handle is made, not with each observation. Range
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
@@ -64,10 +63,12 @@ def timeout_s_of(timeout_ms: float) -> float:
     Raises:
         TypeError, ValueError: it is not a number.
     """
-    with contextlib.suppress(TypeError, OverflowError):
+    try:
         timeout_s = float(timeout_ms / 1e3)  # of numpy's float32 too, which the system's calls do not take
-        if not math.isnan(timeout_s):
-            return timeout_s
+    except (TypeError, OverflowError):
+        timeout_s = math.nan
+    if not math.isnan(timeout_s):
+        return timeout_s
     text = f"timeout_ms: expected a number of milliseconds (0: do not wait), got {timeout_ms!r}"
     raise ValueError(text) if isinstance(timeout_ms, Real) else TypeError(text)
 

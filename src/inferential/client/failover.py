@@ -195,8 +195,9 @@ class ServerFailover:
     def cancel(self, session: Session, request_ids: Sequence[int]) -> None:
         for server in self._servers:
             sent = [request_id for request_id in request_ids if request_id in server.sent]
-            if sent and server.link.takes_cancellations:
-                server.link.try_send(session.cancellation(sent))
+            if server.link.takes_cancellations:
+                for frames in session.cancellations(sent):
+                    server.link.try_send(frames)
 
     def nudge(self) -> None:
         server = self._first()

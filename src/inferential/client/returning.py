@@ -51,7 +51,7 @@ class Returning:
             still_open = set(session.sent_ids())
             awaited = [request_id for request_id in awaited if request_id in still_open]
             flags = WITH_NEXT if session.has_unsent() else 0
-            if not awaited or link.try_send(session.cancellation((), awaited), flags):
+            if all(link.try_send(frames, flags) for frames in session.cancellations(awaited, awaited=True)):
                 return 0  # the server answers each of them
         link.life = os.urandom(LIFE_BYTES)
         return session.lost(awaited, link.lost_reason)

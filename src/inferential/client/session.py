@@ -15,7 +15,7 @@ import itertools
 import math
 import secrets
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
@@ -41,7 +41,7 @@ from inferential.proto import Cancellation, Captured, ModelResponse, Observation
 from inferential.proto.cache.response_reader import ResponseReader
 from inferential.proto.cache.templates import ObservationWriter
 from inferential.proto.fields import VARYING
-from inferential.proto.messages import PROTOCOL_VERSION, Content, put_metadata
+from inferential.proto.messages import MAX_CANCELLED, PROTOCOL_VERSION, Content, put_metadata
 from inferential.proto.tensors import Buffer, Payload
 
 Frames = tuple[bytes, bytes, Payload]
@@ -264,14 +264,16 @@ class Session:
         self.stats.cancelled += len(ended)
         return len(ended), sent
 
-    def cancellation(self, request_ids: Sequence[int], awaited_ids: Sequence[int] = ()) -> Frames:
-        """Returns the frames of a message that takes requests back, or asks for those of a former connection.
+    def cancellations(self, request_ids: Sequence[int], *, awaited: bool = False) -> Iterator[Frames]:
+        """Yields the frames of messages that take requests back, or ask for those `awaited` of a former connection.
 
-        It names no model, so that a server that does not know it takes it for a broken observation and runs nothing.
+        They name no model: a server that does not know them takes them for broken observations and runs nothing.
         """
-        message = Cancellation(protocol_version=PROTOCOL_VERSION, request_ids=request_ids, awaited_ids=awaited_ids)
-        message.client.id = self.client_id
-        return b"", message.SerializeToString(), b""
+        for at in range(0, len(request_ids), MAX_CANCELLED):
+            ids: dict[str, Any] = {"awaited_ids" if awaited else "request_ids": request_ids[at : at + MAX_CANCELLED]}
+            message = Cancellation(protocol_version=PROTOCOL_VERSION, **ids)
+            message.client.id = self.client_id
+            yield b"", message.SerializeToString(), b""
 
     # While the server cannot be reached, the newest observation of each "latest" handle is held, and of all "all"
     # handles together up to MAX_UNSENT, in order.

@@ -224,8 +224,9 @@ class SingleServer:
         return ended
 
     def cancel(self, session: Session, request_ids: Sequence[int]) -> None:
-        if request_ids and self._link.takes_cancellations:
-            self._link.try_send(session.cancellation(request_ids))
+        if self._link.takes_cancellations:
+            for frames in session.cancellations(request_ids):
+                self._link.try_send(frames)
 
     def nudge(self) -> None:
         self._link.nudge(time.monotonic())

@@ -41,7 +41,10 @@ class ActionLimits(Section):
 
     @model_validator(mode="after")
     def _check_spec(self) -> Self:
-        self.spec()
+        try:
+            self.spec()
+        except ValueError as error:
+            raise ValueError(str(error).removeprefix("action_spec.")) from error
         return self
 
 

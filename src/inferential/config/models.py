@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_core import InitErrorDetails
 
 from inferential.config.actions import ActionsConfig
 from inferential.config.backends import backend_options, check_scheme
@@ -154,10 +155,18 @@ class ModelsConfig(Section):
     @model_validator(mode="after")
     def _check_ids(self) -> Self:
         served = {model_id for model_id, model in self.known.items() if model.wanted_target() is not None}
+        problems: list[InitErrorDetails] = []
         for model_id, model in self.known.items():
             if model.fallback is not None and model.fallback not in served - {model_id}:
-                wanted = "the id of another model that has a target"
-                raise ValueError(f"known.{model_id}.fallback: expected {wanted}, got {model.fallback!r}")
+                text = f"expected the id of another model that has a target, got {model.fallback!r}"
+                problems.append(_wrong(("known", model_id, "fallback"), text, model.fallback))
             if model_id in served and set(model_id) & RESERVED:
-                raise ValueError(f"known: expected an id without any of {_RESERVED_TEXT}, got {model_id!r}")
+                text = f"expected an id without any of {_RESERVED_TEXT}, got {model_id!r}"
+                problems.append(_wrong(("known", model_id), text, model_id))
+        if problems:
+            raise ValidationError.from_exception_data("models", problems)
         return self
+
+
+def _wrong(place: tuple[str, ...], text: str, value: object) -> InitErrorDetails:
+    return {"type": "value_error", "loc": place, "input": value, "ctx": {"error": ValueError(text)}}

@@ -127,6 +127,8 @@ class Dispatcher(ABC):
         """Called with the requests of a call that has a result for each, before these are written."""
         self.on_ending: Callable[[Sequence[InferenceRequest]], None] = _nothing
         """Called with the requests of a call that ends, before its results are there; not every backend knows."""
+        self.expect_call: Callable[[], None] = _expect_nothing
+        """Notes that an observation has come, which is not read yet: a call may follow in a moment."""
         self._runner = Runner(lambda *call: self.infer_on(*call), self._may_retry)
 
     @abstractmethod
@@ -375,6 +377,10 @@ class Dispatcher(ABC):
 
 def _none() -> None:
     return None
+
+
+def _expect_nothing() -> None:
+    pass
 
 
 def _nothing(requests: Sequence[InferenceRequest]) -> None:

@@ -7,9 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from inferential.config.schema import ModelConfig
 from inferential.notices import Notices
-from inferential.proto.actions import ActionSpecs, action_keys, read_chunk
+from inferential.proto.actions import CHUNK_KEYS, ActionSpecs, action_keys, read_chunk
 
 logger: logging.Logger = logging.getLogger("inferential.dispatch")
 
@@ -46,15 +48,21 @@ class ActionChecks:
         limits = self._limits.get(model_id)
         if limits is None:
             return values
-        keys = action_keys(values, limits.keys)
+        chunks = [action_keys(values, limits.keys)]
+        if limits.keys is None:  # which of both a robot plays is not known here
+            both = (key for key in CHUNK_KEYS if isinstance(values.get(key), np.ndarray))
+            chunks += [[key] for key in both if key not in chunks[0]]
         if not limits.clips:
-            limits.specs.read(values, keys)
+            for keys in chunks:
+                limits.specs.read(values, keys)
             return values
         clipped = dict(values)
-        for key, actions in read_chunk(values, keys, limits.specs.axes_of(keys)).items():
-            spec = limits.specs.of(key)
-            within = actions if spec is None else spec.clip(key, actions)
-            if (within != actions).any():
-                self._notices.say((model_id, key), "model %s: actions at %r are clipped to their limits", model_id, key)
-                clipped[key] = within.reshape(values[key].shape)
+        for keys in chunks:
+            for key, actions in read_chunk(values, keys, limits.specs.axes_of(keys)).items():
+                spec = limits.specs.of(key)
+                within = actions if spec is None else spec.clip(key, actions)
+                if (within != actions).any():
+                    text = "model %s: actions at %r are clipped to their limits"
+                    self._notices.say((model_id, key), text, model_id, key)
+                    clipped[key] = within.reshape(values[key].shape)
         return clipped

@@ -334,17 +334,16 @@ class LocalDispatcher(Dispatcher):
 
     def outcomes(self, requests: Sequence[InferenceRequest], replica: str) -> Coroutine[Any, Any, Sequence[Any]]:
         """Returns results and exceptions of one call; a process is sent what the robots sent."""
+        if self._keeps_newest:
+            self._keep_newest(requests[0])
         pool = requests[0].pool
         runner = self._runners.get(pool) or (self._runners.get(pool.rpartition("%")[0]) if "%" in pool else None)
         if runner is not None:
             models = self._of(pool)
             chosen = models[int(replica or 0) % len(models)]
             if isinstance(chosen, WorkerProcess):
-                if self._keeps_newest:
-                    self._keep_newest(requests[0])
+                self.expect_call = chosen.expect_call  # most often the next call is its own, too
                 return runner.run(chosen, requests)
-        elif self._keeps_newest:
-            self._keep_newest(requests[0])
         return super().outcomes(requests, replica)
 
     def _keep_newest(self, request: InferenceRequest) -> None:

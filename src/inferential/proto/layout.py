@@ -24,6 +24,7 @@ class Layout:
     def __init__(self, chunk: Mapping[str, Array], *, is_spread: bool) -> None:
         self._parts = {key: (actions.shape[1:], actions.dtype) for key, actions in chunk.items()}
         self.is_spread: bool = is_spread
+        self._whole: Array | None = None
 
     @property
     def shapes(self) -> Any:
@@ -34,8 +35,10 @@ class Layout:
     @property
     def whole(self) -> Array:
         """Which values of an action are whole numbers or booleans, [N]."""
-        parts = self._parts.values()
-        return np.concatenate([np.full(int(np.prod(shape, dtype=int)), dtype.kind in "biu") for shape, dtype in parts])
+        if self._whole is None:
+            sizes = [(int(np.prod(shape, dtype=int)), dtype) for shape, dtype in self._parts.values()]
+            self._whole = np.concatenate([np.full(size, dtype.kind in "biu") for size, dtype in sizes])
+        return self._whole
 
     def join(self, chunk: Mapping[str, Array]) -> Array:
         """Returns the arrays of another chunk side by side.
@@ -60,6 +63,7 @@ class Layout:
             shape, dtype = self._parts[key]
             if dtype != actions.dtype:
                 self._parts[key] = shape, promoted(dtype, actions.dtype)
+                self._whole = None
 
     def split(self, action: Array) -> Any:
         """Returns an action [N] in the form of those that came: an array, or arrays by key."""

@@ -29,6 +29,9 @@ from inferential.proto.tensors import Array, Buffer, EncodedImage, Tensors, gath
 PROTOCOL_VERSION = 2
 """The version of the protocol that this release writes; 0 in messages of the 0.1 and 1.x lines."""
 
+MAX_CANCELLED = 4096
+"""Requests that one message may take back or ask for. Each may be answered by a refusal."""
+
 _CONSTANT_IN_MESSAGE = ("tensors", *((row.path or name).partition(".")[0] for name, row in CONSTANT_RESPONSE.items()))
 
 Content = tuple[Tensors, Mapping[str, str], Signature | None]

@@ -62,14 +62,30 @@ class BusyPolling:
 
     def __init__(self) -> None:
         self._answers, self._calls = Usefulness(), Usefulness()
+        self._announcements = Usefulness()
+        self._is_announced = False  # the call that comes next
         self._for: Usefulness | None = None  # what it looks for now
         self._scheduled = False
         self._has_room = (os.cpu_count() or 1) > 1  # else the process could not answer meanwhile
         self._until = 0.0  # 0: it has not begun; what comes within the same turn of the loop needs no clock
         self._began = self._ran_s = 0.0
 
+    def announces(self) -> bool:
+        """Returns whether to have the process look for a call, of which the loop has found the observation by looking.
+
+        For a robot that asks less often, for whose observation the loop slept, it was measured to take longer so.
+        """
+        if self._is_announced:  # none has followed
+            self._is_announced = False
+            self._announcements.ended(0.0, 0.0, came=False)
+        self._is_announced = self._for is self._calls and self._announcements.begins()
+        return self._is_announced
+
     def call_sent(self, loop: asyncio.AbstractEventLoop) -> None:
         """Looks for the answer of a call that was just sent, where that pays."""
+        if self._is_announced:
+            self._is_announced = False
+            self._announcements.ended(0.0, 0.0, came=True)
         if self._for is self._answers:
             if self._until:
                 self._until = time.perf_counter() + LOOK_S

@@ -8,7 +8,7 @@ import socket
 from collections.abc import Callable, Sequence
 
 from inferential.proto.tensors import Buffer
-from inferential.replica.stream import Frame, MessageReader, write_message
+from inferential.replica.stream import ANNOUNCEMENT, Frame, MessageReader, write_message
 
 _READ_BYTES = 64 * 1024
 _MAX_READ_BYTES = 1024 * 1024  # of a large message in one turn, so that others get theirs
@@ -50,6 +50,11 @@ class Stream:
             self._unsent += buffers
         else:
             self._send(buffers)
+
+    def announce(self) -> None:
+        """Has the other end look for a message that may follow in a moment."""
+        if not self._unsent:
+            self._send((ANNOUNCEMENT,))
 
     def _send(self, buffers: Sequence[Buffer]) -> None:
         for at, buffer in enumerate(buffers):

@@ -43,7 +43,6 @@ from inferential.replica.wire import (
     CALL,
     ENDING,
     FAILED,
-    GONE,
     HELLO,
     NO_CALL,
     NOTED,
@@ -210,11 +209,6 @@ class WorkerProcess(WorkerView):
         if self._pace.quick:
             self._polling.call_sent(loop)
         return future
-
-    def end_session(self, client_id: str) -> None:
-        """Ends the session of a robot that is gone."""
-        if self._stream is not None and self.greeting is not None and self.greeting.keeps_state:
-            self._stream.send([NO_CALL, GONE, json.dumps([client_id]).encode()])
 
     def _on_end_of_stream(self, error: Exception | None) -> None:
         if error is not None:

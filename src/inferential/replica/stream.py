@@ -4,6 +4,8 @@ No I/O: bytes go in and messages come out. The standard library alone: a worker 
 that with it.
 
     message    number of frames (4 bytes), length of each (4 bytes), the frames; little-endian
+
+One without frames announces that another one may follow in a moment, to an end that else would sleep.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ _MAX_FRAMES = 1 << 16
 _IN_PLACE_BYTES = 64 * 1024
 _SHORT_BYTES = 4096  # copying it is cheaper than a view, and it keeps no large buffer
 MAX_MESSAGE_BYTES = 4 * 1024**3 - 1
+ANNOUNCEMENT = bytes(4)
+"""A message without frames."""
 
 Frame = bytes | memoryview
 
@@ -65,7 +69,7 @@ class MessageReader:
     came. Its frames are views on one buffer that nothing else has; those of other messages, and short ones, are bytes.
     """
 
-    __slots__ = ("_data", "_need", "_usual", "_whole", "space", "usual_messages")
+    __slots__ = ("_data", "_need", "_usual", "_whole", "announced", "space", "usual_messages")
 
     def __init__(self) -> None:
         self._data: bytes | bytearray = b""
@@ -73,6 +77,8 @@ class MessageReader:
         self._whole: bytearray | None = None
         self._usual: tuple[bytes, int, struct.Struct] | None = None  # head, size and cut of the message that came last
         self.space: memoryview | None = None
+        self.announced: bool = False
+        """Whether what came last announces a message, of which nothing is there yet; its reader resets this."""
         self.usual_messages: int = 0
         """How many messages came alone and were cut like the one before, which takes a quarter of the steps."""
 
@@ -106,6 +112,10 @@ class MessageReader:
             self._data, self._need = b"", 4
             self.usual_messages += 1
             return [list(usual[2].unpack_from(data, len(usual[0])))]
+        if self._whole is None and data.startswith(ANNOUNCEMENT) and not data.startswith(ANNOUNCEMENT, 4):
+            self._data = data[len(ANNOUNCEMENT) :]
+            self.announced = not self._data
+            return self.take()
         messages: list[list[Frame]] = []
         if self._whole is not None:
             if self.space is not None:
@@ -118,7 +128,11 @@ class MessageReader:
         self._need = 4
         while len(data) - at >= 4:
             (count,) = _U32.unpack_from(data, at)
-            if not 0 < count <= _MAX_FRAMES:
+            if not count:
+                at += len(ANNOUNCEMENT)
+                self.announced = at == len(data)
+                continue
+            if count > _MAX_FRAMES:
                 raise ValueError(f"a message of {count} frames")
             begin = at + 4 + 4 * count
             if len(data) < begin:

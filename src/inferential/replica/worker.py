@@ -11,7 +11,6 @@ import contextlib
 import gc
 import json
 import os
-import select
 import socket
 import sys
 from collections.abc import Mapping, Sequence
@@ -20,6 +19,7 @@ from typing import Any
 
 from inferential.errors import InvalidObservation, reason_of, words_of
 from inferential.policies.batching import split
+from inferential.replica.call_wait import CallWait
 from inferential.replica.end_notice import EndNotice
 from inferential.replica.failures import FailurePlaces
 from inferential.replica.inbox import InboxView
@@ -102,9 +102,7 @@ class Worker:
     def __init__(self, stream: socket.socket, memory: ReplicasMemory | None, inbox: InboxView | None) -> None:
         self._inbox = inbox
         self._stream = stream
-        # Who sleeps in recv() is woken by Linux not only for what comes: also when the server has read what was sent.
-        self._readable = select.poll()
-        self._readable.register(stream, select.POLLIN)
+        self._wait = CallWait(stream)
         self._memory = memory
         self._messages = MessageReader()
         self._observations = ObservationReader(memory, inbox)
@@ -217,8 +215,7 @@ class Worker:
                 return
             if not size:
                 return
-            began = perf_counter()
-            size = 0
+            began, size = perf_counter(), 0
             for frames in messages.take():
                 if frames[1] in (SESSIONS, GONE):
                     self._on_sessions(frames)
@@ -247,7 +244,9 @@ class Worker:
 
     def _read(self, buffer: memoryview) -> int:
         messages = self._messages
-        self._readable.poll()
+        announced, messages.announced = messages.announced, False
+        if not announced or not self._wait.look():
+            self._wait.sleep()
         if messages.space is not None:
             size = self._stream.recv_into(messages.space)
             messages.filled(size)
@@ -269,11 +268,8 @@ class Worker:
 
     def _flush(self, held: list[Any]) -> None:
         try:
-            if len(held) == 1:
-                self._stream.sendall(held[0])
-            else:
-                for buffer in held if sum(map(len, held)) > _HOLD_BYTES else (b"".join(held),):
-                    self._stream.sendall(buffer)
+            for buffer in held if len(held) == 1 or sum(map(len, held)) > _HOLD_BYTES else (b"".join(held),):
+                self._stream.sendall(buffer)
         except ConnectionError:
             os._exit(0)  # the server is gone
         held.clear()

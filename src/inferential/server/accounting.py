@@ -29,6 +29,7 @@ from inferential.scheduler.request import (
 from inferential.scheduler.running import Batch
 from inferential.scheduler.time.deadline import deadline_of
 from inferential.scheduler.time.fair_share import FairShares
+from inferential.server import newcomers
 from inferential.server.call_times import CallTimes
 from inferential.server.chunk_times import adds_s, chunk_time
 from inferential.server.ingress import IncomingRequest, Overtaken
@@ -126,9 +127,12 @@ class Accounting:
     def arrived(self, incoming: IncomingRequest) -> bool:
         """Records an arrival and sets the request's deadline; returns whether its client is new."""
         self.flush()
-        if self._shares.limits_any:
+        request = incoming.request
+        if self._fleet.newcomers.flooded and newcomers.floods(self._fleet, request):
+            request.pace_s = newcomers.PACE_S
+        elif self._shares.limits_any:
             self._limit(incoming)
-        return self._arrived(incoming, renews=bool(incoming.renews) and self._engine.supersedes(incoming.request))
+        return self._arrived(incoming, renews=bool(incoming.renews) and self._engine.supersedes(request))
 
     def defer(self, incoming: IncomingRequest) -> bool:
         """Defers the record of an arrival until `flush`; False if it must be recorded at once.
@@ -143,6 +147,10 @@ class Accounting:
             self._limit(incoming)
         self._arrivals.append(incoming)
         return True
+
+    def refusal_as_new(self, request: InferenceRequest) -> Refusal | None:
+        """Returns why the first request of a client is refused, if it is. Needs no flush, as `owner`."""
+        return newcomers.refusal(self._fleet, request, self._engine.waits)
 
     def _limit(self, incoming: IncomingRequest) -> None:
         """Notes in a request how often its client can be served."""
@@ -208,7 +216,7 @@ class Accounting:
             if steps_remaining is not None:
                 request.chunk = chunk_time(self._fleet.action_horizon, incoming)
         self._shares.note(client_id, model_id, self._weight_of(request), client_type, request.pool)
-        if self._shares.finds_floods and not request.floods and not renews:
+        if (self._shares.finds_floods or self._fleet.newcomers.flooded) and not request.floods and not renews:
             self._engine.expect(request)
         applied = incoming.applied
         if applied is not None and applied.request_id:
@@ -340,6 +348,7 @@ class Accounting:
                 waiting = {request.client_id for request in self._engine.requests() if stands(request.connection)}
             return client_id in waiting
 
+        newcomers.count(fleet, self._engine, now)
         for changes in fleet.sweep_steps(now, waits, self._is_behind(has_unread)):
             for client_id, model_id in changes.overdue:
                 self._recorder.overdue(client_id, model_id)

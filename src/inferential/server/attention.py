@@ -39,9 +39,9 @@ class Attention:
         What a robot sends while it waits because it was asked for a newer observation is wanted at once.
         """
         waiting = self._engine.waits(connection)
-        if waiting:
-            return 0 if connection in self._renewing else waiting
-        return self.excess(connection) if self._charged and connection not in self._renewing else 0
+        if connection in self._renewing:
+            return 0
+        return max(waiting, self.excess(connection)) if self._charged else waiting
 
     def look_at(self, incoming: IncomingRequest) -> None:
         """Notes whether a request renews another, as its robot says, or only claims it (`renewals`)."""

@@ -97,6 +97,10 @@ class Executor:
         """What sends the answers."""
         return self._egress
 
+    def expect_call(self) -> None:
+        """Notes that an observation has come, which is not read yet."""
+        self._dispatcher.expect_call()
+
     def submit(self, batch: Batch) -> None:
         """Starts a call as a task, which runs from the event loop's next turn on."""
         self.task_calls += 1

@@ -19,6 +19,7 @@ from inferential.observation.slots import ObservationError, SlotInfo
 from inferential.proto import LATE_REFUSE, LATE_SERVE, PROTOCOL_VERSION, QUEUE_LATEST, Applied, Cancellation
 from inferential.proto.cache import CacheCounts
 from inferential.proto.fields import ConstantFields, VaryingFields
+from inferential.proto.messages import MAX_CANCELLED
 from inferential.proto.tensors import Buffer
 from inferential.scheduler.request import NOT_ACCEPTED, InferenceRequest, Refusal, RefusalKind
 from inferential.server.age_limits import AgeLimits
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     from inferential.config.schema import InferentialConfig
     from inferential.models.manager import ModelManager
 
-MAX_CANCELLED = 4096
-"""Requests that one message may take back or ask for; a robot has fewer open. Each may be answered by a refusal."""
 _MAX_CANCELLATION_BYTES = 64 * 1024
 _LATE: dict[int, Literal["serve", "refuse"]] = {LATE_SERVE: "serve", LATE_REFUSE: "refuse"}
 
@@ -214,15 +213,22 @@ class Ingress:
                 sizes.append(message[3] - message[2])
         return overtaken if ids else None, others
 
-    def cancellation(self, envelope: Buffer) -> Cancellation | None:
-        """Returns the message that takes requests back, or asks for those of a former connection; None: it is none."""
+    def cancellation(self, envelope: Buffer, error: ObservationError) -> Cancellation | ObservationError:
+        """Returns the message that takes requests back, or asks for those of a former connection, or what is wrong.
+
+        Args:
+            envelope: of a message that is no observation.
+            error: why it is none.
+        """
         if len(envelope) > _MAX_CANCELLATION_BYTES:
-            return None
+            return error
         try:
             found = Cancellation.FromString(bytes(envelope))
         except DecodeError:
-            return None
-        return found if 0 < len(found.request_ids) + len(found.awaited_ids) <= MAX_CANCELLED else None
+            return error
+        if (count := len(found.request_ids) + len(found.awaited_ids)) > MAX_CANCELLED:
+            return ObservationError(f"it takes back or asks for {count} requests; at most {MAX_CANCELLED} in a message")
+        return found if count else error
 
     @property
     def cache_counts(self) -> CacheCounts:

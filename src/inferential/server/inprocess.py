@@ -115,8 +115,9 @@ class InProcessConnection(AsyncConnectionBase):
         self._submit((identity_of(self._number), envelope, whole(payload), time.monotonic(), self._number))
 
     def _take_back(self, request_ids: Sequence[int]) -> None:
-        if request_ids and self._number is not None:
-            _, envelope, _ = self._session.cancellation(request_ids)
+        for _, envelope, _ in self._session.cancellations(request_ids):
+            if self._number is None:
+                return
             with suppress(ConnectionError):  # the server has stopped, and its requests with it
                 self._submit((identity_of(self._number), envelope, b"", time.monotonic(), self._number))
 

@@ -68,15 +68,13 @@ class EventPump:
         self.draining: bool = False
         self.runs: int = 0
         self._transport, self._ingress = transport, ingress
-        self._accounting, self._engine = accounting, engine
-        self._egress = egress
+        self._accounting, self._engine, self._egress = accounting, engine, egress
         self._loop = asyncio.get_running_loop()
         self._idle = asyncio.Event()
         self._running = False
         self._reads_on = Soon(self._loop, self._read)
         self._plans = Soon(self._loop, self._plan)  # after the first steps of calls that have just been started
-        # After the calls that have just been started, and what they have answered by then.
-        self._flushes = Soon(self._loop, accounting.flush, turns=2)
+        self._flushes = Soon(self._loop, accounting.flush, turns=2)  # after calls just started, and their answers
         self._attention = Attention(engine)
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0  # in the loop's time
@@ -138,6 +136,8 @@ class EventPump:
                 continue
             if received is None:
                 break
+            if count == 1:
+                self._executor.expect_call()
             if self._transport.overtaken:
                 self._refuse_overtaken(received)
             self.receive(received)
@@ -200,13 +200,14 @@ class EventPump:
             incoming = self._ingress.receive(*received)
         except ObservationError as error:
             self._attention.charge(received[4], received[3])
-            if (cancellation := self._ingress.cancellation(received[1])) is not None:
-                self._cancel(cancellation, received[4])
+            found = self._ingress.cancellation(received[1], error)
+            if isinstance(found, Cancellation):
+                self._cancel(found, received[4])
             else:
-                self._egress.reject_malformed(received[0], received[4], error)
+                self._egress.reject_malformed(received[0], received[4], found)
             return
         request = incoming.request
-        refusal = _DRAINING if self.draining else incoming.refusal
+        refusal = _DRAINING if self.draining else incoming.refusal or self._accounting.refusal_as_new(request)
         objection = self._transport.objection(received[4]) if received[4] > 0 else None
         if objection is not None:
             refusal = CLIENT_LEFT if objection is GONE else Refusal(RefusalKind.REJECTED, objection, "id_in_use")

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from inferential.tracking.action_horizon import ActionHorizonTracker
 from inferential.tracking.cadence import STEADY_AFTER, CadenceTracker, Rhythm
 from inferential.tracking.limits import MAX_MODELS
+from inferential.tracking.newcomers import Newcomers
 from inferential.tracking.outcome_counts import OutcomeTable
 from inferential.tracking.robots import COMMANDS, ClientRegistry, ClientState
 from inferential.tracking.track import Track
@@ -77,6 +78,7 @@ class Fleet:
         self.cadence: CadenceTracker = CadenceTracker(config.cadence_alpha, config.overdue_multiplier)
         self.action_horizon: ActionHorizonTracker = ActionHorizonTracker()
         self.outcomes: OutcomeTable = OutcomeTable()
+        self.newcomers: Newcomers = Newcomers()
         self.departed: OrderedDict[str, ClientState] = OrderedDict()
         """Clients, commands apart, that disconnected lately and have not returned, longest gone first."""
         self._timeout_s = config.disconnect_timeout_s
@@ -158,6 +160,8 @@ class Fleet:
             if identity:
                 client.identity = identity
             before = rhythm.period if rhythm.intervals else None
+            if before is None and not renews:
+                self.newcomers.asked_again(model_id)
             if renews:
                 interval, rhythm.renewed_at = None, now
             else:
@@ -198,6 +202,8 @@ class Fleet:
         rhythm, interval, before = self.cadence.note(client_id, model_id, now)
         client = self.registry.get(client_id)
         assert client is not None
+        if interval is None:
+            self.newcomers.came(model_id)
         horizon, counts = self.action_horizon.of(client_id, model_id), self.outcomes.of(client_id, model_id)
         track = self._tracks[client_id, model_id] = Track(client, rhythm, horizon, counts)
         return track, is_new, interval, before

@@ -168,7 +168,7 @@ class RouterSocket(Sender):
                 continue
             received: Received | None = None
             if is_well_formed(frames):
-                if client.newest_only and not client.gone:
+                if client.newest_only and not client.gone and (stream.buffered() or not stream.drained):
                     frames = self._newest(client, frames)
                 received = client.identity, frames[1], frames[2], time.monotonic(), client.number
             if stream.buffered():
