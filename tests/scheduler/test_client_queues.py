@@ -20,7 +20,8 @@ MakeRequest = Callable[..., InferenceRequest]
 
 
 def take(queues: ClientQueues, model_id: str, limit: int, now: float) -> list[InferenceRequest]:
-    taken = queues.take([ReplicaSlot(model_id, "", limit, LatencyProfile())], now)
+    taken = queues.choose([ReplicaSlot(model_id, "", limit, LatencyProfile())], now)
+    queues.settle()
     return [] if taken is None else taken[1]
 
 

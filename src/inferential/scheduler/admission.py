@@ -8,7 +8,7 @@ the queues, so a staged request cannot be overlooked.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sized
+from collections.abc import Sized
 from typing import TYPE_CHECKING
 
 from inferential.scheduler.base import Scheduler
@@ -43,10 +43,6 @@ class Admission:
         self.staged: dict[str, dict[str, InferenceRequest]] = {}
         self.running_in_order: Sized = self._queues.running_in_order
         self.floods: Floods[Key] = self._queues.floods
-        self.waits: Callable[[int], int] = self._queues.waits
-        """Returns how many requests of a connection wait; staged ones, which are about to be dispatched, do not."""
-        self.supersedes: Callable[[InferenceRequest], bool] = self._queues.supersedes
-        """Returns whether a new request would take the place of one that waits; of a staged one, it would not."""
 
     @property
     def scheduler(self) -> Scheduler:
@@ -55,9 +51,18 @@ class Admission:
 
     @property
     def queues(self) -> ClientQueues:
-        """The clients' queues, after all that was staged has entered them."""
+        """The clients' queues, once what was taken has left them, and all that was staged has entered."""
+        queues = self._queues
+        if queues.leaving:
+            queues.settle()
         if self.staged:
             self._enter_staged()
+        return queues
+
+    @property
+    def _settled(self) -> ClientQueues:
+        if self._queues.leaving:
+            self._queues.settle()
         return self._queues
 
     def _enter_staged(self) -> None:
@@ -71,16 +76,27 @@ class Admission:
     def waiting(self, model_id: str | None = None) -> int:
         """Returns how many requests wait, for one model or for all; staged ones count."""
         if model_id is None:
-            return len(self._queues) + (sum(map(len, self.staged.values())) if self.staged else 0)
-        return self._queues.waiting(model_id) + len(self.staged.get(model_id, ()))
+            return len(self._settled) + (sum(map(len, self.staged.values())) if self.staged else 0)
+        return self._settled.waiting(model_id) + len(self.staged.get(model_id, ()))
 
     def ready(self, model_id: str) -> int:
         """Returns how many requests of a model may run now: not those held behind others of their robot, nor floods."""
         return self._queues.shown(model_id) + len(self.staged.get(model_id, ()))
 
+    def waits(self, connection: int) -> int:
+        """Returns how many requests of a connection wait; staged ones, which are about to be dispatched, do not."""
+        queues = self._queues
+        if queues.leaving:
+            queues.settle()
+        return queues.waits(connection)
+
+    def supersedes(self, request: InferenceRequest) -> bool:
+        """Returns whether a new request would take the place of one that waits; of a staged one, it would not."""
+        return self._settled.supersedes(request)
+
     def sizes(self) -> dict[str, int]:
         """Returns the number of rows in each table; all are 0 where nothing waits."""
-        return self._queues.sizes() | {"queue_staged": sum(map(len, self.staged.values()))}
+        return self._settled.sizes() | {"queue_staged": sum(map(len, self.staged.values()))}
 
     def ended(self) -> list[InferenceRequest]:
         """Returns the requests that were refused since the last call."""
@@ -88,10 +104,13 @@ class Admission:
 
     def can_bypass(self, request: InferenceRequest) -> bool:
         """Returns whether nothing that waits could go before a new request, so that it may be staged."""
+        queues = self._queues
+        if queues.leaving:
+            queues.settle()
         group = self.staged.get(request.pool)
         if group is None:
-            return self._queues.is_alone(request)
-        return request.client_id not in group and (not request.pace_s or self._queues.may_follow(request))
+            return queues.is_alone(request)
+        return request.client_id not in group and (not request.pace_s or queues.may_follow(request))
 
     def stage(self, request: InferenceRequest) -> None:
         """Keeps a new request for which `can_bypass` is true, as others for the same model may follow at once."""

@@ -47,18 +47,15 @@ class Backlog:
         for request in requests:
             source = request.connection or request.client_id
             of_source = by_source[source]
-            del of_source[request]
-            count = len(of_source)
-            if count:
-                self._move(source, count + 1, count)
-                continue
-            del by_source[source]
-            sources = by_count[1]
-            del sources[source]
-            if not sources:
-                del by_count[1]
-                if self._most == 1:
-                    self._most = 0
+            if (count := len(of_source)) == 1:
+                del by_source[source], by_count[1][source]
+            else:
+                del of_source[request]
+                self._move(source, count, count - 1)
+        if not by_count.get(1, True):
+            del by_count[1]
+            if self._most == 1:
+                self._most = 0
         return bool(by_source)
 
     def of(self, source: Source) -> list[InferenceRequest]:

@@ -131,6 +131,8 @@ class ModelAwareScheduler(Scheduler):
     """Whether a request may have to wait although its model is free and nothing else waits for it, as for a batch to
     fill. Where it is False, such a request bypasses the queues, and the strategy never sees it. A class that does not
     set it itself (it derives from one that does) sees every request."""
+    gives_whole_calls = False
+    """Whether `next_batch_on` returns nothing where `filled` is not 0; of a class that sets it itself, as above."""
 
     @abstractmethod
     def next_batch_for_model(self, model_id: str, limit: int | None = None) -> list[InferenceRequest]:

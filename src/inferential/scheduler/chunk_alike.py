@@ -7,8 +7,8 @@ from one of each robot's control steps, less arithmetic is left. The formulas ar
 
 from __future__ import annotations
 
-import math
 from functools import lru_cache
+from itertools import accumulate
 
 import numpy as np
 
@@ -79,19 +79,13 @@ def best_size(columns: Columns, places: Places, now: float, sizes: BatchSizes, *
 
 def _best_while_short(columns: Columns, places: Places, sizes: BatchSizes) -> int:
     """Does the same where each gains as much in calls of any size."""
-    best, most = 0, -math.inf
-    gain = 0.0
-    counted = 0
-    briefs = columns.briefs(places)
-    for rows, takes_s in zip(sizes.rows, sizes.seconds, strict=True):
-        for brief in briefs[counted:rows]:
-            most_s, least_s = brief[MOST], brief[LEAST]
-            gain += (most_s if most_s > least_s else least_s) * brief[SHARE]
-        counted = rows
-        rate = gain / takes_s
-        if rate > most:
-            best, most = rows, rate
-    return best
+    gains = [
+        (most_s if most_s > least_s else least_s) * share
+        for _, _, _, _, _, least_s, share, _, most_s in columns.briefs(places)
+    ]
+    gained = list(accumulate(gains))
+    rates = [gained[rows - 1] / takes_s for rows, takes_s in zip(sizes.rows, sizes.seconds, strict=True)]
+    return sizes.rows[rates.index(max(rates))]
 
 
 def _plays_after(columns: Columns, ends_at: Array, begins: Array, varies_s: float) -> Array:

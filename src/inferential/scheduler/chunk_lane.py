@@ -84,9 +84,10 @@ class ChunkLane:
         self._worth: tuple[float, int, int] | None = None  # what `worth_a_call` was last asked, and returned
 
     def __len__(self) -> int:
-        return len(self._at)
+        return len(self._at) - (0 if self._last_call is None else len(self._last_call[0]))
 
     def __contains__(self, request: InferenceRequest) -> bool:
+        self._settled()
         return request in self._places
 
     # Coming and going
@@ -209,7 +210,7 @@ class ChunkLane:
     @property
     def may_be_due(self) -> bool:
         """Whether a request waits that is to be refused, or whose robot is to be asked for another, at some time."""
-        return self._has_limits and bool(self._at)
+        return self._has_limits and len(self) > 0
 
     def due_at(self, slots: Sequence[ReplicaSlot]) -> float:
         """Returns when `take_outdated` or `too_late` returns something next; infinite where they will not."""
@@ -319,7 +320,7 @@ class ChunkLane:
             now: seconds of `time.monotonic()`.
             answer_within_s: how long the next answers may take, by how many ask lately, and at most; None: not known.
         """
-        table, at, place_of = self._settled(), self._at, self._places
+        table, at = self._settled(), self._at
         turn = table.due(now) if limit > 1 or self._calls_since_turn >= OWN_SHARE else None
         order = choose(table, profile, limit, now, turn, self._size)
         places = order.tolist()
@@ -327,16 +328,14 @@ class ChunkLane:
             self._size = len(places)
         is_turn = turn is not None or (limit == 1 and table.row[columns.TURN][places[0]] <= now)
         self._calls_since_turn = 0 if is_turn else self._calls_since_turn + 1
-        served = [at.pop(place) for place in places]
+        served = [at[place] for place in places]
         batch = [request for request, _ in served]
-        for request in batch:
-            del place_of[request]
         answered_at = now + profile.typical(len(batch))
         if answer_within_s is not None:
             note_reserves(served, answer_within_s, answered_at)
         self._last_call = served, order, now, answered_at
         self._changed()
-        if not at:
+        if len(batch) == len(at):
             self._settled()  # else it is kept, with its requests, until another comes
         return batch
 
@@ -349,6 +348,8 @@ class ChunkLane:
         """Returns the table, with the last call noted in it: the call does not wait for that."""
         if self._last_call is not None:
             (served, order, now, answered_at), self._last_call = self._last_call, None
+            for place, (request, _) in zip(order.tolist(), served, strict=True):
+                del self._at[place], self._places[request]
             note_served(served, self._table.briefs(order), answered_at, now, self._usual)
             self._vacate(order)
             for request, client in served:

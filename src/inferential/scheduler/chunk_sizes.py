@@ -54,16 +54,18 @@ def _best_of_lines(
     """
     best, most = 0, -math.inf
     stays = falls = 0.0  # the gains of the first rows, were they answered at `now`, and by how much they fall a second
-    first_s, last_s = sizes.seconds[0], sizes.longest_s
+    first_s, last_s, endless_s = sizes.seconds[0], sizes.longest_s, MOST_S
     for (runs_out, covers_until, _, _, _, least_s, share, step_s, most_s), rows, takes_s in zip(
         briefs, sizes.rows, sizes.seconds, strict=True
     ):
-        if most_s < MOST_S:
+        goes_on = most_s < endless_s
+        if goes_on and not is_short:
             stands_until = (runs_out if runs_out > now else now) + most_s
-            if stands_until < covers_until and not is_short:
+            if stands_until < covers_until:
                 covers_until = stands_until
-        left_s, gain_s = runs_out - now - step_s * steps, covers_until - now - step_s * steps
-        if most_s < MOST_S and is_short:
+        later_s = step_s * steps
+        left_s, gain_s = runs_out - now - later_s, covers_until - now - later_s
+        if goes_on and is_short:
             if gain_s - (left_s if left_s > last_s else last_s) < most_s:
                 return None
             stays += (most_s if most_s > least_s else least_s) * share

@@ -192,11 +192,8 @@ class ClientQueues(OrderedWaiting):
         queue.sort()
         self._move_up(queue, key, now)
 
-    def _has_room(self, queue: ClientQueue) -> bool:
-        return (window := 1 if queue.serial else self._order.window) is None or len(queue.shown) < window
-
     def release(self, now: float) -> None:
-        """Shows the strategy the requests that were held back until now; call it before `take`."""
+        """Shows the strategy the requests that were held back until now; call it before `choose`."""
         for key in self._holds.due(now):
             if (queue := self._client_queues.get(key)) is not None:
                 self._move_up(queue, key, now)
@@ -207,10 +204,6 @@ class ClientQueues(OrderedWaiting):
         for key in keys:
             self._show_next(self._client_queues[key], now)
         return bool(keys)
-
-    def _has_next_of(self, key: Key) -> bool:
-        queue = self._client_queues.get(key)
-        return queue is not None and bool(queue.behind) and self._has_room(queue)
 
     def held_until(self) -> float | None:
         """Returns when `release` or `show_floods` next has something to do; None: nothing is held back."""
@@ -244,8 +237,10 @@ class ClientQueues(OrderedWaiting):
 
     # Leaving
 
-    def take(self, slots: Sequence[ReplicaSlot], now: float) -> tuple[ReplicaSlot, list[InferenceRequest]] | None:
+    def choose(self, slots: Sequence[ReplicaSlot], now: float) -> tuple[ReplicaSlot, list[InferenceRequest]] | None:
         """Takes the requests of one call, in the strategy's order, and marks them as dispatched.
+
+        They may be in the tables until `settle` is called, as the call does not wait for that.
 
         Args:
             slots: replicas of one model that can begin a call now, in the order in which to offer them.
@@ -254,6 +249,8 @@ class ClientQueues(OrderedWaiting):
         Returns:
             The replica that runs the call, and its requests; None if the strategy gives nothing for any of them.
         """
+        if self.leaving:
+            self.settle()
         for slot in slots:
             taken: list[InferenceRequest] = []
             while len(taken) < slot.max_batch_size:
@@ -264,6 +261,9 @@ class ClientQueues(OrderedWaiting):
                     request.move(DISPATCHED)
                     if request.pace_s:
                         self.dispatched(request, now)
+                if len(batch) > 1 and self._holds_nothing_back_beside(batch):
+                    self.leaving, self._left_at = batch, now
+                    return slot, batch
                 self._leave(batch, now)
                 taken.extend(batch)
             if taken:
@@ -271,6 +271,12 @@ class ClientQueues(OrderedWaiting):
             if not self._compares_replicas:
                 break
         return None
+
+    def settle(self) -> None:
+        """Removes the requests from the tables that `choose` took."""
+        if self.leaving:
+            leaving, self.leaving = self.leaving, ()
+            self._leave(leaving, self._left_at)
 
     def refuse_infeasible(self, now: float) -> None:
         """Refuses what cannot be in time and must not be served late."""
@@ -358,10 +364,11 @@ class ClientQueues(OrderedWaiting):
         self._ended.append(request)
 
     def _leave(self, requests: Sequence[InferenceRequest], now: float) -> None:
-        """Removes requests from every table; the next ones of their queues move up."""
+        """Removes requests of one pool from every table; the next ones of their queues move up."""
         self._leave_tables(requests)
+        stood = self._stands.pop
         for request in requests:
-            _, queue = self._stands.pop(request)
+            _, queue = stood(request)
             if queue.latest is request:
                 queue.latest = None
             if queue.behind:

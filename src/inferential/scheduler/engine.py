@@ -231,7 +231,7 @@ class Engine:
 
     def _dispatch(self, queues: ClientQueues, model_id: str, device: str | None, now: float) -> Batch | None:
         slots = self._running.free_slots(model_id)
-        taken = queues.take(slots, now) if slots else None
+        taken = queues.choose(slots, now) if slots else None
         if taken is None:
             return None
         slot, requests = taken

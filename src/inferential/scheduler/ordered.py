@@ -6,7 +6,9 @@ from collections.abc import Sequence
 
 from inferential.scheduler.adapter import SchedulerAdapter
 from inferential.scheduler.base import ModelAwareScheduler, Scheduler
+from inferential.scheduler.client_queue import ClientQueue, Key
 from inferential.scheduler.guarded import GuardedScheduler
+from inferential.scheduler.request import InferenceRequest
 from inferential.scheduler.time.availability import Availability, ReplicaSlot
 from inferential.scheduler.waiting import Waiting
 
@@ -30,6 +32,7 @@ class OrderedWaiting(Waiting):
         self._straight_on = "may_defer" in vars(kind)
         # A strategy that ignores the replica answers alike for each free one, so it is asked for the first only.
         self._compares_replicas = kind.next_batch_on is not ModelAwareScheduler.next_batch_on
+        self._gives_whole_calls = vars(kind).get("gives_whole_calls", False)  # as above
         self._refuses = kind.take_infeasible is not ModelAwareScheduler.take_infeasible
         is_ours = kind.__module__.partition(".")[0] == __package__.partition(".")[0]
         self._order: ModelAwareScheduler = order if is_ours else GuardedScheduler(order)
@@ -38,6 +41,17 @@ class OrderedWaiting(Waiting):
     def _keeps_nothing_for(self, slot: ReplicaSlot) -> bool:
         """Returns whether the strategy waits for nothing before it uses a free replica."""
         return self._order.ready_on(slot) is None
+
+    def _has_room(self, queue: ClientQueue) -> bool:
+        return (window := 1 if queue.serial else self._order.window) is None or len(queue.shown) < window
+
+    def _has_next_of(self, key: Key) -> bool:
+        queue = self._client_queues.get(key)
+        return queue is not None and bool(queue.behind) and self._has_room(queue)
+
+    def _holds_nothing_back_beside(self, call: Sequence[InferenceRequest]) -> bool:
+        """Returns whether all that is in the tables was shown, but a whole call that was taken."""
+        return self._gives_whole_calls and len(self._stands) - len(call) == self._order.queue_len()
 
     def shown(self, model_id: str) -> int:
         """Returns how many requests of a model the strategy sees; all that wait where it does not tell models apart."""

@@ -79,6 +79,7 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
 
     strategy = "slo_aware"
     window: int | None = None
+    gives_whole_calls = True
 
     def __init__(self, config: SchedulingConfig) -> None:
         super().__init__(config)
@@ -295,7 +296,7 @@ class SloAwareScheduler(QueueScheduler[SloLane]):
         """Removes and returns requests that cannot be in time and want to be refused then, each with the reason."""
         now = time.monotonic()
         infeasible: list[tuple[InferenceRequest, str]] = []
-        for model_id, lane in list(self._lanes.items()):
+        for model_id, lane in [item for item in self._lanes.items() if not item[1].loses_nothing(now)]:
             for spent in lane.spent(now):
                 self.remove(spent)
                 infeasible.append((spent, "it waited too long: no action of its chunk would be left to play"))

@@ -190,6 +190,10 @@ class SloLane(Lane):
             return math.inf
         return _just_after(self._infeasible_from.top()[0])
 
+    def loses_nothing(self, now: float) -> bool:
+        """Returns whether nothing here becomes late or infeasible by then: only requests of `chunks` wait, if any."""
+        return not self._client_queues and not (self.chunks and self.chunks.too_late(now))
+
     def spent(self, now: float) -> Sequence[InferenceRequest]:
         """Returns the requests of `chunks` that want to be refused, where the time for that has come."""
         return () if self.chunks is None or not self.chunks.may_be_due else self.chunks.too_late(now)

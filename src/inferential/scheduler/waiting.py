@@ -20,6 +20,9 @@ class Waiting:
         self._backlogs: dict[int, Backlog] = {}
         self._stands: dict[InferenceRequest, tuple[int, ClientQueue]] = {}  # its rank, and the queue that it is in
         self._held_bytes = 0
+        self.leaving: Sequence[InferenceRequest] = ()
+        """Requests that a call took at `_left_at`, and that are in the tables until `ClientQueues.settle`."""
+        self._left_at = 0.0
 
     def __len__(self) -> int:
         return len(self._stands)  # one table further than `_ages` is, and `work` asks for every request
@@ -57,7 +60,7 @@ class Waiting:
         return sum([backlog.count(connection) for backlog in self._backlogs.values()]) if self._backlogs else 0
 
     def _leave_tables(self, requests: Sequence[InferenceRequest]) -> None:
-        """Removes requests from all tables but `_stands` and their queues."""
+        """Removes requests of one pool from all tables but `_stands` and their queues."""
         self._ages.discard_all(requests)
         backlogs, waiting = self._backlogs, self._waiting
         if len(backlogs) == 1:  # as with all strategies that have no ranks
@@ -69,9 +72,12 @@ class Waiting:
                 rank, _ = self._stands[request]
                 if not backlogs[rank].discard_all((request,)):
                     del backlogs[rank]
+        held_bytes = self._held_bytes
         for request in requests:
-            self._held_bytes -= len(request.payload)
-            if others := waiting[request.pool] - 1:
-                waiting[request.pool] = others
-            else:
-                del waiting[request.pool]
+            held_bytes -= len(request.payload)
+        self._held_bytes = held_bytes
+        pool = requests[0].pool
+        if others := waiting[pool] - len(requests):
+            waiting[pool] = others
+        else:
+            del waiting[pool]
