@@ -72,6 +72,12 @@ class Batch:
 class Sized:
     max_batch_size = "many"
     def infer_batch(self, observations): ...
+
+class Sees:
+    @property
+    def sees_timestamps(self):
+        raise RuntimeError("no clock")
+    def infer(self, observation): ...
 """
 WAYS: dict[str, Callable[[Any], Any]] = {
     "thread": lambda target: ModelLoader(lambda: load_target(target, {})),
@@ -129,12 +135,18 @@ async def test_a_policy_gives_the_same_in_each_way(name: str, way: str, serving:
 
 
 @pytest.mark.parametrize("way", ["process", "thread", "inline"])
-async def test_what_is_no_model_is_refused_in_the_same_words(way: str, ways: Any) -> None:
-    dispatcher = LocalDispatcher({"m": ways("Sized")[way]})
-    with pytest.raises(
-        ModelLoadError, match=r"^model 'm'(, target '\S+')?: max_batch_size: expected a whole number above 0"
-    ):
-        await dispatcher.start()
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("Sized", "max_batch_size: expected a whole number above 0, got 'many'"),
+        ("Sees", "RuntimeError: no clock"),
+    ],
+)
+async def test_what_is_no_model_is_refused_in_the_same_words(name: str, text: str, way: str, ways: Any) -> None:
+    dispatcher = LocalDispatcher({"m": ways(name)[way]})
+    with pytest.raises(ModelLoadError, match=rf"^model 'm'(, target '\S+')?: {text}$"):
+        async with asyncio.timeout(60):
+            await dispatcher.start()
     await dispatcher.close()
 
 

@@ -33,3 +33,14 @@ async def test_a_worker_finds_the_modules_that_its_environment_names(options: di
     dispatcher = LocalDispatcher({"m": spec})
     await dispatcher.start()
     await dispatcher.close()
+
+
+async def test_a_worker_finds_first_what_its_server_finds_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A module of one's own may have the name of one that is installed, or of Python's."""
+    (tmp_path / "code.py").write_text("def policy(observation):\n    return observation['state']\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    dispatcher = LocalDispatcher({"m": ModelProcess("code:policy")})
+    await dispatcher.start()
+    await dispatcher.close()

@@ -120,7 +120,7 @@ class InProcessReplica:
     @property
     def model_version(self) -> str:
         """What the model says its version is; "" where it says nothing."""
-        return str(getattr(self._model, "model_version", "") or "")
+        return str(getattr(self._model, "model_version", "") or "").encode(errors="replace").decode()
 
     def condition(self) -> Condition:
         """Returns what it is at."""

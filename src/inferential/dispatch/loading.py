@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from inferential.dispatch.inprocess import InProcessReplica
-from inferential.dispatch.raised import carriable
+from inferential.dispatch.raised import carriable, failure_of
 from inferential.errors import words_of
 from inferential.proto import inferential_pb2 as pb
 from inferential.replica.condition import Condition
@@ -129,7 +129,11 @@ class LoadedReplica(InProcessReplica):
         if error is not None:
             self._failed(error)
             return
-        super().__init__(self._model_id, self._loader.spec_of(model), self._on_change)
+        try:
+            super().__init__(self._model_id, self._loader.spec_of(model), self._on_change)
+        except BaseException as raised:  # of a property of the model, which may raise anything
+            self._failed(failure_of(raised))
+            return
         self.measured, self._is_up = measured, True
         logger.info("model %s is up in this process", self._model_id)
         if self._first is not None and not self._first.done():

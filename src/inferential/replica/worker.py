@@ -142,6 +142,7 @@ class Worker:
             if isinstance(self._model, StackedModel):
                 self._stacked = StackedRows(self._model.inputs, self._observations.descriptions)
             metadata = metadata_of(self._model)
+            sees = bool(getattr(self._model, "sees_timestamps", False))
             measured = self._warm_up(settings, methods.max_batch_size)
         except BaseException as error:  # of any kind: a module may call sys.exit
             is_ours = isinstance(error, TargetError | TypeError | ValueError)
@@ -151,7 +152,6 @@ class Worker:
             return False
         os.register_at_fork(after_in_child=self._leave)
         singly, sessions = methods.batch is None, self._sessions is not None
-        sees = bool(getattr(self._model, "sees_timestamps", False))
         greeting = Greeting(methods.max_batch_size, _MAX_INFLIGHT, "", singly, metadata, measured, sessions, sees)
         self._send([NO_CALL, HELLO, greeting.to_bytes()])
         gc.collect()
@@ -159,9 +159,8 @@ class Worker:
         return True
 
     def _add_path(self, settings: Mapping[str, Any]) -> None:
-        for path in settings["path"]:
-            if path not in sys.path:
-                sys.path.append(path)
+        path = settings["path"]  # in the server's order: what is found first there is to be found first here
+        sys.path[:] = [one for one in sys.path if one not in path] + path
 
     def _prepare(self, settings: Mapping[str, Any]) -> None:
         """Imports the module of a target, ahead of the model's turn; what is wrong with it shows then."""
