@@ -274,7 +274,7 @@ async def test_results_that_fail_when_they_are_looked_at_fail_their_call(serving
         ("Unprintably", {}, "Unprintable"),
         ("Raises", {}, "Base: loading"),
         ("sys_exit", {}, "NoneType"),
-        ("Policy", {"python": "/"}, "its interpreter / cannot be started: Permission denied"),
+        ("Policy", {"python": "/"}, "its interpreter / cannot be started: it is a folder; name the interpreter in it"),
         ("Policy", {"python": "~/no/python"}, "its interpreter ~/no/python cannot be started: No such file"),
         ("Policy", {"python": "/bin/true"}, "its process exited with status 0"),
     ],

@@ -15,7 +15,6 @@ import time
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
-from inferential.errors import system_reason
 from inferential.proto import inferential_pb2 as pb
 from inferential.proto.tensors import Buffer
 from inferential.replica.busy_polling import BusyPolling
@@ -302,7 +301,7 @@ class WorkerProcess(WorkerView):
         try:
             spawned = await (self._start() if self._spare is None else self._spare.take())
         except (OSError, ValueError, RuntimeError, MemoryError) as error:  # RuntimeError: no thread can be started
-            why = system_reason(error) if isinstance(error, OSError) else why_not(error)
+            why = why_not(error, self._spec.python)
             self._over(f"its interpreter {self._spec.python or sys.executable} cannot be started: {why}")
             return
         finally:

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
 
+from inferential.errors import system_reason
 from inferential.replica.life_line import hold_alone, tie
 from inferential.replica.pace import HEAVY_S
 from inferential.replica.shared import ServersMemory
@@ -147,9 +148,11 @@ def _ran_ns(pid: int) -> int:
     return time.clock_gettime_ns((~pid << 3) | 2)  # its clock of the scheduler's time, as Linux numbers clocks
 
 
-def why_not(error: Exception) -> str:
-    """Returns why a process cannot be started; a MemoryError has no words of its own."""
-    return str(error) or "no memory is left"
+def why_not(error: Exception, python: str | Path | None = None) -> str:
+    """Returns why a process cannot be started, with that interpreter; a MemoryError has no words of its own."""
+    if isinstance(error, PermissionError) and python is not None and os.path.isdir(os.path.expanduser(python)):
+        return f"it is a folder; name the interpreter in it, as {os.path.join(python, 'bin', 'python')}"
+    return (system_reason(error) if isinstance(error, OSError) else str(error)) or "no memory is left"
 
 
 async def spawn(python: str | Path | None, env: Mapping[str, str], inbox_fd: int = -1, name: str = "") -> Spawned:
