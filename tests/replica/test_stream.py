@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inferential.replica.stream import ANNOUNCEMENT, MessageReader, write_message
+from inferential.replica.stream import ANNOUNCEMENT, Frame, MessageReader, write_message
 
 MESSAGES = st.lists(st.lists(st.binary(max_size=40), min_size=1, max_size=5), max_size=6)
 
@@ -18,12 +19,16 @@ def test_messages_come_out_as_they_went_in_however_the_stream_is_cut(
     messages: list[list[bytes]], cuts: list[int]
 ) -> None:
     stream = b"".join(bytes(buffer) for message in messages for buffer in write_message(message))
-    reader, found, at = MessageReader(), [], 0
+    assert _taken_in_pieces(MessageReader(), stream, cuts) == messages
+
+
+def _taken_in_pieces(reader: MessageReader, stream: bytes, cuts: Sequence[int]) -> list[list[Frame]]:
+    found, at = [], 0
     for size in [*cuts, len(stream) + 1]:
         reader.feed(stream[at : at + size])
         at += size
         found += reader.take()
-    assert found == messages
+    return found
 
 
 @given(messages=MESSAGES, cuts=st.lists(st.integers(1, 50), max_size=20))
@@ -36,11 +41,7 @@ def test_messages_that_come_alone_are_the_same_between_others_however_these_are_
         for _ in range(3):  # alone, and then in pieces
             reader.feed(whole)
             found += reader.take()
-        at = 0
-        for size in [*cuts, len(whole) + 1]:
-            reader.feed(whole[at : at + size])
-            at += size
-            found += reader.take()
+        found += _taken_in_pieces(reader, whole, cuts)
     assert found == [message for message in messages for _ in range(4)]
     assert reader.usual_messages >= 2 * len(messages)
 
@@ -49,12 +50,8 @@ def test_messages_that_come_alone_are_the_same_between_others_however_these_are_
 def test_announcements_are_no_messages_however_the_stream_is_cut(messages: list[list[bytes]], cuts: list[int]) -> None:
     parts = [ANNOUNCEMENT + b"".join(map(bytes, write_message(message))) for message in messages]
     stream = b"".join([*parts, ANNOUNCEMENT])
-    reader, found, at = MessageReader(), [], 0
-    for size in [*cuts, len(stream) + 1]:
-        reader.feed(stream[at : at + size])
-        at += size
-        found += reader.take()
-    assert found == messages
+    reader = MessageReader()
+    assert _taken_in_pieces(reader, stream, cuts) == messages
     assert reader.announced
 
 

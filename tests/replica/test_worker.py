@@ -9,7 +9,7 @@ import re
 import select
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -78,39 +78,40 @@ def _call(number: int) -> list[bytes]:
     return [number.to_bytes(8, "little"), CALL, write_head(0, [None]), message.SerializeToString(), payload]
 
 
-def test_it_sleeps_on_while_its_answers_are_read(tmp_path: Path) -> None:
+@pytest.fixture
+def worker(tmp_path: Path) -> Iterator[tuple[_Server, int]]:
+    """The server's end of a worker that has loaded a model, and its process id."""
     (tmp_path / "policy.py").write_text("def policy(observation):\n    return observation['state']\n")
     spawned = asyncio.run(spawn(None, {"PYTHONPATH": str(tmp_path)}))
     try:
-        server, pid = _Server(spawned.connected), spawned.pid
+        server = _Server(spawned.connected)
         _load(server)
-        before = 0
-        for number in range(1, _CALLS + 2):
-            server.send(*_call(number))
-            select.select([server.connected], [], [], 120)
-            _until(lambda: _sleeps(pid))
-            assert server.receive()[1] == RESULT
-            for _ in range(100):  # it takes milliseconds to look so often, in which it would wake up
-                _sleeps(pid)
-            before = before or _switches(pid)
-        assert _switches(pid) - before < 1.5 * _CALLS
+        yield server, spawned.pid
     finally:
         spawned.discard()
 
 
-def test_it_sleeps_where_no_call_follows_the_announcement_of_one(tmp_path: Path) -> None:
-    (tmp_path / "policy.py").write_text("def policy(observation):\n    return observation['state']\n")
-    spawned = asyncio.run(spawn(None, {"PYTHONPATH": str(tmp_path)}))
-    try:
-        server, pid = _Server(spawned.connected), spawned.pid
-        _load(server)
-        for number in range(1, 3):
-            server.connected.sendall(ANNOUNCEMENT)
-            _until(lambda: _sleeps(pid))
-            server.send(*_call(number))
-            assert server.receive()[1] == RESULT
-    finally:
-        spawned.discard()
+def test_it_sleeps_on_while_its_answers_are_read(worker: tuple[_Server, int]) -> None:
+    server, pid = worker
+    before = 0
+    for number in range(1, _CALLS + 2):
+        server.send(*_call(number))
+        select.select([server.connected], [], [], 120)
+        _until(lambda: _sleeps(pid))
+        assert server.receive()[1] == RESULT
+        for _ in range(100):  # it takes milliseconds to look so often, in which it would wake up
+            _sleeps(pid)
+        before = before or _switches(pid)
+    assert _switches(pid) - before < 1.5 * _CALLS
+
+
+def test_it_sleeps_where_no_call_follows_the_announcement_of_one(worker: tuple[_Server, int]) -> None:
+    server, pid = worker
+    for number in range(1, 3):
+        server.connected.sendall(ANNOUNCEMENT)
+        _until(lambda: _sleeps(pid))
+        server.send(*_call(number))
+        assert server.receive()[1] == RESULT
 
 
 def test_the_models_name_stands_in_the_list_of_processes() -> None:
