@@ -119,8 +119,7 @@ class Carried(InferentialError):
 
 def words_of(error: BaseException) -> str:
     """Returns type and message of an exception that code of others raised."""
-    if isinstance(error, Carried) and error.__cause__ is not None:
-        error = error.__cause__
+    error = _carried(error)
     text = _text_of(error, "message")
     text = f"{type(error).__name__}: {text}" if text else type(error).__name__
     return text if len(text) <= _MAX_WORDS else f"{text[:_MAX_WORDS]}... ({len(text)} characters)"
@@ -128,7 +127,11 @@ def words_of(error: BaseException) -> str:
 
 def kind_of(error: BaseException) -> str:
     """Returns the type of an exception, as `words_of` begins with it."""
-    return words_of(error).partition(":")[0]
+    return type(_carried(error)).__name__
+
+
+def _carried(error: BaseException) -> BaseException:
+    return error.__cause__ if isinstance(error, Carried) and error.__cause__ is not None else error
 
 
 def reason_of(error: InferenceError) -> str:
