@@ -150,6 +150,8 @@ class Accounting:
 
     def refusal_as_new(self, request: InferenceRequest) -> Refusal | None:
         """Returns why the first request of a client is refused, if it is. Needs no flush, as `owner`."""
+        if not self._fleet.newcomers.flooded:  # every request comes by here
+            return None
         return newcomers.refusal(self._fleet, request, self._engine.waits)
 
     def _limit(self, incoming: IncomingRequest) -> None:
