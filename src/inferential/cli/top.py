@@ -31,6 +31,7 @@ _ROBOT_COLUMNS = (
     "robot", "state", "model", "cadence\nms", "age\nms", "met\n%", "answers", "super-\nseded", "refused"
 )  # fmt: skip
 _VERSION_COLUMNS = ("version", "for", "state", "robots", "requests", "failed", "late", "median\nms", "apart")
+_COUNTS = ("robots", "requests", "errors", "deadline_misses")  # None where nothing is counted
 _WORDS = {"robot", "state", "model", "version", "for", "median ms by rows"}
 _SHRINKING = {"robot", "model", "version", "apart", "median ms by rows"}
 """Columns that are cut with an ellipsis where the terminal is narrow; counts are always whole."""
@@ -142,8 +143,7 @@ def _versions(model: dict[str, Any]) -> list[tuple[str, ...]]:
             one["pool"],
             one["role"] if one.get("share") is None else f"{one['role']} {100 * one['share']:.0f} %",
             one["state"],
-            "-" if one["robots"] is None else str(one["robots"]),
-            *("-" if one[name] is None else str(one[name]) for name in ("requests", "errors", "deadline_misses")),
+            *("-" if one[name] is None else str(one[name]) for name in _COUNTS),
             _number(one["latency_ms"]),
             " ".join(f"{mean:.2g}" for mean in one["difference_mean"]),
         )
